@@ -1,0 +1,32 @@
+"""Hyperparameter tuning by Δ-STN inside one training run, as a drop-in for Optuna."""
+
+from optuna_dstn import visualization
+from optuna_dstn._config import TunerConfig
+from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
+from optuna_dstn._fit import fit
+from optuna_dstn._hyperparameter import Hyperparameter
+from optuna_dstn._schedule import hyperparameter_schedule
+from optuna_dstn._study import DSTNStudy, create_study, load_study, wrap
+from optuna_dstn._summary import Summary
+from optuna_dstn._trial import DSTNTrial
+from optuna_dstn._tuner import Tuner
+from optuna_dstn._version import __version__
+
+
+__all__ = [
+    "DSTNStudy",
+    "DSTNTrial",
+    "Hyperparameter",
+    "HyperparameterError",
+    "Summary",
+    "TrainingDivergedError",
+    "Tuner",
+    "TunerConfig",
+    "__version__",
+    "create_study",
+    "fit",
+    "hyperparameter_schedule",
+    "load_study",
+    "visualization",
+    "wrap",
+]

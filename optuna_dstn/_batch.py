@@ -1,0 +1,66 @@
+"""What the engine must know of a user's batch and loss: how many examples, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def batch_size(batch: Any) -> int:
+    """Return the length of the first axis of the first tensor in ``batch``.
+
+    Args:
+        batch: What a loader yields: a tensor, or tuples, lists and mappings with tensors inside.
+
+    Raises:
+        ValueError: If there is no tensor with a batch axis in it.
+    """
+    tensor = _first_tensor(batch)
+    if tensor is None:
+        raise ValueError(
+            f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
+            "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
+            "of tensors whose first axis is the batch."
+        )
+    return tensor.shape[0]
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch if batch.ndim else None
+    if isinstance(batch, Mapping):
+        batch = batch.values()
+    elif not isinstance(batch, (tuple, list)):
+        return None
+    return next((t for item in batch if (t := _first_tensor(item)) is not None), None)
+
+
+def mean_loss(loss: Any, examples: int, source: str) -> Tensor:
+    """Return the mean of what a loss function returned.
+
+    Args:
+        loss: A scalar, the mean over the batch, or one value per example, shape (examples,).
+        examples: The size of the batch.
+        source: What returned it, for the message.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has another shape, or is not floating point.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"{source} returned a {type(loss).__name__}: return the loss as a tensor, either a "
+            "scalar (the mean over the batch) or one value per example."
+        )
+    if loss.ndim and loss.shape != (examples,):
+        raise ValueError(
+            f"{source} returned a tensor of shape {tuple(loss.shape)} for a batch of {examples}: "
+            f"return a scalar (the mean over the batch) or one value per example, "
+            f"shape ({examples},)."
+        )
+    if not torch.is_floating_point(loss):
+        raise ValueError(f"{source} returned {loss.dtype}: a loss must be floating point.")
+    return loss.mean() if loss.ndim else loss

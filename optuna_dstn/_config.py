@@ -1,0 +1,71 @@
+"""The method's settings. They live on the study, as a sampler's settings do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+
+_METHODS = ("delta-stn",)
+_RESPONSES = ("structured",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunerConfig:
+    """Settings of the self-tuning network.
+
+    The defaults are chosen over all problems of ``comparisons`` at once, never for one.
+
+    Attributes:
+        method: ``"delta-stn"``: centred best response, network linearised at the current weights
+            (Bae & Grosse, 2020, algorithm 1).
+        response: ``"structured"``: ΔW = diag(Uε)·R and Δb = (Vε)⊙r for each layer y = Wx + b
+            (Bae & Grosse, 2020, section 3.3).
+        train_steps: Steps on weights and response between two visits to the hyperparameters; ≥ 1.
+        valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
+        warmup_steps: Steps on weights and response before the first visit; ≥ 0.
+        hyper_lr: Learning rate of RMSprop on the unconstrained hyperparameters λ; > 0.
+        scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0.
+        initial_scale: σ at the start, in unconstrained space, the same for all; > 0.
+        entropy_weight: τ in L_V − τ·H, which keeps σ from vanishing; ≥ 0.
+        tune_scale: Whether σ is tuned; ``False`` keeps ``initial_scale``.
+
+    Raises:
+        ValueError: If a setting is out of its range or names something unknown.
+    """
+
+    method: str = "delta-stn"
+    response: str = "structured"
+    train_steps: int = 5
+    valid_steps: int = 1
+    warmup_steps: int = 100
+    hyper_lr: float = 3e-2
+    scale_lr: float = 1e-2
+    initial_scale: float = 1.0
+    entropy_weight: float = 1e-3
+    tune_scale: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, _METHODS)
+        _check_choice("response", self.response, _RESPONSES)
+        for name, minimum in (("train_steps", 1), ("valid_steps", 1), ("warmup_steps", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ValueError(
+                    f"TunerConfig({name}={value!r}): give a whole number, at least {minimum}."
+                )
+        for name in ("hyper_lr", "scale_lr", "initial_scale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"TunerConfig({name}={value!r}): give a positive number.")
+        if not (math.isfinite(self.entropy_weight) and self.entropy_weight >= 0):
+            raise ValueError(
+                f"TunerConfig(entropy_weight={self.entropy_weight!r}): give a number, at least 0."
+            )
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(
+            f"TunerConfig({name}={value!r}) is not known. Known: {', '.join(map(repr, known))}."
+        )

@@ -1,0 +1,64 @@
+"""A model's mean loss or metric over a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optuna_dstn._batch import batch_size, mean_loss
+
+
+EMPTY_LOADER = (
+    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length of "
+    "its data set (drop_last=True drops a single small batch), and that it is no generator that has "
+    "been used up."
+)
+
+LossFunction = Callable[[nn.Module, Any], Any]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode, and every module back as it was."""
+    modules = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+@torch.no_grad()
+def mean_over(
+    loader: Iterable[Any], model: nn.Module, function: LossFunction, *, is_metric: bool
+) -> float:
+    """Return the mean over all examples of ``function(model, batch)``.
+
+    Args:
+        loader: Batches; their sizes weigh them.
+        model: The model, put in evaluation mode meanwhile.
+        function: Returns a scalar mean, or one value per example.
+        is_metric: Whether plain numbers and tensors of whole numbers may be returned too.
+
+    Raises:
+        ValueError: If the loader yields nothing.
+    """
+    total: Tensor | float = 0.0
+    count = 0
+    with evaluating(model):
+        for batch in loader:
+            examples = batch_size(batch)
+            value = function(model, batch)
+            if is_metric:
+                value = torch.as_tensor(value).to(torch.get_default_dtype())
+            source = "metric_fn" if is_metric else "The validation loss function"
+            total = total + mean_loss(value, examples, source) * examples
+            count += examples
+    if not count:
+        raise ValueError(EMPTY_LOADER)
+    return float(total) / count

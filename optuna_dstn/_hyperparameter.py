@@ -1,0 +1,171 @@
+"""The number that a suggest call returns: a ``float`` or ``int`` that remembers its formula.
+
+Python code sees a plain number. Torch, through the interception of :mod:`optuna_dstn._interception`,
+sees the :class:`Expression` behind it and can evaluate it at other values of the hyperparameters, one
+per training example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+import operator
+from typing import Any
+
+
+_SYMBOLS: dict[Callable[..., Any], str] = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.truediv: "/",
+    operator.pow: "**",
+}
+
+
+class Expression:
+    """A formula over named hyperparameters."""
+
+    names: frozenset[str]
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """Return the formula's value where each name stands for ``values[name]``.
+
+        Args:
+            values: A number, or a tensor of any one shape, for every name in :attr:`names`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Symbol(Expression):
+    """One hyperparameter, by the name it was suggested under."""
+
+    name: str
+
+    @property
+    def names(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({self.name})
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        return values[self.name]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Operation(Expression):
+    """An arithmetic function of expressions and plain numbers."""
+
+    function: Callable[..., Any]
+    operands: tuple[Expression | float, ...]
+
+    @property
+    def names(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*(x.names for x in self.operands if isinstance(x, Expression)))
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        return self.function(
+            *(x.evaluate(values) if isinstance(x, Expression) else x for x in self.operands)
+        )
+
+    def __str__(self) -> str:
+        if len(self.operands) == 1:
+            return f"-{self.operands[0]}"
+        left, right = self.operands
+        return f"({left} {_SYMBOLS[self.function]} {right})"
+
+
+class Hyperparameter:
+    """Base of the numbers that a trial of a Δ-STN study suggests.
+
+    ``+``, ``-``, ``*``, ``/``, ``**`` and negation between such numbers, and with plain ones, keep
+    the formula. Everything else (``math.sqrt(h)``, ``int(h)``, a comparison) gives a plain result.
+
+    Attributes:
+        expression: The formula over the suggested hyperparameters.
+    """
+
+    expression: Expression
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the suggested hyperparameters in the formula."""
+        return self.expression.names
+
+
+def _plain(number: Any) -> Any:
+    if isinstance(number, Hyperparameter):
+        return int(number) if isinstance(number, int) else float(number)  # type: ignore[call-overload]
+    return number
+
+
+def _formula(number: Any) -> Any:
+    return number.expression if isinstance(number, Hyperparameter) else number
+
+
+def _tracked(function: Callable[..., Any], *operands: Any) -> Any:
+    result = function(*(_plain(x) for x in operands))
+    if not isinstance(result, Real):  # (-h) ** 0.5 is complex
+        return result
+    return hyperparameter(result, Operation(function, tuple(_formula(x) for x in operands)))
+
+
+def _binary(function: Callable[..., Any], *, reflected: bool = False) -> Callable[..., Any]:
+    def method(self: Hyperparameter, other: Any) -> Any:
+        if not isinstance(other, Real):
+            return NotImplemented  # tensors and arrays take over
+        return _tracked(function, other, self) if reflected else _tracked(function, self, other)
+
+    return method
+
+
+class _Arithmetic(Hyperparameter):
+    __add__ = _binary(operator.add)
+    __radd__ = _binary(operator.add, reflected=True)
+    __sub__ = _binary(operator.sub)
+    __rsub__ = _binary(operator.sub, reflected=True)
+    __mul__ = _binary(operator.mul)
+    __rmul__ = _binary(operator.mul, reflected=True)
+    __truediv__ = _binary(operator.truediv)
+    __rtruediv__ = _binary(operator.truediv, reflected=True)
+    __pow__ = _binary(operator.pow)
+    __rpow__ = _binary(operator.pow, reflected=True)
+
+    def __neg__(self) -> Any:
+        return _tracked(operator.neg, self)
+
+    def __pos__(self) -> Any:
+        return self
+
+
+class FloatHyperparameter(_Arithmetic, float):  # type: ignore[misc]
+    """A ``float`` with a formula; see :class:`Hyperparameter`."""
+
+    def __new__(cls, value: float, expression: Expression) -> FloatHyperparameter:
+        self = float.__new__(cls, value)
+        self.expression = expression
+        return self
+
+    def __getnewargs__(self) -> tuple[float, Expression]:  # type: ignore[override]
+        return float(self), self.expression
+
+
+class IntHyperparameter(_Arithmetic, int):  # type: ignore[misc]
+    """An ``int`` with a formula; see :class:`Hyperparameter`."""
+
+    def __new__(cls, value: int, expression: Expression) -> IntHyperparameter:
+        self = int.__new__(cls, value)
+        self.expression = expression
+        return self
+
+    def __getnewargs__(self) -> tuple[int, Expression]:  # type: ignore[override]
+        return int(self), self.expression
+
+
+def hyperparameter(value: Any, expression: Expression) -> FloatHyperparameter | IntHyperparameter:
+    """Return ``value`` as a tracked number of its own kind, ``int`` or ``float``."""
+    if isinstance(value, Integral):
+        return IntHyperparameter(int(value), expression)
+    return FloatHyperparameter(float(value), expression)

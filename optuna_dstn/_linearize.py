@@ -1,0 +1,78 @@
+"""The network linearised at its weights: f(x; w) + J_w f·Δ, by forward-mode differentiation.
+
+Inside :func:`linearised` a layer whose parameters respond returns a dual number (its output and the
+output's derivative in the direction Δ), every other operation carries the derivative along, and the
+model's own output is turned into the linearised prediction, primal + tangent, before any loss sees it.
+The result can be differentiated in reverse mode with respect to Δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import threading
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+
+
+# PyTorch allows one dual level in the whole process: trials that run in threads take turns.
+_DUAL_LEVEL = threading.Lock()
+
+
+@contextmanager
+def linearised(model: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
+    """Make calls of ``model`` return its linearised prediction at the deltas of ``mode``.
+
+    Inside, the parameters do not require grad: the result is differentiable in Δ alone, and second
+    derivatives of activations, which some lack, are never asked for.
+
+    Args:
+        model: The user's model.
+        mode: The interception whose layer rules make the duals.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    hook = model.register_forward_hook(_merge_output)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        with _DUAL_LEVEL, forward_ad.dual_level(), mode:
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        hook.remove()
+
+
+def require_merged(loss: Tensor, source: str) -> None:
+    """Check, inside :func:`linearised`, that the loss was computed from merged predictions.
+
+    Raises:
+        ValueError: If the model was used in another way than by calling it.
+    """
+    if forward_ad.unpack_dual(loss).tangent is not None:
+        raise ValueError(
+            f"{source} uses layers of the model without calling model(...). The linearised "
+            "prediction is completed where the model itself returns: let the loss function call "
+            "model(...), not model.some_method(...) or one of its layers."
+        )
+
+
+def _merge_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return _merge(output)
+
+
+def _merge(output: Any) -> Any:
+    """Return ``output`` with every dual number (y, ẏ) in it replaced by y + ẏ."""
+    if isinstance(output, Tensor):
+        primal, tangent = forward_ad.unpack_dual(output)
+        return output if tangent is None else primal + tangent
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_merge(item) for item in output))
+    if isinstance(output, (tuple, list)):
+        return type(output)(_merge(item) for item in output)
+    if isinstance(output, dict):
+        return type(output)((key, _merge(item)) for key, item in output.items())
+    return output

@@ -1,0 +1,41 @@
+"""Elementwise arithmetic and comparison of a tensor with a hyperparameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optuna_dstn._rules._per_example import PerExample
+from optuna_dstn._rules._registry import hyperparameter_rule
+
+
+_NAMES = """
+    add sub mul div true_divide pow rsub lt le gt ge eq ne
+    add_ sub_ mul_ div_ pow_
+    __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __pow__
+""".split()
+
+
+def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """f(x, h)[b, ...] = f(x[b, ...], h_b), and likewise with the two exchanged."""
+
+    def rule(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
+        tensor = next(operand for operand in args if isinstance(operand, Tensor))
+        operands = [a.like(tensor) if isinstance(a, PerExample) else a for a in args]
+        if isinstance(alpha, PerExample):  # add(x, y, alpha=a) = x + a·y
+            operands[1] = operands[1] * alpha.like(tensor)
+        elif alpha != 1:
+            kwargs["alpha"] = alpha
+        return function(*operands, **kwargs)
+
+    return rule
+
+
+for _name in _NAMES:
+    for _owner in (torch, torch.Tensor):
+        _function = getattr(_owner, _name, None)
+        if _function is not None:
+            hyperparameter_rule(_function)(_elementwise(_function))

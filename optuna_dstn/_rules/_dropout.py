@@ -1,0 +1,110 @@
+"""Dropout with a rate of its own for each example.
+
+Every rule draws a mask m with P(m = 0) = p_b for example b. Nothing is differentiated with respect to
+p: in the passes where p is perturbed only the response is trained, and where λ is trained dropout is
+off.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optuna_dstn._rules._per_example import PerExample
+from optuna_dstn._rules._registry import hyperparameter_rule
+
+
+# The value of a dropped unit under alpha dropout: −λα of SELU (Klambauer et al., 2017, section 3).
+_SELU_FLOOR = -1.7580993408473766
+
+
+def _is_training(
+    input: Tensor, p: object = 0.5, training: bool = False, inplace: bool = False
+) -> bool:
+    return training
+
+
+def _is_training_by_default(
+    input: Tensor, p: object = 0.5, training: bool = True, inplace: bool = False
+) -> bool:
+    return training
+
+
+def _keep_mask(input: Tensor, p: PerExample, *, trailing: int) -> tuple[Tensor, Tensor]:
+    """Draw which entries stay; the last ``trailing`` axes share one draw.
+
+    Returns:
+        The mask, boolean, shaped as ``input`` but 1 in the trailing axes; and 1 − p, (B, 1, ..., 1).
+    """
+    keep = 1 - p.like(input)
+    shape = input.shape[: input.ndim - trailing] + (1,) * trailing
+    return torch.rand(shape, dtype=input.dtype, device=input.device) < keep, keep
+
+
+def _scaled_mask(input: Tensor, p: PerExample, *, trailing: int = 0) -> Tensor:
+    mask, keep = _keep_mask(input, p, trailing=trailing)
+    smallest = torch.finfo(keep.dtype).tiny  # p = 1 drops everything: 0 / tiny = 0
+    return mask * keep.clamp(min=smallest).reciprocal()
+
+
+@hyperparameter_rule(F.dropout, is_active=_is_training_by_default)
+@hyperparameter_rule(torch.dropout, is_active=_is_training)
+def dropout(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
+    """y = x ⊙ m / (1 − p_b), one draw of m for each entry."""
+    return input * _scaled_mask(input, p)
+
+
+@hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default)
+def dropout1d(
+    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, L)."""
+    return input * _scaled_mask(input, p, trailing=1)
+
+
+@hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default)
+def dropout2d(
+    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, H, W)."""
+    return input * _scaled_mask(input, p, trailing=input.ndim - 2)
+
+
+@hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default)
+def dropout3d(
+    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, D, H, W)."""
+    return input * _scaled_mask(input, p, trailing=input.ndim - 2)
+
+
+def _alpha_dropout(input: Tensor, p: PerExample, *, trailing: int) -> Tensor:
+    """y = a·(x ⊙ m + α'·(1 − m)) + b, with a and b such that mean 0 and variance 1 are kept:
+
+    a = ((1 − p)(1 + p·α'²))^(−1/2), b = −a·p·α' (Klambauer et al., 2017, section 3).
+    """
+    mask, keep = _keep_mask(input, p, trailing=trailing)
+    drop = 1 - keep
+    smallest = torch.finfo(keep.dtype).tiny
+    a = (keep * (1 + drop * _SELU_FLOOR**2)).clamp(min=smallest).rsqrt()
+    kept = input * (mask * a)
+    return kept + (~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR)
+
+
+@hyperparameter_rule(F.alpha_dropout, is_active=_is_training)
+@hyperparameter_rule(torch.alpha_dropout, is_active=_is_training)
+def alpha_dropout(
+    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Alpha dropout at rate p_b, one draw for each entry; see ``_alpha_dropout``."""
+    return _alpha_dropout(input, p, trailing=0)
+
+
+@hyperparameter_rule(F.feature_alpha_dropout, is_active=_is_training)
+@hyperparameter_rule(torch.feature_alpha_dropout, is_active=_is_training)
+def feature_alpha_dropout(
+    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Alpha dropout at rate p_b, one draw for each channel of (B, C, ...)."""
+    return _alpha_dropout(input, p, trailing=input.ndim - 2)

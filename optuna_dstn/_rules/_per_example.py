@@ -1,0 +1,41 @@
+"""A hyperparameter as a perturbed pass sees it: one value per example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optuna_dstn._errors import HyperparameterError
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """One value of a hyperparameter, or of a formula over several, for each of B examples.
+
+    Attributes:
+        values: Shape (B,).
+        formula: What it is, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
+        function: Where it was met, for messages: ``"torch.nn.functional.dropout"``.
+    """
+
+    values: Tensor
+    formula: str
+    function: str
+
+    def like(self, input: Tensor) -> Tensor:
+        """Return the values along the first axis of ``input``: shape (B, 1, ..., 1).
+
+        Raises:
+            HyperparameterError: If the first axis of ``input`` is not the batch.
+        """
+        examples = self.values.shape[0]
+        if input.ndim == 0 or input.shape[0] != examples:
+            raise HyperparameterError(
+                f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
+                f"{self.function}, whose first axis is not the batch of {examples} examples. Each "
+                "example has its own value of the hyperparameter: keep the batch axis first "
+                "there (return one loss per example rather than their mean, for instance), or "
+                f"write float(...) around {self.formula} to leave it untuned."
+            )
+        return self.values.view(examples, *[1] * (input.ndim - 1))

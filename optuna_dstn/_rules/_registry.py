@@ -1,0 +1,75 @@
+"""Which torch functions know what to do with a hyperparameter, or with a responding parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+
+RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
+
+
+class HyperparameterRule(NamedTuple):
+    """How a torch function takes one value of a hyperparameter per example.
+
+    Attributes:
+        apply: Called as the torch function, with each hyperparameter as a ``PerExample``.
+        is_active: Called as the torch function: does it read the hyperparameter in this call?
+            (Dropout outside training does not.)
+    """
+
+    apply: Callable[..., Any]
+    is_active: Callable[..., bool]
+
+
+class LayerRule(NamedTuple):
+    """How a torch function on parameters is linearised.
+
+    Attributes:
+        apply: Called with the parameters' ``Delta`` by ``id(parameter)``, then as the torch
+            function. It is called for every call in a linearised pass, so it must also do what is
+            right where no parameter responds.
+        responding: Called as the torch function: the arguments that respond if they are
+            parameters, by the axis-0 rule Δp = diag(gate)·direction.
+    """
+
+    apply: Callable[..., Any]
+    responding: Callable[..., tuple[Any, ...]]
+
+
+hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
+layer_rules: dict[Callable[..., Any], LayerRule] = {}
+
+
+def _always(*args: Any, **kwargs: Any) -> bool:
+    return True
+
+
+def _nothing(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    return ()
+
+
+def hyperparameter_rule(
+    *functions: Callable[..., Any], is_active: Callable[..., bool] = _always
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the per-example form of torch ``functions``."""
+
+    def register(apply: RuleFunction) -> RuleFunction:
+        for function in functions:
+            hyperparameter_rules[function] = HyperparameterRule(apply, is_active)
+        return apply
+
+    return register
+
+
+def layer_rule(
+    *functions: Callable[..., Any], responding: Callable[..., tuple[Any, ...]] = _nothing
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the linearised form of torch ``functions``."""
+
+    def register(apply: RuleFunction) -> RuleFunction:
+        for function in functions:
+            layer_rules[function] = LayerRule(apply, responding)
+        return apply
+
+    return register

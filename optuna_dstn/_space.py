@@ -1,0 +1,176 @@
+"""The tuned hyperparameters as one point λ of an unconstrained space, and the perturbation around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+# A start on the very edge of a range has no finite λ: it begins this fraction of the range inside.
+_EDGE = 1e-2
+
+
+class Space:
+    """Maps λ ∈ R^h to the ranges of the tuned hyperparameters.
+
+    For a range [a, b] the map is the stretched sigmoid
+
+        value = a + (b − a)·sigmoid(λ),
+
+    taken in log space for ``log=True``. A stepped or integer range is relaxed by half a step at
+    either end, and the value is rounded to the grid.
+
+    Args:
+        distributions: The tuned hyperparameters; float or int, with low < high.
+        start: A value for each, in its range.
+        scale: σ at the start, in unconstrained space, the same for all; > 0.
+        like: A tensor whose device and dtype λ takes.
+
+    Attributes:
+        names: The h names, in the order of the columns.
+        raw: λ, shape (h,), requires grad.
+        raw_scale: ρ, shape (h,), requires grad; σ = softplus(ρ).
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        start: Mapping[str, float],
+        *,
+        scale: float,
+        like: Tensor,
+    ) -> None:
+        self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
+        self.names = tuple(self._ranges)
+        ranges = self._ranges.values()
+        kind = {"dtype": like.dtype, "device": like.device}
+        self._low = torch.tensor([r.low for r in ranges], **kind)
+        self._high = torch.tensor([r.high for r in ranges], **kind)
+        self._step = torch.tensor([r.step for r in ranges], **kind)
+        self._lower = torch.tensor([r.lower for r in ranges], **kind)
+        self._width = torch.tensor([r.upper - r.lower for r in ranges], **kind)
+        self._is_log = torch.tensor([r.log for r in ranges], device=like.device)
+        self._any_log = any(r.log for r in ranges)
+        self._any_step = any(r.step for r in ranges)
+
+        raw = [r.unconstrain(float(start[name])) for name, r in self._ranges.items()]
+        self.raw = torch.tensor(raw, **kind).requires_grad_()
+        # softplus(log(e^σ − 1)) = σ
+        raw_scale = torch.full((len(raw),), math.log(math.expm1(scale)), **kind)
+        self.raw_scale = raw_scale.requires_grad_()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def require_same_place(self, model: nn.Module) -> None:
+        """Check that the model is where, and of what precision, it was in the first step.
+
+        Raises:
+            RuntimeError: If it was moved or converted since.
+        """
+        weights = next(model.parameters())
+        if weights.device != self.raw.device or weights.dtype != self.raw.dtype:
+            raise RuntimeError(
+                f"The model was converted from {self.raw.dtype} on {self.raw.device} to "
+                f"{weights.dtype} on {weights.device} after its first training step, but its "
+                "response and optimizer were not. Call model.to(...) before making the optimizer "
+                "and the Tuner."
+            )
+
+    def constrain(self, raw: Tensor) -> Tensor:
+        """Return the values at ``raw``: shape (..., h) to shape (..., h), each in its range."""
+        values = self._lower + self._width * torch.sigmoid(raw)
+        if self._any_log:
+            values = torch.where(self._is_log, values.exp(), values)
+        if self._any_step:
+            step = torch.where(self._step > 0, self._step, 1)
+            rounded = self._low + step * torch.round((values - self._low) / step)
+            values = torch.where(self._step > 0, rounded, values)
+        return torch.clamp(values, self._low, self._high)
+
+    @property
+    def scale(self) -> Tensor:
+        """σ = softplus(ρ), shape (h,), in unconstrained space."""
+        return F.softplus(self.raw_scale)
+
+    def perturbation(self, examples: int) -> Tensor:
+        """Draw ε ~ N(0, diag(σ²)), one row per example: shape (examples, h)."""
+        noise = torch.randn(examples, len(self), dtype=self.raw.dtype, device=self.raw.device)
+        return self.scale * noise
+
+    def entropy(self) -> Tensor:
+        """Return H = Σ log(σ√(2πe)) of the perturbation, a scalar."""
+        return (self.scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum()
+
+    def columns(self, values: Tensor) -> dict[str, Tensor]:
+        """Name the columns of ``values``, shape (..., h): each of shape (...)."""
+        return dict(zip(self.names, values.unbind(-1), strict=True))
+
+    @torch.no_grad()
+    def current(self) -> dict[str, float]:
+        """Return today's values as numbers, each exactly in its range (and on its grid)."""
+        values = self.constrain(self.raw).tolist()
+        return {
+            name: r.snap(value)
+            for (name, r), value in zip(self._ranges.items(), values, strict=True)
+        }
+
+    @torch.no_grad()
+    def current_scale(self) -> dict[str, float]:
+        """Return today's σ as numbers, in unconstrained space."""
+        return dict(zip(self.names, self.scale.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Range:
+    """One search range: its bounds and grid as suggested, and as relaxed for the sigmoid."""
+
+    low: float
+    high: float
+    step: float  # 0 where continuous
+    log: bool
+    whole: bool
+
+    @classmethod
+    def of(cls, distribution: BaseDistribution) -> _Range:
+        assert isinstance(distribution, (FloatDistribution, IntDistribution))
+        return cls(
+            low=distribution.low,
+            high=distribution.high,
+            step=float(distribution.step or 0),
+            log=distribution.log,
+            whole=isinstance(distribution, IntDistribution),
+        )
+
+    @property
+    def lower(self) -> float:
+        return self._scaled(self.low - self.step / 2)
+
+    @property
+    def upper(self) -> float:
+        return self._scaled(self.high + self.step / 2)
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+    def unconstrain(self, value: float) -> float:
+        """Return the λ whose value is ``value``; on the edge, that of a point just inside."""
+        position = (self._scaled(value) - self.lower) / (self.upper - self.lower)
+        if position <= 0:
+            position = _EDGE
+        elif position >= 1:
+            position = 1 - _EDGE
+        return math.log(position) - math.log1p(-position)
+
+    def snap(self, value: float) -> float:
+        """Undo the rounding of single precision: storages check ranges and grids exactly."""
+        if self.step:
+            value = self.low + self.step * round((value - self.low) / self.step)
+        value = min(max(value, self.low), self.high)
+        return int(value) if self.whole else value

@@ -1,0 +1,39 @@
+"""What a Tuner tunes and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Which hyperparameters are tuned and which parameters respond to them; prints as a text.
+
+    Attributes:
+        method: ``"delta-stn"``, or ``"plain"`` where the trial is no Δ-STN trial.
+        tuned: For each tuned hyperparameter, the functions that read it.
+        kept: For each other one, why it keeps the value that the sampler suggested.
+        responding: Names of the model's parameters that respond to the hyperparameters.
+        not_responding: For each other parameter, why it does not.
+    """
+
+    method: str
+    tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    responding: tuple[str, ...] = ()
+    not_responding: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.method == "plain":
+            return "Plain training: every hyperparameter keeps the value that was suggested."
+        total = len(self.responding) + len(self.not_responding)
+        lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
+        lines += [f"  {name}  (in {', '.join(where)})" for name, where in self.tuned.items()]
+        if self.kept:
+            lines.append(f"{len(self.kept)} kept as suggested")
+            lines += [f"  {name}  ({why})" for name, why in self.kept.items()]
+        lines.append(f"{len(self.responding)} of {total} parameters respond")
+        lines += [f"  {name}" for name in self.responding]
+        lines += [f"  {name}  — no response: {why}" for name, why in self.not_responding.items()]
+        return "\n".join(lines)

@@ -1,0 +1,303 @@
+"""One trial's training: bilevel under a Δ-STN trial, plain under any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from optuna_dstn._attributes import DIRECTION, SCHEDULE
+from optuna_dstn._evaluation import EMPTY_LOADER, LossFunction, mean_over
+from optuna_dstn._plain_training import PlainTraining
+from optuna_dstn._schedule import Schedule
+from optuna_dstn._self_tuning import ResponseOptimizer, SelfTuning
+from optuna_dstn._summary import Summary
+from optuna_dstn._training import Training, require_finite
+from optuna_dstn._trial import DSTNTrial
+
+
+class Tuner:
+    """Trains one trial's model, and tunes the hyperparameters meanwhile if the study is a Δ-STN one.
+
+    Under a trial of a :class:`~optuna_dstn.DSTNStudy`, every suggested number that reaches torch in
+    training is tuned by gradient from its suggested value (Bae & Grosse, 2020). Under any other
+    ``optuna.trial.BaseTrial`` (``Trial``, ``FixedTrial``, ``FrozenTrial``) this is an ordinary
+    training loop with the suggested values. The model, the optimizer and the loss are the user's own
+    and know nothing of it.
+
+    Example:
+        >>> def objective(trial):  # doctest: +SKIP
+        ...     model = make_model(dropout=trial.suggest_float("dropout", 0.0, 0.9))
+        ...     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        ...     tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, valid_loader)
+        ...     for epoch in range(20):
+        ...         for batch in train_loader:
+        ...             tuner.step(batch)
+        ...         trial.report(tuner.evaluate(), epoch)
+        ...     return tuner.best_value
+
+    Args:
+        trial: The trial that the objective got.
+        model: A module whose parameters are in place (moved, converted) already.
+        optimizer: An optimizer of its parameters. A suggested ``weight_decay`` in it is tuned.
+        loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value per
+            example, shape (B,). It must call ``model(...)``.
+        valid_loader: Validation batches, iterated anew at each evaluation.
+        valid_loss_fn: The same on validation batches; ``None`` takes ``loss_fn``. It may not read a
+            hyperparameter.
+        metric_fn: ``metric_fn(model, batch)`` returns what :meth:`evaluate` reports instead of the
+            validation loss, for instance accuracy: a number, a scalar mean or one value per example.
+            Hyperparameters are still tuned on the validation loss.
+        direction: ``"minimize"`` or ``"maximize"``; needed only with a ``metric_fn`` under a trial
+            that has no study (``FixedTrial``).
+        response_optimizer: Makes the optimizer of the response from a list of tensors; ``None`` makes
+            one of the class and settings of ``optimizer``.
+
+    Raises:
+        ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
+            study has several directions, or the direction does not fit.
+        HyperparameterError: If a hyperparameter is used in a way that cannot be tuned; some of this
+            shows in the first step.
+    """
+
+    def __init__(
+        self,
+        trial: optuna.trial.BaseTrial,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFunction,
+        valid_loader: Iterable[Any],
+        *,
+        valid_loss_fn: LossFunction | None = None,
+        metric_fn: LossFunction | None = None,
+        direction: str | None = None,
+        response_optimizer: ResponseOptimizer | None = None,
+    ) -> None:
+        _require_batches(valid_loader)
+        _require_own_parameters(model, optimizer)
+        self._trial = trial
+        self._model = model
+        self._valid_loader = valid_loader
+        self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
+        self._metric_fn = metric_fn
+        self._maximize = _direction(trial, direction, metric_fn) == "maximize"
+        self._best: _Best | None = None
+        self._schedule = Schedule()
+
+        self._training: Training
+        if isinstance(trial, DSTNTrial):
+            self._training = SelfTuning(
+                trial,
+                model,
+                optimizer,
+                loss_fn,
+                valid_loader,
+                self._valid_loss_fn,
+                trial.config,
+                response_optimizer,
+            )
+            trial.follow(self._final_hyperparameters)
+            trial.set_user_attr(DIRECTION, "maximize" if self._maximize else "minimize")
+        else:
+            self._training = PlainTraining(trial, model, optimizer, loss_fn)
+
+    def step(self, batch: Any) -> float:
+        """Train on one batch: in place of zero_grad, forward, backward and the optimizer's step.
+
+        Under a Δ-STN trial the response is trained on the same batch, and every
+        ``TunerConfig.train_steps`` steps the hyperparameters on a validation batch.
+
+        Args:
+            batch: What ``loss_fn`` takes; tensors in it have the batch as their first axis.
+
+        Returns:
+            The training loss on the batch before the step.
+
+        Raises:
+            TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
+            HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
+        """
+        return self._training.step(batch)
+
+    def evaluate(self, loader: Iterable[Any] | None = None) -> float:
+        """Return the mean validation loss, or metric, over all examples of a loader.
+
+        The model is in evaluation mode meanwhile. An evaluation on the Tuner's own loader counts for
+        :attr:`best_value`, and its hyperparameters are stored with the trial.
+
+        Args:
+            loader: Other data; ``None`` takes the validation loader.
+
+        Raises:
+            TrainingDivergedError: If the mean is NaN or infinite.
+        """
+        is_metric = self._metric_fn is not None
+        function = self._valid_loss_fn if self._metric_fn is None else self._metric_fn
+        with self._training.reading_validation():
+            value = mean_over(
+                self._valid_loader if loader is None else loader,
+                self._model,
+                function,
+                is_metric=is_metric,
+            )
+        what = "metric" if is_metric else "validation loss"
+        require_finite(value, what, self._training.steps, self.hyperparameters)
+        if loader is None:
+            self._record(value)
+        return value
+
+    def _record(self, value: float) -> None:
+        training = self._training
+        if self._best is None or self._is_better(value, self._best.value):
+            self._best = _Best(value, training.hyperparameters, _copied_state(self._model))
+        if isinstance(self._trial, DSTNTrial):
+            tuned = {name: training.hyperparameters[name] for name in training.tuned}
+            self._schedule.append(training.steps, value, tuned, training.scales)
+            self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
+
+    def _is_better(self, value: float, than: float) -> bool:
+        return value > than if self._maximize else value < than
+
+    @property
+    def best_value(self) -> float:
+        """The best value that :meth:`evaluate` found on the validation loader.
+
+        Raises:
+            RuntimeError: If nothing was evaluated yet.
+        """
+        return self._best_evaluation().value
+
+    def load_best(self) -> None:
+        """Give the model the weights it had at the evaluation of :attr:`best_value`.
+
+        Raises:
+            RuntimeError: If nothing was evaluated yet.
+        """
+        self._model.load_state_dict(self._best_evaluation().weights)
+
+    def _best_evaluation(self) -> _Best:
+        if self._best is None:
+            raise RuntimeError(
+                "Nothing was evaluated yet, so there is no best value: call Tuner.evaluate() first."
+            )
+        return self._best
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Today's value of every suggested number, by name."""
+        return self._training.hyperparameters
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Names of the hyperparameters tuned by gradient; known after the first step."""
+        return self._training.tuned
+
+    def summary(self) -> Summary:
+        """Return what is tuned, what is kept and which parameters respond; it prints as a text.
+
+        Raises:
+            RuntimeError: Under a Δ-STN trial, before the first step.
+        """
+        return self._training.summary()
+
+    def _final_hyperparameters(self) -> Mapping[str, float]:
+        return self.hyperparameters if self._best is None else self._best.hyperparameters
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs besides the states of model and optimizer."""
+        best = self._best
+        return {
+            "training": self._training.state_dict(),
+            "schedule": self._schedule.to_json(),
+            "best": None
+            if best is None
+            else {
+                "value": best.value,
+                "hyperparameters": best.hyperparameters,
+                "weights": best.weights,
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, in an objective like the one that saved it.
+
+        Model and optimizer are restored by their own ``load_state_dict``.
+        """
+        self._training.load_state_dict(state["training"])
+        self._schedule = Schedule.from_json(state["schedule"])
+        self._best = None if state["best"] is None else _Best(**state["best"])
+
+
+class _Best:
+    """The best evaluation: its value, hyperparameters and a copy of the weights."""
+
+    def __init__(
+        self, value: float, hyperparameters: Mapping[str, float], weights: Mapping[str, Tensor]
+    ) -> None:
+        self.value = value
+        self.hyperparameters = dict(hyperparameters)
+        self.weights = dict(weights)
+
+
+def _copied_state(model: nn.Module) -> dict[str, Any]:
+    return {
+        key: value.detach().clone() if isinstance(value, Tensor) else value
+        for key, value in model.state_dict().items()
+    }
+
+
+def _require_batches(loader: Iterable[Any]) -> None:
+    try:
+        length = len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return  # an iterable of unknown length shows when it is iterated
+    if length == 0:
+        raise ValueError(EMPTY_LOADER)
+
+
+def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise ValueError(
+            "The optimizer holds no parameter of the model, so no step would train it. Make the "
+            "optimizer from this model's parameters, after moving or converting the model."
+        )
+
+
+def _direction(
+    trial: optuna.trial.BaseTrial, given: str | None, metric_fn: LossFunction | None
+) -> str:
+    """Return ``"minimize"`` or ``"maximize"``: the study's, as stored, as given, or the loss's."""
+    if given not in (None, "minimize", "maximize"):
+        raise ValueError(f'direction={given!r}: give "minimize" or "maximize".')
+    direction = given
+    if isinstance(trial, optuna.Trial):
+        directions = trial.study.directions
+        if len(directions) > 1:
+            raise ValueError(
+                "A Tuner optimises one value, but the study has "
+                f"{len(directions)} directions. Create it with direction=, not directions=."
+            )
+        studys = "maximize" if directions[0] == StudyDirection.MAXIMIZE else "minimize"
+        if given not in (None, studys):
+            raise ValueError(f"direction={given!r}, but the study's is {studys!r}: leave it out.")
+        direction = studys
+    elif direction is None:
+        direction = trial.user_attrs.get(DIRECTION)
+    if metric_fn is None:
+        if direction == "maximize":
+            raise ValueError(
+                "The study maximises, but without metric_fn evaluate() returns a loss. Create the "
+                'study with direction="minimize", or give the Tuner a metric_fn.'
+            )
+        return "minimize"
+    if direction is None:
+        raise ValueError(
+            f"A {type(trial).__name__} has no study, so it is not known whether metric_fn is to be "
+            'minimised or maximised. Give the Tuner direction="minimize" or "maximize".'
+        )
+    return direction

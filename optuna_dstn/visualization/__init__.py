@@ -1,0 +1,6 @@
+"""Plotly figures of what Δ-STN did, beside those of ``optuna.visualization``."""
+
+from optuna_dstn.visualization._hyperparameter_schedule import plot_hyperparameter_schedule
+
+
+__all__ = ["plot_hyperparameter_schedule"]

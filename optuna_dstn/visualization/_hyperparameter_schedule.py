@@ -1,0 +1,150 @@
+"""The values that each tuned hyperparameter went through in one training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn._schedule import hyperparameter_schedule
+
+
+class _Line(NamedTuple):
+    trial_number: int
+    steps: list[int]
+    values: list[float]
+    best_step: int
+    best_value: float
+
+
+class _Panel(NamedTuple):
+    name: str
+    low: float
+    high: float
+    is_log: bool
+    lines: list[_Line]
+
+
+class _HyperparameterScheduleInfo(NamedTuple):
+    panels: list[_Panel]
+
+
+def plot_hyperparameter_schedule(
+    study: optuna.Study,
+    *,
+    trials: Sequence[int] | None = None,
+    params: Sequence[str] | None = None,
+) -> go.Figure:
+    """Plot each tuned hyperparameter over the weight steps, one panel each.
+
+    A marker shows the value kept as the trial's parameter; the axis spans the search range.
+
+    Args:
+        study: A study with trials that Δ-STN tuned.
+        trials: Numbers of the trials to show; ``None`` shows every one that has a schedule.
+        params: Names of the hyperparameters to show; ``None`` shows all.
+
+    Raises:
+        ValueError: If there is nothing to show.
+    """
+    return _get_hyperparameter_schedule_plot(
+        _get_hyperparameter_schedule_info(study, trials, params)
+    )
+
+
+def _get_hyperparameter_schedule_info(
+    study: optuna.Study, trials: Sequence[int] | None, params: Sequence[str] | None
+) -> _HyperparameterScheduleInfo:
+    shown = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if SCHEDULE in trial.user_attrs and (trials is None or trial.number in trials)
+    ]
+    lines: dict[str, list[_Line]] = {}
+    ranges: dict[str, FloatDistribution | IntDistribution] = {}
+    for trial in shown:
+        frame = hyperparameter_schedule(trial)
+        for name in trial.user_attrs[SCHEDULE]["hyperparameters"]:
+            distribution = trial.distributions.get(name)
+            if params is not None and name not in params:
+                continue
+            if not isinstance(distribution, (FloatDistribution, IntDistribution)):
+                continue  # a running trial of another process: not stored yet
+            ranges[name] = distribution
+            kept = _kept_row(trial, frame["value"].tolist(), study)
+            steps, values = frame["step"].tolist(), frame[name].tolist()
+            lines.setdefault(name, []).append(
+                _Line(trial.number, steps, values, steps[kept], values[kept])
+            )
+    if not lines:
+        raise ValueError(
+            "The study holds no hyperparameter schedule for these trials and params: show one made "
+            "by optuna_dstn.create_study, whose objective called Tuner.evaluate()."
+        )
+    return _HyperparameterScheduleInfo(
+        [
+            _Panel(name, ranges[name].low, ranges[name].high, ranges[name].log, lines[name])
+            for name in lines
+        ]
+    )
+
+
+def _kept_row(trial: FrozenTrial, values: list[float], study: optuna.Study) -> int:
+    best = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    return values.index(best(values)) if trial.state != TrialState.RUNNING else len(values) - 1
+
+
+def _get_hyperparameter_schedule_plot(info: _HyperparameterScheduleInfo) -> go.Figure:
+    panels = info.panels
+    figure = make_subplots(
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=min(0.06, 0.4 / len(panels)),
+        subplot_titles=[panel.name for panel in panels],
+    )
+    colors = go.Figure().layout.template.layout.colorway or ("#636efa",)
+    numbers = sorted({line.trial_number for panel in panels for line in panel.lines})
+    for row, panel in enumerate(panels, start=1):
+        for line in panel.lines:
+            color = colors[numbers.index(line.trial_number) % len(colors)]
+            label = f"Trial {line.trial_number}"
+            figure.add_trace(
+                go.Scatter(
+                    x=line.steps,
+                    y=line.values,
+                    mode="lines",
+                    line={"color": color},
+                    name=label,
+                    legendgroup=label,
+                    showlegend=row == 1,
+                ),
+                row=row,
+                col=1,
+            )
+            figure.add_trace(
+                go.Scatter(
+                    x=[line.best_step],
+                    y=[line.best_value],
+                    mode="markers",
+                    marker={"color": color, "size": 9},
+                    name=f"{label}, kept",
+                    legendgroup=label,
+                    showlegend=False,
+                ),
+                row=row,
+                col=1,
+            )
+        if panel.is_log:
+            figure.update_yaxes(type="log", row=row, col=1)
+        else:
+            figure.update_yaxes(range=[panel.low, panel.high], row=row, col=1)
+    figure.update_xaxes(title_text="Weight step", row=len(panels), col=1)
+    figure.update_layout(title="Hyperparameter schedule", height=140 + 180 * len(panels))
+    return figure
