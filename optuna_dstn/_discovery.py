@@ -49,8 +49,8 @@ def settle(
 
     Raises:
         HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
-            would be tuned has a single value, starts on an edge by the user's wish, is used as a size
-            too, or comes from another trial.
+            would be tuned has a single value, starts on an edge by the user's wish, is used as a
+            size too, or comes from another trial.
     """
     readers = {name: set(functions) for name, functions in met.readers.items()}
     for name in decaying:

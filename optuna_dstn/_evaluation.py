@@ -13,9 +13,9 @@ from optuna_dstn._batch import batch_size, mean_loss
 
 
 EMPTY_LOADER = (
-    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length of "
-    "its data set (drop_last=True drops a single small batch), and that it is no generator that has "
-    "been used up."
+    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length "
+    "of its data set (drop_last=True drops a single small batch), and that it is no generator that "
+    "has been used up."
 )
 
 LossFunction = Callable[[nn.Module, Any], Any]

@@ -1,8 +1,8 @@
 """The number that a suggest call returns: a ``float`` or ``int`` that remembers its formula.
 
-Python code sees a plain number. Torch, through the interception of :mod:`optuna_dstn._interception`,
-sees the :class:`Expression` behind it and can evaluate it at other values of the hyperparameters, one
-per training example.
+Python code sees a plain number. Torch, through the interception of
+:mod:`optuna_dstn._interception`, sees the :class:`Expression` behind it and can evaluate it at
+other values of the hyperparameters, one per training example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a pass reads hyperparameters: a torch function mode that sees every call of the user's code."""
+"""How a pass reads hyperparameters: a torch function mode that sees every torch call."""
 
 from __future__ import annotations
 

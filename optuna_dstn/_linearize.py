@@ -2,8 +2,8 @@
 
 Inside :func:`linearised` a layer whose parameters respond returns a dual number (its output and the
 output's derivative in the direction Δ), every other operation carries the derivative along, and the
-model's own output is turned into the linearised prediction, primal + tangent, before any loss sees it.
-The result can be differentiated in reverse mode with respect to Δ.
+model's own output is turned into the linearised prediction, primal + tangent, before any loss sees
+it. The result can be differentiated in reverse mode with respect to Δ.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +78,9 @@ class Response:
                 deltas[id(parameter)] = Delta(gate, directions[name])
         return deltas
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Return U and R by the names of the parameters they belong to."""
         return {
-            "parameters": [list(group) for group in self._groups],
             "directions": [
                 {name: direction.detach().clone() for name, direction in group.items()}
                 for group in self.directions
@@ -90,14 +89,12 @@ class Response:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, for the same parameters."""
-        directions, gains = state["directions"], state["gains"]
-        assert isinstance(directions, list) and isinstance(gains, list)
-        for mine, theirs in zip(self.directions, directions, strict=True):
+        for mine, theirs in zip(self.directions, state["directions"], strict=True):
             for name, direction in mine.items():
                 direction.copy_(theirs[name])
-        for gain, saved in zip(self.gains, gains, strict=True):
+        for gain, saved in zip(self.gains, state["gains"], strict=True):
             gain.copy_(saved)
 
 

@@ -70,8 +70,8 @@ def hyperparameter_schedule(trial: FrozenTrial) -> pd.DataFrame:
 
     Returns:
         Columns ``step`` (weight steps taken), ``value`` (of the evaluation), one per tuned
-        hyperparameter, and one per perturbation scale σ, named ``scale:<name>``. Numbers are kept to
-        six digits.
+        hyperparameter, and one per perturbation scale σ, named ``scale:<name>``. Numbers are kept
+        to six digits.
 
     Raises:
         ValueError: If the trial holds no schedule.

@@ -4,8 +4,8 @@ The bilevel problem min_λ L_V(w*(λ)), w*(λ) = argmin_w L_T(λ, w), is solved 
 
 1. w0:   a gradient step on L_T(λ, w0), unperturbed;
 2. Θ:    a gradient step on E_ε L_T(λ + ε, w0 + Θε), the network linearised at w0;
-3. λ, σ: every ``train_steps``, a gradient step on E_ε L_V(w0 + Θε') − τ·H(ε), linearised likewise, with
-   ε' = λ − stop_grad(λ) + ε and Θ fixed
+3. λ, σ: every ``train_steps``, a gradient step on E_ε L_V(w0 + Θε') − τ·H(ε), linearised likewise,
+   with ε' = λ − stop_grad(λ) + ε and Θ fixed
 
 (Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using Structured
 Response Jacobians", algorithm 1). ε has one row per example.
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
+from optuna_dstn._attributes import CONFIG, START, TUNED
 from optuna_dstn._batch import batch_size, mean_loss
 from optuna_dstn._config import TunerConfig
-from optuna_dstn._attributes import CONFIG, START, TUNED
 from optuna_dstn._discovery import Findings, settle
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._evaluation import EMPTY_LOADER, LossFunction, evaluating

@@ -1,8 +1,8 @@
-"""The tuned hyperparameters as one point λ of an unconstrained space, and the perturbation around it."""
+"""The tuned hyperparameters as one point λ of an unconstrained space, and perturbations of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 import math
 
@@ -49,21 +49,24 @@ class Space:
         self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
         self.names = tuple(self._ranges)
         ranges = self._ranges.values()
-        kind = {"dtype": like.dtype, "device": like.device}
-        self._low = torch.tensor([r.low for r in ranges], **kind)
-        self._high = torch.tensor([r.high for r in ranges], **kind)
-        self._step = torch.tensor([r.step for r in ranges], **kind)
-        self._lower = torch.tensor([r.lower for r in ranges], **kind)
-        self._width = torch.tensor([r.upper - r.lower for r in ranges], **kind)
+
+        def column(numbers: Iterable[float]) -> Tensor:
+            return torch.tensor(list(numbers), dtype=like.dtype, device=like.device)
+
+        self._low = column(r.low for r in ranges)
+        self._high = column(r.high for r in ranges)
+        self._step = column(r.step for r in ranges)
+        self._lower = column(r.lower for r in ranges)
+        self._width = column(r.upper - r.lower for r in ranges)
         self._is_log = torch.tensor([r.log for r in ranges], device=like.device)
         self._any_log = any(r.log for r in ranges)
         self._any_step = any(r.step for r in ranges)
 
-        raw = [r.unconstrain(float(start[name])) for name, r in self._ranges.items()]
-        self.raw = torch.tensor(raw, **kind).requires_grad_()
+        self.raw = column(r.unconstrain(float(start[n])) for n, r in self._ranges.items())
         # softplus(log(e^σ − 1)) = σ
-        raw_scale = torch.full((len(raw),), math.log(math.expm1(scale)), **kind)
-        self.raw_scale = raw_scale.requires_grad_()
+        self.raw_scale = torch.full_like(self.raw, math.log(math.expm1(scale)))
+        self.raw.requires_grad_()
+        self.raw_scale.requires_grad_()
 
     def __len__(self) -> int:
         return len(self.names)

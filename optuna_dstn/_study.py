@@ -25,8 +25,8 @@ Objective = Callable[[optuna.Trial], float | Sequence[float]]
 class DSTNStudy(optuna.Study):
     """An ``optuna.Study`` in whose trials a :class:`~optuna_dstn.Tuner` tunes by gradient.
 
-    It is made by :func:`create_study`, :func:`load_study` or :func:`wrap`. The study's sampler gives
-    start values to what is tuned by gradient, and searches the rest.
+    It is made by :func:`create_study`, :func:`load_study` or :func:`wrap`. The study's sampler
+    gives start values to what is tuned by gradient, and searches the rest.
 
     Args:
         study_name: Name of a study in the storage.

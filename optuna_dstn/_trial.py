@@ -18,9 +18,9 @@ from optuna_dstn._hyperparameter import Symbol, hyperparameter
 class DSTNTrial(optuna.Trial):
     """An ``optuna.Trial`` whose float and int parameters may still change.
 
-    A storage can write a parameter but not overwrite it, so a parameter is held back until its value
-    is final: once the Tuner knows that no gradient reaches it, or when the trial ends. Meanwhile the
-    study shows it, in this process, with its start value.
+    A storage can write a parameter but not overwrite it, so a parameter is held back until its
+    value is final: once the Tuner knows that no gradient reaches it, or when the trial ends.
+    Meanwhile the study shows it, in this process, with its start value.
     """
 
     _held: _HeldParameters

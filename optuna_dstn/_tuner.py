@@ -21,13 +21,13 @@ from optuna_dstn._trial import DSTNTrial
 
 
 class Tuner:
-    """Trains one trial's model, and tunes the hyperparameters meanwhile if the study is a Δ-STN one.
+    """Trains one trial's model; under a Δ-STN study it tunes the hyperparameters meanwhile.
 
     Under a trial of a :class:`~optuna_dstn.DSTNStudy`, every suggested number that reaches torch in
     training is tuned by gradient from its suggested value (Bae & Grosse, 2020). Under any other
     ``optuna.trial.BaseTrial`` (``Trial``, ``FixedTrial``, ``FrozenTrial``) this is an ordinary
-    training loop with the suggested values. The model, the optimizer and the loss are the user's own
-    and know nothing of it.
+    training loop with the suggested values. The model, the optimizer and the loss are the user's
+    own and know nothing of it.
 
     Example:
         >>> def objective(trial):  # doctest: +SKIP
@@ -44,18 +44,18 @@ class Tuner:
         trial: The trial that the objective got.
         model: A module whose parameters are in place (moved, converted) already.
         optimizer: An optimizer of its parameters. A suggested ``weight_decay`` in it is tuned.
-        loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value per
-            example, shape (B,). It must call ``model(...)``.
+        loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value
+            per example, shape (B,). It must call ``model(...)``.
         valid_loader: Validation batches, iterated anew at each evaluation.
         valid_loss_fn: The same on validation batches; ``None`` takes ``loss_fn``. It may not read a
             hyperparameter.
         metric_fn: ``metric_fn(model, batch)`` returns what :meth:`evaluate` reports instead of the
-            validation loss, for instance accuracy: a number, a scalar mean or one value per example.
-            Hyperparameters are still tuned on the validation loss.
+            validation loss, for instance accuracy: a number, a scalar mean or one value per
+            example. Hyperparameters are still tuned on the validation loss.
         direction: ``"minimize"`` or ``"maximize"``; needed only with a ``metric_fn`` under a trial
             that has no study (``FixedTrial``).
-        response_optimizer: Makes the optimizer of the response from a list of tensors; ``None`` makes
-            one of the class and settings of ``optimizer``.
+        response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
+            makes one of the class and settings of ``optimizer``.
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
@@ -126,8 +126,8 @@ class Tuner:
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean validation loss, or metric, over all examples of a loader.
 
-        The model is in evaluation mode meanwhile. An evaluation on the Tuner's own loader counts for
-        :attr:`best_value`, and its hyperparameters are stored with the trial.
+        The model is in evaluation mode meanwhile. An evaluation on the Tuner's own loader counts
+        for :attr:`best_value`, and its hyperparameters are stored with the trial.
 
         Args:
             loader: Other data; ``None`` takes the validation loader.

@@ -12,8 +12,8 @@ from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 
 
 __all__ = [
-    "PerExample",
     "SHAPE_FUNCTIONS",
+    "PerExample",
     "hyperparameter_rules",
     "layer_rules",
 ]

@@ -1,8 +1,8 @@
 """Dropout with a rate of its own for each example.
 
-Every rule draws a mask m with P(m = 0) = p_b for example b. Nothing is differentiated with respect to
-p: in the passes where p is perturbed only the response is trained, and where λ is trained dropout is
-off.
+Every rule draws a mask m with P(m = 0) = p_b for example b. Nothing is differentiated with respect
+to p: in the passes where p is perturbed only the response is trained, and where λ is trained
+dropout is off.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def _keep_mask(input: Tensor, p: PerExample, *, trailing: int) -> tuple[Tensor, 
     """Draw which entries stay; the last ``trailing`` axes share one draw.
 
     Returns:
-        The mask, boolean, shaped as ``input`` but 1 in the trailing axes; and 1 − p, (B, 1, ..., 1).
+        The mask, boolean, shaped as ``input`` but 1 in the trailing axes; and 1 − p, (B, 1, ...,
+        1).
     """
     keep = 1 - p.like(input)
     shape = input.shape[: input.ndim - trailing] + (1,) * trailing
@@ -56,25 +57,19 @@ def dropout(input: Tensor, p: PerExample, training: bool = True, inplace: bool =
 
 
 @hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default)
-def dropout1d(
-    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout1d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, L)."""
     return input * _scaled_mask(input, p, trailing=1)
 
 
 @hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default)
-def dropout2d(
-    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout2d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, H, W)."""
     return input * _scaled_mask(input, p, trailing=input.ndim - 2)
 
 
 @hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default)
-def dropout3d(
-    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout3d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, D, H, W)."""
     return input * _scaled_mask(input, p, trailing=input.ndim - 2)
 

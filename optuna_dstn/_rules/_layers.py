@@ -51,7 +51,8 @@ def _affine(
         shift = per_unit(bias_delta.gate * bias_delta.direction)
         change = shift.expand_as(output) if change is None else change + shift
     assert change is not None
-    return forward_ad.make_dual(output, change)
+    dual: Tensor = forward_ad.make_dual(output, change)
+    return dual
 
 
 def _weight_and_bias(

@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up everything, the virtual environment included.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow test-gpu lint format clean
+
+demo: $(READY)
+	$(RUN)/python -m comparisons
+
+test: $(READY)
+	$(RUN)/python -m pytest -n auto
+
+test-slow: $(READY)
+	$(RUN)/python -m pytest -m slow
+
+test-gpu: $(READY)
+	$(RUN)/python -m pytest -m gpu
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(READY)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# torch first and on its own, so that nothing pulls in another build of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
