@@ -13,6 +13,11 @@ from numbers import Integral, Real
 import operator
 from typing import Any
 
+import torch
+
+
+# An optimizer's lr=h is pickled as a call of float: torch.load would refuse that checkpoint.
+torch.serialization.add_safe_globals([float, int])
 
 _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.add: "+",
@@ -81,7 +86,9 @@ class Hyperparameter:
     """Base of the numbers that a trial of a Δ-STN study suggests.
 
     ``+``, ``-``, ``*``, ``/``, ``**`` and negation between such numbers, and with plain ones, keep
-    the formula. Everything else (``math.sqrt(h)``, ``int(h)``, a comparison) gives a plain result.
+    the formula, and so does copying. Everything else (``math.sqrt(h)``, ``int(h)``, a comparison,
+    pickling) gives a plain result. So does a ``float`` on the left of a tracked ``int``, which
+    Python computes without asking the latter: write ``n * 0.5``, not ``0.5 * n``.
 
     Attributes:
         expression: The formula over the suggested hyperparameters.
@@ -95,9 +102,10 @@ class Hyperparameter:
         return self.expression.names
 
 
-def _plain(number: Any) -> Any:
+def plain(number: Any) -> Any:
+    """Return a hyperparameter as the ``int`` or ``float`` it is; anything else as it is."""
     if isinstance(number, Hyperparameter):
-        return int(number) if isinstance(number, int) else float(number)  # type: ignore[call-overload]
+        return int(number) if isinstance(number, int) else float(number)  # type: ignore[arg-type]
     return number
 
 
@@ -106,7 +114,7 @@ def _formula(number: Any) -> Any:
 
 
 def _tracked(function: Callable[..., Any], *operands: Any) -> Any:
-    result = function(*(_plain(x) for x in operands))
+    result = function(*(plain(x) for x in operands))
     if not isinstance(result, Real):  # (-h) ** 0.5 is complex
         return result
     return hyperparameter(result, Operation(function, tuple(_formula(x) for x in operands)))
@@ -121,7 +129,13 @@ def _binary(function: Callable[..., Any], *, reflected: bool = False) -> Callabl
     return method
 
 
+_power = _binary(operator.pow)
+
+
 class _Arithmetic(Hyperparameter):
+    # Higher than a numpy scalar's, which then leaves the arithmetic to us; lower than an array's.
+    __array_priority__ = -1.0
+
     __add__ = _binary(operator.add)
     __radd__ = _binary(operator.add, reflected=True)
     __sub__ = _binary(operator.sub)
@@ -130,8 +144,12 @@ class _Arithmetic(Hyperparameter):
     __rmul__ = _binary(operator.mul, reflected=True)
     __truediv__ = _binary(operator.truediv)
     __rtruediv__ = _binary(operator.truediv, reflected=True)
-    __pow__ = _binary(operator.pow)
     __rpow__ = _binary(operator.pow, reflected=True)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        if modulus is not None:
+            return pow(plain(self), other, modulus)
+        return _power(self, other)
 
     def __neg__(self) -> Any:
         return _tracked(operator.neg, self)
@@ -139,8 +157,18 @@ class _Arithmetic(Hyperparameter):
     def __pos__(self) -> Any:
         return self
 
+    def __copy__(self) -> Any:
+        return self
 
-class FloatHyperparameter(_Arithmetic, float):  # type: ignore[misc]
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A file with the number in it can be read where this package is not installed.
+        return (int if isinstance(self, int) else float), (plain(self),)
+
+
+class FloatHyperparameter(_Arithmetic, float):
     """A ``float`` with a formula; see :class:`Hyperparameter`."""
 
     def __new__(cls, value: float, expression: Expression) -> FloatHyperparameter:
@@ -148,20 +176,14 @@ class FloatHyperparameter(_Arithmetic, float):  # type: ignore[misc]
         self.expression = expression
         return self
 
-    def __getnewargs__(self) -> tuple[float, Expression]:  # type: ignore[override]
-        return float(self), self.expression
 
-
-class IntHyperparameter(_Arithmetic, int):  # type: ignore[misc]
+class IntHyperparameter(_Arithmetic, int):
     """An ``int`` with a formula; see :class:`Hyperparameter`."""
 
     def __new__(cls, value: int, expression: Expression) -> IntHyperparameter:
         self = int.__new__(cls, value)
         self.expression = expression
         return self
-
-    def __getnewargs__(self) -> tuple[int, Expression]:  # type: ignore[override]
-        return int(self), self.expression
 
 
 def hyperparameter(value: Any, expression: Expression) -> FloatHyperparameter | IntHyperparameter:

@@ -35,12 +35,12 @@ class Schedule:
                 columns.setdefault(name, []).append(_short(number))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the schedule as a trial's user attribute holds it."""
+        """Return a copy of the schedule, as a trial's user attribute holds it."""
         return {
-            "step": self._steps,
-            "value": self._values,
-            "hyperparameters": self._hyperparameters,
-            "scales": self._scales,
+            "step": list(self._steps),
+            "value": list(self._values),
+            "hyperparameters": {name: list(v) for name, v in self._hyperparameters.items()},
+            "scales": {name: list(v) for name, v in self._scales.items()},
         }
 
     @classmethod

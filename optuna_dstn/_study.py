@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import functools
-from typing import Any
-import weakref
+from typing import Any, Literal, cast
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    _convert_old_distribution_to_new_distribution,
+)
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
@@ -16,10 +18,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_dstn._config import TunerConfig
+from optuna_dstn._held_parameters import HeldParameters
+from optuna_dstn._showing_storage import ShowingStorage, inner_storage
 from optuna_dstn._trial import DSTNTrial
 
 
 Objective = Callable[[optuna.Trial], float | Sequence[float]]
+Direction = Literal["minimize", "maximize"] | StudyDirection
 
 
 class DSTNStudy(optuna.Study):
@@ -47,23 +52,28 @@ class DSTNStudy(optuna.Study):
     ) -> None:
         super().__init__(study_name, storage, sampler, pruner)
         self.config = TunerConfig() if config is None else config
-        self._running: weakref.WeakValueDictionary[int, DSTNTrial] = weakref.WeakValueDictionary()
+        self._show_held()
+
+    def _show_held(self) -> None:
+        self._held: dict[int, HeldParameters] = {}  # by trial id, until the trial ends
+        self._storage = cast(BaseStorage, ShowingStorage(self._storage, self._held))
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        del state["_running"]
+        del state["_held"]
+        state["_storage"] = inner_storage(self._storage)
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        self._running = weakref.WeakValueDictionary()
+        self._show_held()
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> DSTNTrial:
         """Create a trial; see ``optuna.Study.ask``."""
         trial = DSTNTrial.adopt(super().ask())
-        self._running[trial._trial_id] = trial
+        self._held[trial._trial_id] = trial.held
         for name, distribution in (fixed_distributions or {}).items():
-            trial.suggest(name, distribution)
+            trial.suggest(name, _convert_old_distribution_to_new_distribution(distribution))
         return trial
 
     def tell(
@@ -74,9 +84,7 @@ class DSTNStudy(optuna.Study):
         skip_if_finished: bool = False,
     ) -> FrozenTrial:
         """Finish a trial, with its tuned values in ``params``; see ``optuna.Study.tell``."""
-        running = trial if isinstance(trial, optuna.Trial) else self._running_number(trial)
-        if isinstance(running, DSTNTrial):
-            running.finish()
+        self._finish(trial)
         return super().tell(trial, values, state, skip_if_finished)
 
     def optimize(
@@ -96,7 +104,7 @@ class DSTNStudy(optuna.Study):
         first. With ``n_jobs > 1`` the passes that use forward-mode differentiation take turns.
         """
         super().optimize(
-            _finishing(func),
+            self._finishing(func),
             n_trials=n_trials,
             timeout=timeout,
             n_jobs=n_jobs,
@@ -106,38 +114,26 @@ class DSTNStudy(optuna.Study):
             show_progress_bar=show_progress_bar,
         )
 
-    def _running_number(self, number: int) -> DSTNTrial | None:
-        return next((t for t in list(self._running.values()) if t.number == number), None)
+    def _finishing(self, func: Objective) -> Objective:
+        @functools.wraps(func)
+        def objective(trial: optuna.Trial) -> float | Sequence[float]:
+            try:
+                return func(trial)
+            finally:
+                self._finish(trial)
 
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        # Samplers and users see a running trial's parameters though they are not stored yet.
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        running = {trial_id: t for trial_id, t in list(self._running.items()) if t.open_parameters}
-        if not running:
-            return trials
-        return [
-            running[t._trial_id].shown_in(t)
-            if t.state == TrialState.RUNNING and t._trial_id in running
-            else t
-            for t in trials
-        ]
+        return objective
 
-
-def _finishing(func: Objective) -> Objective:
-    @functools.wraps(func)
-    def objective(trial: optuna.Trial) -> float | Sequence[float]:
-        try:
-            return func(trial)
-        finally:
-            if isinstance(trial, DSTNTrial):
-                trial.finish()
-
-    return objective
+    def _finish(self, trial: optuna.Trial | int) -> None:
+        """Write what a trial, or the trial of a number, holds back."""
+        if isinstance(trial, DSTNTrial):
+            trial.finish()
+            self._held.pop(trial._trial_id, None)
+        elif isinstance(trial, int):  # the user may have dropped the trial itself
+            for trial_id, held in list(self._held.items()):
+                if held.number == trial:
+                    held.finish()
+                    self._held.pop(trial_id, None)
 
 
 def create_study(
@@ -146,9 +142,9 @@ def create_study(
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
     study_name: str | None = None,
-    direction: str | StudyDirection | None = None,
+    direction: Direction | None = None,
     load_if_exists: bool = False,
-    directions: Sequence[str | StudyDirection] | None = None,
+    directions: Sequence[Direction] | None = None,
     config: TunerConfig | None = None,
 ) -> DSTNStudy:
     """Create a study whose trials are tuned by gradient; otherwise as ``optuna.create_study``.
@@ -202,11 +198,15 @@ def load_study(
 def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy:
     """Return a Δ-STN study over a study that other code created.
 
-    Both share the storage, the sampler and the pruner, so what one does the other sees.
+    Both share the storage, the sampler and the pruner, so what one does the other sees; a trial
+    asked from one is told to the same one. Without ``config``, a study that is a
+    :class:`DSTNStudy` already keeps its own.
     """
+    if config is None and isinstance(study, DSTNStudy):
+        config = study.config
     return DSTNStudy(
         study_name=study.study_name,
-        storage=study._storage,
+        storage=inner_storage(study._storage),
         sampler=study.sampler,
         pruner=study.pruner,
         config=config,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import copy
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
+from optuna_dstn._attributes import START
 from optuna_dstn._config import TunerConfig
+from optuna_dstn._held_parameters import FinalValues, HeldParameters
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 
 
@@ -23,17 +24,22 @@ class DSTNTrial(optuna.Trial):
     Meanwhile the study shows it, in this process, with its start value.
     """
 
-    _held: _HeldParameters
-    _final_values: Callable[[], Mapping[str, float]] | None
+    held: HeldParameters
 
     @classmethod
     def adopt(cls, trial: optuna.Trial) -> DSTNTrial:
         """Make a trial that a study has just created one of this class."""
         self = cls.__new__(cls)
         self.__dict__.update(trial.__dict__)
-        self._held = _HeldParameters(trial.storage)
-        self.storage = cast(BaseStorage, self._held)
-        self._final_values = None
+        self.held = HeldParameters(trial.study, trial._trial_id, trial.number)
+        self.storage = cast(BaseStorage, self.held)
+        # Some storages hand out their own object, on which a suggestion would show at once.
+        self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
+        self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
+        self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
+        # A retried trial (optuna.storages.RetryHeartbeatStaleTrialCallback) starts where the killed
+        # one did; that one could not write its parameters.
+        self._fixed_params = {**self.user_attrs.get(START, {}), **self._fixed_params}
         return self
 
     # -- Optuna's face ---------------------------------------------------------------------------
@@ -77,7 +83,7 @@ class DSTNTrial(optuna.Trial):
         return {name: self._tracked(name, value) for name, value in super().params.items()}
 
     def _tracked(self, name: str, value: Any) -> Any:
-        return hyperparameter(value, Symbol(name)) if name in self._held.parameters else value
+        return hyperparameter(value, Symbol(name)) if name in self.held.open else value
 
     # -- the Tuner's side ------------------------------------------------------------------------
 
@@ -89,90 +95,31 @@ class DSTNTrial(optuna.Trial):
     @property
     def open_parameters(self) -> dict[str, tuple[BaseDistribution, float]]:
         """Distribution and start value of every parameter that is not stored yet."""
-        start = super().params
-        return {name: (d, start[name]) for name, (_, d) in self._held.parameters.items()}
+        return self.held.open
 
     @property
     def enqueued_names(self) -> frozenset[str]:
         """Names whose start the user gave by ``enqueue_trial``."""
         return frozenset(self._fixed_params)
 
-    def follow(self, final_values: Callable[[], Mapping[str, float]]) -> None:
+    def follow(self, final_values: FinalValues) -> None:
         """Take the final values of tuned parameters from ``final_values``, once the trial ends.
 
         Raises:
             RuntimeError: If another Tuner has been given this trial.
         """
-        if self._final_values is not None:
+        if self.held.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
                 "only: give each trial one Tuner (for cross-validation, one trial per fold)."
             )
-        self._final_values = final_values
+        self.held.final_values = final_values
 
     def store(self, values: Mapping[str, float]) -> None:
         """Write open parameters, at ``values``, to the storage; they are open no longer."""
-        for name, value in values.items():
-            self._held.store(self._trial_id, name, value)
-            self._cached_frozen_trial.params[name] = value
+        self.held.store(values)
+        self._cached_frozen_trial.params.update(values)
 
     def finish(self) -> None:
-        """Write every open parameter: tuned ones at their final value, others as suggested.
-
-        A trial that has been finished elsewhere (by a heartbeat, say) is left as it is.
-        """
-        if not self._held.parameters:
-            return
-        if self._held.get_trial(self._trial_id).state.is_finished():
-            self._held.parameters.clear()
-            return
-        tuned = {} if self._final_values is None else self._final_values()
-        start = super().params
-        self.store({name: tuned.get(name, start[name]) for name in list(self._held.parameters)})
-
-    def shown_in(self, frozen: FrozenTrial) -> FrozenTrial:
-        """Return the stored state of this trial with its open parameters added."""
-        frozen = _copied(frozen)
-        start = super().params
-        for name, (_, distribution) in self._held.parameters.items():
-            frozen.params.setdefault(name, start[name])
-            frozen.distributions.setdefault(name, distribution)
-        return frozen
-
-
-class _HeldParameters:
-    """A trial's view of the storage in which float and int parameters are held back.
-
-    Attributes:
-        parameters: For each, the value in Optuna's internal representation and the distribution.
-    """
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-        self.parameters: dict[str, tuple[float, BaseDistribution]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_storage":  # not there yet while unpickling
-            raise AttributeError(name)
-        return getattr(self._storage, name)
-
-    def set_trial_param(
-        self, trial_id: int, name: str, value: float, distribution: BaseDistribution
-    ) -> None:
-        if isinstance(distribution, CategoricalDistribution):
-            self._storage.set_trial_param(trial_id, name, value, distribution)
-        else:
-            self.parameters[name] = value, distribution
-
-    def store(self, trial_id: int, name: str, value: float) -> None:
-        _, distribution = self.parameters[name]
-        internal = distribution.to_internal_repr(value)
-        self._storage.set_trial_param(trial_id, name, internal, distribution)
-        del self.parameters[name]
-
-
-def _copied(frozen: FrozenTrial) -> FrozenTrial:
-    frozen = copy.copy(frozen)
-    frozen.params = dict(frozen.params)
-    frozen.distributions = dict(frozen.distributions)
-    return frozen
+        """Write every open parameter: tuned ones at their final value, others as suggested."""
+        self._cached_frozen_trial.params.update(self.held.finish())

@@ -1,0 +1,133 @@
+"""Every private name of Optuna and PyTorch that the package uses, and what it needs of it.
+
+A failure here names the version that took one away, before users meet it as an obscure error.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+import inspect
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+import optuna_dstn
+
+
+def the_study() -> optuna.Study:
+    return optuna.create_study()
+
+
+OPTUNA: dict[str, Callable[[], object]] = {
+    "Study._storage": lambda: the_study()._storage.get_all_studies,
+    "Study._get_trials(deepcopy, states, use_cache)": lambda: inspect.signature(
+        optuna.Study._get_trials
+    ).bind(None, deepcopy=False, states=None, use_cache=True),
+    "Trial._trial_id": lambda: the_study().ask()._trial_id,
+    "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
+    "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
+    "FrozenTrial._trial_id": lambda: optuna.create_trial(value=0.0)._trial_id,
+    "distributions._convert_old_distribution_to_new_distribution": lambda: (
+        optuna.distributions._convert_old_distribution_to_new_distribution(
+            optuna.distributions.FloatDistribution(0.0, 1.0)
+        )
+    ),
+    "BaseDistribution._asdict": lambda: optuna.distributions.IntDistribution(0, 1)._asdict()["low"],
+}
+
+
+@pytest.mark.parametrize("name", OPTUNA)
+def test_private_api_of_optuna(name: str) -> None:
+    try:
+        OPTUNA[name]()
+    except (AttributeError, TypeError, KeyError) as error:
+        pytest.fail(f"Optuna {optuna.__version__} changed {name}, which optuna_dstn uses: {error}")
+
+
+def test_trial_suggests_through_its_storage_attribute() -> None:
+    """DSTNTrial.storage holds parameters back, since Trial._suggest writes to it."""
+    trial = the_study().ask()
+    written: list[str] = []
+
+    class Storage:
+        def __getattr__(self, name: str) -> object:
+            return getattr(trial.study._storage, name)
+
+        def set_trial_param(self, trial_id: int, name: str, *rest: object) -> None:
+            written.append(name)
+
+    trial.storage = Storage()  # type: ignore[assignment]
+    value = trial.suggest_float("x", 0.0, 1.0)
+    message = f"Trial._suggest of Optuna {optuna.__version__} works differently now."
+    assert written == ["x"], message
+    assert trial.params == {"x": value}, message
+
+
+def test_optimize_asks_the_study_for_its_trials() -> None:
+    """DSTNStudy.ask makes the trials, in Study.optimize too."""
+    asked: list[optuna.Trial] = []
+
+    class Study(optuna.Study):
+        def ask(self, *args: object, **kwargs: object) -> optuna.Trial:
+            asked.append(super().ask())
+            return asked[-1]
+
+    plain = the_study()
+    Study(plain.study_name, plain._storage).optimize(lambda trial: 0.0, n_trials=1)
+    assert len(asked) == 1, f"Study.optimize of Optuna {optuna.__version__} does not call ask()."
+
+
+def test_no_other_private_name_is_used() -> None:
+    """Private names that are not the package's own are listed above, or here with a reason."""
+    known = {name.split("(")[0].split(".")[-1] for name in OPTUNA}
+    package = Path(optuna_dstn.__file__).parent
+    trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
+    own = {name for tree in trees.values() for name in _defined(tree)}
+    used = {
+        f"{path.relative_to(package)}: {node.attr}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and _is_private(node.attr)
+        and node.attr not in known | own
+    } | {
+        f"{path.relative_to(package)}: {node.module}.{alias.name}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("optuna_dstn")
+        for alias in node.names
+        if any(map(_is_private, f"{node.module}.{alias.name}".split(".")))
+        and alias.name not in known
+    }
+    versions = f"Optuna {optuna.__version__}, PyTorch {torch.__version__}"
+    assert not used, f"Test that {versions} have these private names: {sorted(used)}"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module defines: functions, classes, variables and attributes."""
+    functions = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    variables = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    attributes = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    return functions | variables | attributes
