@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import optuna
+from optuna.trial import FixedTrial
+import pytest
+import torch
+
+from comparisons._study import Job, Record, run_study
+from comparisons.problems import Digits
+from comparisons.problems.digits import _load, _Shuffled
+
+
+TINY = Digits(epochs=2)
+
+
+def test_splits_are_fixed_and_disjoint() -> None:
+    splits = _load()
+    assert [len(x) for x, _ in splits] == [900, 450, 447]
+    again = _load.__wrapped__()
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(splits, again, strict=True))
+
+
+def test_batches_do_not_depend_on_other_random_numbers() -> None:
+    data = _load().train
+
+    def labels(draws: int) -> torch.Tensor:
+        batches = _Shuffled(data, seed=1)
+        next(iter(batches))
+        torch.rand(draws)
+        return torch.cat([y for _, y in batches])
+
+    assert torch.equal(labels(0), labels(5))
+
+
+def test_same_seed_same_run() -> None:
+    def run(seed: int) -> tuple[float, float]:
+        trained = TINY.train(FixedTrial(dict(TINY.reference)), seed)
+        return trained.validation_loss, trained.test_loss()
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_every_epoch_is_reported() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: Digits(epochs=3).train(trial, 0).validation_loss, n_trials=1)
+    assert list(study.trials[0].intermediate_values) == [0, 1, 2]
+
+
+def test_self_tuned_run_is_reproducible_and_keeps_its_schedule(records: list[Record]) -> None:
+    again = run_study(Job(TINY, "delta-stn@0.5", 0, trials=3, retrainings=2))
+    before = next(record for record in records if record.job == again.job)
+    assert again.test_loss == before.test_loss
+    assert again.retrained == before.retrained
+    assert again.trials[0].params == before.trials[0].params
+    assert "dstn:schedule" in again.trials[0].user_attrs
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_gp_runs() -> None:
+    record = run_study(Job(TINY, "gp", 0, trials=2, retrainings=1))
+    assert len(record.trials) == 2
