@@ -5,16 +5,13 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-gpu lint format clean
+.PHONY: demo test test-gpu lint format clean
 
 demo: $(READY)
 	$(RUN)/python -m comparisons
 
 test: $(READY)
 	$(RUN)/python -m pytest -n auto
-
-test-slow: $(READY)
-	$(RUN)/python -m pytest -m slow
 
 test-gpu: $(READY)
 	$(RUN)/python -m pytest -m gpu

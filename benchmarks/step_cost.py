@@ -2,9 +2,9 @@
 
     python benchmarks/step_cost.py
 
-Each round times a block of plain steps and a block of Δ-STN steps (with their share of steps on the
-hyperparameters, 1 in 5) one after the other; the figure is the median of the rounds' ratios. Absolute
-times mean nothing on a shared machine and are given for orientation only.
+Each round times a block of plain steps and a block of Δ-STN steps (with their share of steps on
+the hyperparameters, 1 in 5) one after the other; the figure is the median of the rounds' ratios.
+Absolute times mean nothing on a shared machine and are given for orientation only.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def seconds(step: Callable[[], None], steps: int, device: str) -> float:
 
 
 @click.command()
-@click.option("--case", "names", multiple=True, type=click.Choice(list(CASES)), help="Default: all.")
+@click.option(
+    "--case", "names", multiple=True, type=click.Choice(list(CASES)), help="Default: all."
+)
 @click.option("--rounds", default=15, show_default=True, help="Pairs of blocks.")
 @click.option("--steps", default=10, show_default=True, help="Steps in a block; a multiple of 5.")
 @click.option("--threads", default=1, show_default=True, help="Threads of torch.")
@@ -137,7 +139,9 @@ def main(names: tuple[str, ...], rounds: int, steps: int, threads: int, device: 
         plain = make_step(case, optuna.create_study(), device)
         tuned = make_step(case, optuna_dstn.create_study(config=config), device)
         seconds(plain, 5, device), seconds(tuned, 5, device)
-        pairs = [(seconds(plain, steps, device), seconds(tuned, steps, device)) for _ in range(rounds)]
+        pairs = [
+            (seconds(plain, steps, device), seconds(tuned, steps, device)) for _ in range(rounds)
+        ]
         low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
         plain_ms, tuned_ms = (statistics.median(t) / steps * 1e3 for t in zip(*pairs, strict=True))
         quartiles = f"{low:.2f} to {high:.2f}"

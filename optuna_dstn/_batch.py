@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+EMPTY_LOADER = (
+    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length "
+    "of its data set (drop_last=True drops a single small batch), and that it is no generator that "
+    "has been used up."
+)
 
 
 def batch_size(batch: Any) -> int:
@@ -36,6 +43,45 @@ def _first_tensor(batch: Any) -> Tensor | None:
     elif not isinstance(batch, (tuple, list)):
         return None
     return next((t for item in batch if (t := _first_tensor(item)) is not None), None)
+
+
+class EndlessBatches:
+    """A loader's batches, over and over.
+
+    Args:
+        loader: It is iterated anew for each pass.
+
+    Attributes:
+        drawn: Batches drawn in the present pass.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = loader
+        self._iterator: Iterator[Any] = iter(())
+        self.drawn = 0
+
+    def __next__(self) -> Any:
+        """Return the next batch.
+
+        Raises:
+            ValueError: If the loader yields none.
+        """
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self._iterator, self.drawn = iter(self._loader), 0
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                raise ValueError(EMPTY_LOADER) from None
+        self.drawn += 1
+        return batch
+
+    def skip_to(self, drawn: int) -> None:
+        """Begin a pass, and draw this many of its batches."""
+        self._iterator, self.drawn = iter(()), 0
+        for _ in range(drawn):
+            next(self)
 
 
 def mean_loss(loss: Any, examples: int, source: str) -> Tensor:

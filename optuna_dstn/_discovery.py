@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._interception import Discovery
 from optuna_dstn._trial import DSTNTrial
 
@@ -94,11 +94,7 @@ def _check_tunable(
 ) -> None:
     where = _listed(functions)
     if name not in trial.open_parameters:
-        raise HyperparameterError(
-            f"Hyperparameter {name!r}, read by {where}, was not suggested by the trial of this "
-            "Tuner, or not since it started. Build the model inside the objective, from the same "
-            "trial that the Tuner gets."
-        )
+        raise unknown_hyperparameter([name], where)
     if plain_functions:
         raise HyperparameterError(
             f"Hyperparameter {name!r} is used both as a plain integer, in "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class HyperparameterError(ValueError):
     """A hyperparameter, or the code around it, is used in a way that cannot be tuned by gradient.
@@ -12,9 +14,24 @@ class HyperparameterError(ValueError):
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss became NaN or infinite.
+    """A loss, or its gradient, became NaN or infinite.
 
-    It is raised before the optimizer applies the offending gradient, so the weights and the
-    hyperparameters are the last finite ones. Give ``study.optimize(...,
+    It is raised before an optimizer applies that gradient, so the weights and the hyperparameters
+    are still finite. Give ``study.optimize(...,
     catch=(TrainingDivergedError,))`` to record the trial as failed and go on with the next.
     """
+
+
+def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterError:
+    """Return the error for hyperparameters that the Tuner's trial did not suggest.
+
+    Args:
+        names: The hyperparameters.
+        where: What reads them.
+    """
+    listed = ", ".join(repr(name) for name in sorted(names))
+    return HyperparameterError(
+        f"Hyperparameter {listed}, read by {where}, was not suggested by the trial of this Tuner, "
+        "or not before the Tuner was made. Build the model and the optimizer inside the "
+        "objective, from the same trial that the Tuner gets, and then the Tuner."
+    )

@@ -9,14 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optuna_dstn._batch import batch_size, mean_loss
+from optuna_dstn._batch import EMPTY_LOADER, batch_size, mean_loss
 
-
-EMPTY_LOADER = (
-    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length "
-    "of its data set (drop_last=True drops a single small batch), and that it is no generator that "
-    "has been used up."
-)
 
 LossFunction = Callable[[nn.Module, Any], Any]
 
@@ -55,10 +49,16 @@ def mean_over(
             examples = batch_size(batch)
             value = function(model, batch)
             if is_metric:
-                value = torch.as_tensor(value).to(torch.get_default_dtype())
+                value = _as_floating_point(value)
             source = "metric_fn" if is_metric else "The validation loss function"
             total = total + mean_loss(value, examples, source) * examples
             count += examples
     if not count:
         raise ValueError(EMPTY_LOADER)
     return float(total) / count
+
+
+def _as_floating_point(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        return torch.tensor(float(value), dtype=torch.float64)
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())

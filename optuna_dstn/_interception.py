@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter, IntHyperparameter
 from optuna_dstn._response import Delta
 from optuna_dstn._rules import SHAPE_FUNCTIONS, PerExample, hyperparameter_rules, layer_rules
@@ -50,6 +50,8 @@ class Interception(TorchFunctionMode):
         """Run the call with today's values as plain numbers."""
 
         def value(h: Hyperparameter) -> Any:
+            if not h.names <= self._values.keys():
+                raise unknown_hyperparameter(h.names - self._values.keys(), _name(func))
             return h.expression.evaluate(self._values)
 
         return self.call(func, _replace(args, value), _replace(kwargs, value))
@@ -90,18 +92,11 @@ class Discovery(Interception):
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         numbers = _hyperparameters((args, kwargs))
         rule = hyperparameter_rules.get(func)
-        if rule is not None:
-            if rule.is_active(*args, **kwargs):
-                _note(self.readers, numbers, func)
-        elif func in SHAPE_FUNCTIONS and all(isinstance(n, IntHyperparameter) for n in numbers):
+        if rule is None:
+            _require_sizes(func, numbers)
             _note(self.plain_readers, numbers, func)
-        else:
-            raise HyperparameterError(
-                f"Hyperparameter {_formulas(numbers)} reaches {_name(func)}, which has no rule "
-                "for one value per example, so it cannot be tuned by gradient there. Write "
-                "float(...) around it to leave it to the study's sampler, or express the "
-                "operation with arithmetic or dropout."
-            )
+        elif rule.is_active(*args, **kwargs):
+            _note(self.readers, numbers, func)
         return self.call_with_values(func, args, kwargs)
 
 
@@ -119,7 +114,9 @@ class CurrentValues(Interception):
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = hyperparameter_rules.get(func)
-        if rule is not None and rule.is_active(*args, **kwargs):
+        if rule is None:
+            _require_sizes(func, _hyperparameters((args, kwargs)))
+        elif rule.is_active(*args, **kwargs):
             late = [n for n in _hyperparameters((args, kwargs)) if not n.names <= self._tuned]
             if late:
                 raise HyperparameterError(
@@ -195,6 +192,18 @@ class LinearisedValidation(Linearised):
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _read_in_validation(self, func, args, kwargs)
+
+
+def _require_sizes(func: Function, numbers: Sequence[Hyperparameter]) -> None:
+    """Check that a function without a rule takes these hyperparameters as sizes, axes or counts."""
+    if func in SHAPE_FUNCTIONS and all(isinstance(n, IntHyperparameter) for n in numbers):
+        return
+    kind = "int" if all(isinstance(n, IntHyperparameter) for n in numbers) else "float"
+    raise HyperparameterError(
+        f"Hyperparameter {_formulas(numbers)} reaches {_name(func)}, which has no rule for one "
+        f"value per example, so it cannot be tuned by gradient there. Write {kind}(...) around it "
+        "to leave it to the study's sampler, or express the operation with arithmetic or dropout."
+    )
 
 
 def _read_in_validation(

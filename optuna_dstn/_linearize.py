@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import functools
 import threading
 from typing import Any
+import warnings
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
@@ -27,23 +30,37 @@ def linearised(model: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
     """Make calls of ``model`` return its linearised prediction at the deltas of ``mode``.
 
     Inside, the parameters do not require grad: the result is differentiable in Δ alone, and second
-    derivatives of activations, which some lack, are never asked for.
+    derivatives of activations, which some lack, are never asked for. The normalisation layers'
+    counts of batches end as they were; their running averages are left alone by the layers' rules.
 
     Args:
         model: The user's model.
         mode: The interception whose layer rules make the duals.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    counts = {b: b.clone() for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
     hook = model.register_forward_hook(_merge_output)
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        with _DUAL_LEVEL, forward_ad.dual_level(), mode:
-            yield
+        with _DUAL_LEVEL:
+            _load_forward_formulas()
+            with forward_ad.dual_level(), mode:
+                yield
     finally:
+        for buffer, count in counts.items():
+            buffer.copy_(count)
         for parameter in parameters:
             parameter.requires_grad_(True)
         hook.remove()
+
+
+@functools.cache
+def _load_forward_formulas() -> None:
+    """Let torch load what it loads at the first dual number, without its deprecation warning."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def require_merged(loss: Tensor, source: str) -> None:

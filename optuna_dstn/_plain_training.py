@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._batch import batch_size, mean_loss
 from optuna_dstn._evaluation import LossFunction
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, require_finite
+from optuna_dstn._training import Training, gradient_norm, require_finite
 
 
 class PlainTraining(Training):
@@ -45,6 +45,8 @@ class PlainTraining(Training):
         value = loss.item()
         require_finite(value, "training loss", self.steps, self.hyperparameters)
         loss.backward()
+        norm = gradient_norm(self._optimizer)
+        require_finite(norm, "gradient of the training loss", self.steps, self.hyperparameters)
         self._optimizer.step()
         self.steps += 1
         return value

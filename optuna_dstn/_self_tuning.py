@@ -13,22 +13,23 @@ Response Jacobians", algorithm 1). ε has one row per example.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
 import optuna
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer, RMSprop
 
 from optuna_dstn._attributes import CONFIG, START, TUNED
-from optuna_dstn._batch import batch_size, mean_loss
+from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._discovery import Findings, settle
 from optuna_dstn._errors import HyperparameterError
-from optuna_dstn._evaluation import EMPTY_LOADER, LossFunction, evaluating
+from optuna_dstn._evaluation import LossFunction, evaluating
+from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import (
     CurrentValues,
     Discovery,
@@ -39,14 +40,13 @@ from optuna_dstn._interception import (
 )
 from optuna_dstn._linearize import linearised, require_merged
 from optuna_dstn._response import Response
+from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
 from optuna_dstn._space import Space
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, require_finite
+from optuna_dstn._training import Training, gradient_norm, require_finite
 from optuna_dstn._trial import DSTNTrial
 from optuna_dstn._weight_decay import WeightDecay
 
-
-ResponseOptimizer = Callable[[list[Tensor]], Optimizer]
 
 _VALID_LOSS = "The validation loss function"
 
@@ -67,7 +67,7 @@ class SelfTuning(Training):
         valid_loader: Validation batches.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` on validation batches.
         config: The method's settings.
-        response_optimizer: Makes the optimizer of the response from its tensors; ``None`` makes one
+        optimizer_factory: Makes the optimizer of the response from its tensors; ``None`` makes one
             of the same class and settings as ``optimizer``.
     """
 
@@ -80,24 +80,24 @@ class SelfTuning(Training):
         valid_loader: Iterable[Any],
         valid_loss_fn: LossFunction,
         config: TunerConfig,
-        response_optimizer: ResponseOptimizer | None,
+        optimizer_factory: OptimizerFactory | None,
     ) -> None:
         self.steps = 0
         self._trial = trial
         self._model = model
         self._optimizer = optimizer
         self._loss_fn = loss_fn
-        self._valid_loader = valid_loader
         self._valid_loss_fn = valid_loss_fn
         self._config = config
-        self._make_response_optimizer = response_optimizer
+        self._optimizer_factory = optimizer_factory
 
         self._weight_decay = WeightDecay(optimizer)
+        _make_plain(optimizer)
         self._values: dict[str, float] = {
             name: value for name, (_, value) in trial.open_parameters.items()
         }
         self._weight_decay.set(self._values)
-        self._valid_batches = _endless(valid_loader)
+        self._valid_batches = EndlessBatches(valid_loader)
         self._findings: Findings | None = None
 
     # -- the three steps -------------------------------------------------------------------------
@@ -134,6 +134,7 @@ class SelfTuning(Training):
         value = loss.item()
         self._require_finite(value, "training loss")
         loss.backward()
+        self._require_finite(gradient_norm(self._optimizer), "gradient of the training loss")
         self._optimizer.step()
         return value
 
@@ -148,9 +149,8 @@ class SelfTuning(Training):
             require_merged(loss, "loss_fn")
         loss = loss + self._weight_decay.response_loss(deltas, perturbed)
         self._require_finite(loss.item(), "training loss of the response")
-        self._response_optimizer.zero_grad()
-        loss.backward()
-        self._follow_settings()
+        norm = self._response_optimizer.backward(loss)
+        self._require_finite(norm, "gradient of the response's training loss")
         self._response_optimizer.step()
 
     def _hyperparameter_step(self) -> None:
@@ -188,7 +188,9 @@ class SelfTuning(Training):
             like=weights.detach(),
         )
         self._response = Response(findings.responding, len(self._space))
-        self._response_optimizer = self._made_response_optimizer()
+        self._response_optimizer = ResponseOptimizer(
+            self._response.parameter_groups(), self._optimizer, self._optimizer_factory
+        )
         groups: list[dict[str, Any]] = [{"params": [self._space.raw], "lr": config.hyper_lr}]
         if config.tune_scale:
             groups.append({"params": [self._space.raw_scale], "lr": config.scale_lr})
@@ -214,32 +216,6 @@ class SelfTuning(Training):
                 self._valid_loss_fn(self._model, batch), batch_size(batch), _VALID_LOSS
             )
         self._require_finite(loss.item(), "validation loss")
-
-    def _made_response_optimizer(self) -> Optimizer:
-        groups = self._response.parameter_groups()
-        if self._make_response_optimizer is not None:
-            return self._make_response_optimizer([t for group in groups for t in group])
-        kind = type(self._optimizer)
-        settings = [
-            {**_response_settings(theirs), "params": mine}
-            for mine, theirs in zip(groups, self._optimizer.param_groups, strict=True)
-        ]
-        try:
-            return kind(settings)  # type: ignore[call-arg]
-        except TypeError as error:
-            raise TypeError(
-                f"The response needs an optimizer like the weights', but {kind.__name__} cannot be "
-                f"made from parameter groups alone ({error}). Give the Tuner "
-                "response_optimizer=lambda parameters: ..., which makes one."
-            ) from error
-
-    def _follow_settings(self) -> None:
-        """Let the response's optimizer follow the user's learning-rate schedule."""
-        if self._make_response_optimizer is None:
-            for mine, theirs in zip(
-                self._response_optimizer.param_groups, self._optimizer.param_groups, strict=True
-            ):
-                mine.update(_response_settings(theirs))
 
     def _read_values(self) -> None:
         self._values = {**self._values, **self._space.current()}
@@ -283,6 +259,7 @@ class SelfTuning(Training):
         state: dict[str, Any] = {"steps": self.steps}
         if self._findings is not None:
             state |= {
+                "valid_batches_drawn": self._valid_batches.drawn,
                 "findings": {
                     "readers": dict(self._findings.readers),
                     "kept": dict(self._findings.kept),
@@ -309,6 +286,7 @@ class SelfTuning(Training):
         self._response.load_state_dict(state["response"])
         self._response_optimizer.load_state_dict(state["response_optimizer"])
         self._hyper_optimizer.load_state_dict(state["hyper_optimizer"])
+        self._valid_batches.skip_to(state["valid_batches_drawn"])
         self._read_values()
 
     def _restored_findings(self, saved: Mapping[str, Any]) -> Findings:
@@ -317,6 +295,18 @@ class SelfTuning(Training):
             raise HyperparameterError(
                 f"The saved state tunes {', '.join(sorted(missing))}, which this trial has not "
                 "suggested. Load it in the same objective, before the first step."
+            )
+        lost = [
+            name
+            for name, functions in saved["readers"].items()
+            if name not in self._weight_decay.names
+            and any(function.endswith("(weight_decay=)") for function in functions)
+        ]
+        if lost:
+            raise HyperparameterError(
+                f"The saved state tunes {', '.join(lost)} as a weight decay, but the optimizer "
+                "holds a plain number there. Make the Tuner before optimizer.load_state_dict(...), "
+                "which overwrites the suggested one."
             )
         parameters = dict(self._model.named_parameters())
         return Findings(
@@ -327,24 +317,9 @@ class SelfTuning(Training):
         )
 
 
-def _response_settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's settings, less what is not about the step: weight decay acts in the loss."""
-    settings = {k: v for k, v in group.items() if k not in ("params", "param_names", "initial_lr")}
-    if "weight_decay" in settings:
-        settings["weight_decay"] = 0.0
-    return settings
-
-
-def _endless(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the loader's batches over and over.
-
-    Raises:
-        ValueError: If the loader yields no batch.
-    """
-    while True:
-        is_empty = True
-        for batch in loader:
-            is_empty = False
-            yield batch
-        if is_empty:
-            raise ValueError(EMPTY_LOADER)
+def _make_plain(optimizer: Optimizer) -> None:
+    """Leave plain numbers (lr=h, momentum=h) in the optimizer, as its checkpoints should hold."""
+    for group in optimizer.param_groups:
+        for key, value in group.items():
+            if isinstance(value, Hyperparameter):
+                group[key] = plain(value)

@@ -77,8 +77,10 @@ class Space:
         Raises:
             RuntimeError: If it was moved or converted since.
         """
-        weights = next(model.parameters())
-        if weights.device != self.raw.device or weights.dtype != self.raw.dtype:
+        place = self.raw.device, self.raw.dtype
+        # One that is there is enough: a part of another precision is the user's own.
+        if not any((p.device, p.dtype) == place for p in model.parameters()):
+            weights = next(model.parameters())
             raise RuntimeError(
                 f"The model was converted from {self.raw.dtype} on {self.raw.device} to "
                 f"{weights.dtype} on {weights.device} after its first training step, but its "
@@ -90,7 +92,10 @@ class Space:
         """Return the values at ``raw``: shape (..., h) to shape (..., h), each in its range."""
         values = self._lower + self._width * torch.sigmoid(raw)
         if self._any_log:
-            values = torch.where(self._is_log, values.exp(), values)
+            logs = torch.where(
+                self._is_log, values, 0
+            )  # others may overflow, as may their gradient
+            values = torch.where(self._is_log, logs.exp(), values)
         if self._any_step:
             step = torch.where(self._step > 0, self._step, 1)
             rounded = self._low + step * torch.round((values - self._low) / step)

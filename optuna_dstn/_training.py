@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 import math
 from typing import Any
 
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
 from optuna_dstn._errors import TrainingDivergedError
 from optuna_dstn._summary import Summary
 
@@ -57,10 +60,21 @@ class Training(ABC):
         """Restore what :meth:`state_dict` returned."""
 
 
+def gradient_norm(optimizer: Optimizer) -> float:
+    """Return the norm of all gradients that ``optimizer`` is about to apply."""
+    gradients = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None and not parameter.grad.is_sparse
+    ]
+    return get_total_norm(gradients).item()
+
+
 def require_finite(
     value: float, what: str, steps: int, hyperparameters: Mapping[str, float]
 ) -> None:
-    """Raise if a loss is NaN or infinite.
+    """Raise if a loss, or the norm of its gradient, is NaN or infinite.
 
     Raises:
         TrainingDivergedError: With the step and the hyperparameters.
@@ -69,8 +83,8 @@ def require_finite(
         return
     settings = ", ".join(f"{name}={number:.6g}" for name, number in hyperparameters.items())
     raise TrainingDivergedError(
-        f"The {what} became {value} at step {steps} (hyperparameters: {settings or 'none'}). The "
-        "weights are those before that step. Lower the optimizer's learning rate, clip gradients, "
-        "or narrow the ranges; give study.optimize(..., catch=(TrainingDivergedError,)) to go on "
-        "with other trials."
+        f"The {what} became {value} at step {steps} (hyperparameters: {settings or 'none'}). "
+        "Nothing of it was applied, so the weights are still finite. Lower the optimizer's "
+        "learning rate, clip gradients, or narrow the ranges; give study.optimize(..., "
+        "catch=(TrainingDivergedError,)) to go on with other trials."
     )

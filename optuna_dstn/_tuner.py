@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optuna_dstn._attributes import DIRECTION, SCHEDULE
-from optuna_dstn._evaluation import EMPTY_LOADER, LossFunction, mean_over
+from optuna_dstn._batch import EMPTY_LOADER
+from optuna_dstn._direction import direction_of
+from optuna_dstn._evaluation import LossFunction, mean_over
 from optuna_dstn._plain_training import PlainTraining
+from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
-from optuna_dstn._self_tuning import ResponseOptimizer, SelfTuning
+from optuna_dstn._self_tuning import SelfTuning
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training, require_finite
 from optuna_dstn._trial import DSTNTrial
@@ -45,7 +48,8 @@ class Tuner:
         model: A module whose parameters are in place (moved, converted) already.
         optimizer: An optimizer of its parameters. A suggested ``weight_decay`` in it is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value
-            per example, shape (B,). It must call ``model(...)``.
+            per example, shape (B,). It must call ``model(...)``. Under a Δ-STN trial it is
+            called twice a step, so it should not count its calls.
         valid_loader: Validation batches, iterated anew at each evaluation.
         valid_loss_fn: The same on validation batches; ``None`` takes ``loss_fn``. It may not read a
             hyperparameter.
@@ -75,7 +79,7 @@ class Tuner:
         valid_loss_fn: LossFunction | None = None,
         metric_fn: LossFunction | None = None,
         direction: str | None = None,
-        response_optimizer: ResponseOptimizer | None = None,
+        response_optimizer: OptimizerFactory | None = None,
     ) -> None:
         _require_batches(valid_loader)
         _require_own_parameters(model, optimizer)
@@ -84,7 +88,7 @@ class Tuner:
         self._valid_loader = valid_loader
         self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         self._metric_fn = metric_fn
-        self._maximize = _direction(trial, direction, metric_fn) == "maximize"
+        self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._best: _Best | None = None
         self._schedule = Schedule()
 
@@ -101,7 +105,7 @@ class Tuner:
                 response_optimizer,
             )
             trial.follow(self._final_hyperparameters)
-            trial.set_user_attr(DIRECTION, "maximize" if self._maximize else "minimize")
+            trial.set_user_attr(DIRECTION, self._direction)
         else:
             self._training = PlainTraining(trial, model, optimizer, loss_fn)
 
@@ -160,7 +164,7 @@ class Tuner:
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
     def _is_better(self, value: float, than: float) -> bool:
-        return value > than if self._maximize else value < than
+        return value > than if self._direction == "maximize" else value < than
 
     @property
     def best_value(self) -> float:
@@ -209,17 +213,10 @@ class Tuner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer."""
-        best = self._best
         return {
             "training": self._training.state_dict(),
             "schedule": self._schedule.to_json(),
-            "best": None
-            if best is None
-            else {
-                "value": best.value,
-                "hyperparameters": best.hyperparameters,
-                "weights": best.weights,
-            },
+            "best": None if self._best is None else vars(self._best),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -232,15 +229,13 @@ class Tuner:
         self._best = None if state["best"] is None else _Best(**state["best"])
 
 
+@dataclass(frozen=True)
 class _Best:
-    """The best evaluation: its value, hyperparameters and a copy of the weights."""
+    """The best evaluation: its value, its hyperparameters and a copy of the weights."""
 
-    def __init__(
-        self, value: float, hyperparameters: Mapping[str, float], weights: Mapping[str, Tensor]
-    ) -> None:
-        self.value = value
-        self.hyperparameters = dict(hyperparameters)
-        self.weights = dict(weights)
+    value: float
+    hyperparameters: Mapping[str, float]
+    weights: Mapping[str, Any]
 
 
 def _copied_state(model: nn.Module) -> dict[str, Any]:
@@ -261,43 +256,14 @@ def _require_batches(loader: Iterable[Any]) -> None:
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in model.parameters()):
+    own = [p for p in model.parameters() if id(p) in held]
+    if not own:
         raise ValueError(
             "The optimizer holds no parameter of the model, so no step would train it. Make the "
             "optimizer from this model's parameters, after moving or converting the model."
         )
-
-
-def _direction(
-    trial: optuna.trial.BaseTrial, given: str | None, metric_fn: LossFunction | None
-) -> str:
-    """Return ``"minimize"`` or ``"maximize"``: the study's, as stored, as given, or the loss's."""
-    if given not in (None, "minimize", "maximize"):
-        raise ValueError(f'direction={given!r}: give "minimize" or "maximize".')
-    direction = given
-    if isinstance(trial, optuna.Trial):
-        directions = trial.study.directions
-        if len(directions) > 1:
-            raise ValueError(
-                "A Tuner optimises one value, but the study has "
-                f"{len(directions)} directions. Create it with direction=, not directions=."
-            )
-        studys = "maximize" if directions[0] == StudyDirection.MAXIMIZE else "minimize"
-        if given not in (None, studys):
-            raise ValueError(f"direction={given!r}, but the study's is {studys!r}: leave it out.")
-        direction = studys
-    elif direction is None:
-        direction = trial.user_attrs.get(DIRECTION)
-    if metric_fn is None:
-        if direction == "maximize":
-            raise ValueError(
-                "The study maximises, but without metric_fn evaluate() returns a loss. Create the "
-                'study with direction="minimize", or give the Tuner a metric_fn.'
-            )
-        return "minimize"
-    if direction is None:
+    if not any(p.requires_grad for p in own):
         raise ValueError(
-            f"A {type(trial).__name__} has no study, so it is not known whether metric_fn is to be "
-            'minimised or maximised. Give the Tuner direction="minimize" or "maximize".'
+            "No parameter of the model that the optimizer holds has requires_grad=True, so no step "
+            "would train it. Unfreeze some of them: model.requires_grad_(True)."
         )
-    return direction

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._response import Delta
 
@@ -52,7 +52,15 @@ class WeightDecay:
         return frozenset().union(*(number.names for number in self._numbers.values()))
 
     def set(self, values: Mapping[str, float]) -> None:
-        """Give the optimizer today's values."""
+        """Give the optimizer today's values.
+
+        Raises:
+            HyperparameterError: If one has no value.
+        """
+        unknown = self.names - values.keys()
+        if unknown:
+            where = f"{type(self._optimizer).__name__}(weight_decay=)"
+            raise unknown_hyperparameter(unknown, where)
         for index, number in self._numbers.items():
             value = float(number.expression.evaluate(values))
             self._optimizer.param_groups[index]["weight_decay"] = value

@@ -13,20 +13,27 @@ from optuna_dstn._rules._registry import hyperparameter_rule
 
 
 _NAMES = """
-    add sub mul div true_divide pow rsub lt le gt ge eq ne
-    add_ sub_ mul_ div_ pow_
-    __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __pow__
+    add sub subtract mul multiply div divide true_divide pow rsub
+    lt less le less_equal gt greater ge greater_equal eq ne not_equal
+    add_ sub_ subtract_ mul_ multiply_ div_ divide_ true_divide_ pow_
+    __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __pow__ __ipow__ __eq__
 """.split()
+
+
+# What torch calls the operands when they are given by name.
+_OPERANDS = ("input", "self", "other", "exponent")
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """f(x, h)[b, ...] = f(x[b, ...], h_b), and likewise with the two exchanged."""
 
     def rule(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
+        args += tuple(kwargs.pop(name) for name in _OPERANDS if name in kwargs)
         tensor = next(operand for operand in args if isinstance(operand, Tensor))
         operands = [a.like(tensor) if isinstance(a, PerExample) else a for a in args]
         if isinstance(alpha, PerExample):  # add(x, y, alpha=a) = x + a·y
-            operands[1] = operands[1] * alpha.like(tensor)
+            scaled = operands[1] if isinstance(operands[1], Tensor) else tensor
+            operands[1] = operands[1] * alpha.like(scaled)
         elif alpha != 1:
             kwargs["alpha"] = alpha
         return function(*operands, **kwargs)

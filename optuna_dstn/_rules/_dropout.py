@@ -20,9 +20,14 @@ _SELU_FLOOR = -1.7580993408473766
 
 
 def _is_training(
-    input: Tensor, p: object = 0.5, training: bool = False, inplace: bool = False
+    input: Tensor,
+    p: object = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    train: bool = False,  # what torch.dropout calls it, torch.nn.functional.dropout does not
 ) -> bool:
-    return training
+    return training or train
 
 
 def _is_training_by_default(
@@ -43,38 +48,47 @@ def _keep_mask(input: Tensor, p: PerExample, *, trailing: int) -> tuple[Tensor, 
     return torch.rand(shape, dtype=input.dtype, device=input.device) < keep, keep
 
 
-def _scaled_mask(input: Tensor, p: PerExample, *, trailing: int = 0) -> Tensor:
+def _dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int = 0) -> Tensor:
+    """y = x ⊙ m / (1 − p_b)."""
     mask, keep = _keep_mask(input, p, trailing=trailing)
     smallest = torch.finfo(keep.dtype).tiny  # p = 1 drops everything: 0 / tiny = 0
-    return mask * keep.clamp(min=smallest).reciprocal()
+    scaled = mask * keep.clamp(min=smallest).reciprocal()
+    return input.mul_(scaled) if inplace else input * scaled
 
 
 @hyperparameter_rule(F.dropout, is_active=_is_training_by_default)
 @hyperparameter_rule(torch.dropout, is_active=_is_training)
-def dropout(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
+def dropout(
+    input: Tensor,
+    p: PerExample,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    train: bool = True,
+) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw of m for each entry."""
-    return input * _scaled_mask(input, p)
+    return _dropout(input, p, inplace)
 
 
 @hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default)
 def dropout1d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, L)."""
-    return input * _scaled_mask(input, p, trailing=1)
+    return _dropout(input, p, inplace, trailing=1)
 
 
 @hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default)
 def dropout2d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, H, W)."""
-    return input * _scaled_mask(input, p, trailing=input.ndim - 2)
+    return _dropout(input, p, inplace, trailing=input.ndim - 2)
 
 
 @hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default)
 def dropout3d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, D, H, W)."""
-    return input * _scaled_mask(input, p, trailing=input.ndim - 2)
+    return _dropout(input, p, inplace, trailing=input.ndim - 2)
 
 
-def _alpha_dropout(input: Tensor, p: PerExample, *, trailing: int) -> Tensor:
+def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int) -> Tensor:
     """y = a·(x ⊙ m + α'·(1 − m)) + b, with a and b such that mean 0 and variance 1 are kept:
 
     a = ((1 − p)(1 + p·α'²))^(−1/2), b = −a·p·α' (Klambauer et al., 2017, section 3).
@@ -83,23 +97,34 @@ def _alpha_dropout(input: Tensor, p: PerExample, *, trailing: int) -> Tensor:
     drop = 1 - keep
     smallest = torch.finfo(keep.dtype).tiny
     a = (keep * (1 + drop * _SELU_FLOOR**2)).clamp(min=smallest).rsqrt()
-    kept = input * (mask * a)
-    return kept + (~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR)
+    scale = mask * a
+    shift = ~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR
+    return input.mul_(scale).add_(shift) if inplace else torch.addcmul(shift, input, scale)
 
 
 @hyperparameter_rule(F.alpha_dropout, is_active=_is_training)
 @hyperparameter_rule(torch.alpha_dropout, is_active=_is_training)
 def alpha_dropout(
-    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+    input: Tensor,
+    p: PerExample,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    train: bool = True,
 ) -> Tensor:
     """Alpha dropout at rate p_b, one draw for each entry; see ``_alpha_dropout``."""
-    return _alpha_dropout(input, p, trailing=0)
+    return _alpha_dropout(input, p, inplace, trailing=0)
 
 
 @hyperparameter_rule(F.feature_alpha_dropout, is_active=_is_training)
 @hyperparameter_rule(torch.feature_alpha_dropout, is_active=_is_training)
 def feature_alpha_dropout(
-    input: Tensor, p: PerExample, training: bool = True, inplace: bool = False
+    input: Tensor,
+    p: PerExample,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    train: bool = True,
 ) -> Tensor:
     """Alpha dropout at rate p_b, one draw for each channel of (B, C, ...)."""
-    return _alpha_dropout(input, p, trailing=input.ndim - 2)
+    return _alpha_dropout(input, p, inplace, trailing=input.ndim - 2)

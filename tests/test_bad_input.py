@@ -1,0 +1,508 @@
+"""Bad input gets an error that names the culprit and the way out, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+import re
+from typing import Any
+
+from _reference import started
+import optuna
+from optuna.trial import TrialState
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import optuna_dstn
+from optuna_dstn import HyperparameterError, TrainingDivergedError, Tuner, TunerConfig
+
+
+EXAMPLES = 8
+Batch = tuple[Tensor, Tensor]
+BATCH = torch.randn(EXAMPLES, 4), torch.randint(3, (EXAMPLES,))
+SOON = TunerConfig(warmup_steps=0, train_steps=1)
+
+
+def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+class Net(nn.Module):
+    """A classifier with a hyperparameter ``h`` and a place for mistakes with it."""
+
+    def __init__(self, h: Any, use: Callable[[Any, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.h = h
+        self.use = use
+        self.inner, self.outer = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.use is not None:
+            x = self.use(self.h, x)
+        return self.outer(torch.relu(self.inner(x)))
+
+
+def make_net(use: Callable[[Any, Tensor], Tensor], low: float = 0.0, high: float = 0.9) -> Any:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Net(trial.suggest_float("h", low, high), use)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    return make
+
+
+def drop(h: Any, x: Tensor) -> Tensor:
+    return F.dropout(x, h)
+
+
+def error_of_steps(
+    make: Any,
+    loss_fn: Any = loss_fn,
+    valid: Any = None,
+    *,
+    kind: type[Exception] = HyperparameterError,
+    batch: Any = BATCH,
+    **options: Any,
+) -> str:
+    """The message of the error that three steps end in."""
+    options = {"config": SOON, **options}
+    tuner = started(make, loss_fn, [BATCH] if valid is None else valid, **options)
+
+    def three_steps() -> None:
+        for _ in range(3):
+            tuner.step(batch)
+
+    with pytest.raises(kind) as error:
+        three_steps()
+    return str(error.value)
+
+
+def says(message: str, *parts: str) -> None:
+    for part in parts:
+        assert part in message, f"{part!r} is not in {message!r}"
+
+
+# -- losses that are not finite ------------------------------------------------------------------
+
+
+def spoiled(bad: float, *, at: int) -> Callable[[nn.Module, Batch], Tensor]:
+    """The loss, spoiled at its call number ``at``."""
+    calls = 0
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_fn(model, batch) * (bad if calls == at else 1.0)
+
+    return loss
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("place", "at", "what"),
+    [
+        ("train", 3, "training loss"),  # two calls in each step: weights, response
+        ("train", 4, "training loss of the response"),
+        ("valid", 1, "validation loss"),  # tried in the first step
+        ("valid", 3, "validation loss at the perturbed hyperparameters"),
+    ],
+)
+def test_a_loss_that_is_not_finite_fails_the_trial(
+    bad: float, place: str, at: int, what: str
+) -> None:
+    study = optuna_dstn.create_study(config=SOON)
+    models: list[nn.Module] = []
+
+    def objective(trial: Any) -> float:
+        model, optimizer = make_net(drop)(trial)
+        models.append(model)
+        train, valid = loss_fn, loss_fn
+        if place == "train":
+            train = spoiled(bad, at=at)
+        else:
+            valid = spoiled(bad, at=at)
+        tuner = Tuner(trial, model, optimizer, train, [BATCH], valid_loss_fn=valid)
+        for _ in range(4):
+            tuner.step(BATCH)
+        return 0.0
+
+    study.optimize(objective, n_trials=1, catch=(TrainingDivergedError,))
+    (trial,) = study.trials
+    assert trial.state == TrialState.FAIL
+    assert trial.params.keys() == {"h"}
+    assert all(p.isfinite().all() for p in models[0].parameters())
+
+    with pytest.raises(TrainingDivergedError) as error:
+        study.optimize(objective, n_trials=1)
+    message = str(error.value)
+    says(message, f"The {what} became", "at step", "hyperparameters: h=0.", "catch=(Training")
+    assert re.search(r"learning rate|clip|narrow", message)
+
+
+def test_an_evaluation_that_is_not_finite_fails_the_trial() -> None:
+    tuner = started(make_net(drop), loss_fn, [BATCH], valid_loss_fn=spoiled(math.nan, at=3))
+    tuner.step(BATCH)
+    best = tuner.evaluate()
+    with pytest.raises(TrainingDivergedError, match=r"validation loss became nan at step 1 .*h=0"):
+        tuner.evaluate()
+    assert tuner.best_value == best
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_finite() -> None:
+    """√0 is finite and its gradient is not."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return loss_fn(model, batch) + (0 * model(batch[0]).sum()).sqrt()
+
+    make = make_net(drop)
+    models: list[nn.Module] = []
+
+    def making(trial: Any) -> Any:
+        model, optimizer = make(trial)
+        models.append(model)
+        return model, optimizer
+
+    message = error_of_steps(making, loss, kind=TrainingDivergedError, valid_loss_fn=loss_fn)
+    says(message, "at step", "h=0.")
+    assert all(p.isfinite().all() for p in models[0].parameters())
+
+
+# -- hyperparameters in the wrong place ----------------------------------------------------------
+
+
+def test_a_validation_loss_that_reads_a_hyperparameter() -> None:
+    def always_dropping(model: nn.Module, batch: Batch) -> Tensor:
+        return loss_fn(model, (F.dropout(batch[0], model.h), batch[1]))
+
+    message = error_of_steps(make_net(drop), always_dropping)
+    says(message, "The validation loss reads hyperparameter 'h'", "dropout", "valid_loss_fn")
+
+
+def test_an_evaluation_that_reads_a_hyperparameter() -> None:
+    def metric(model: Any, batch: Batch) -> Tensor:
+        return loss_fn(model, batch) * model.h
+
+    tuner = started(make_net(drop), loss_fn, [BATCH], metric_fn=metric)
+    tuner.step(BATCH)
+    with pytest.raises(HyperparameterError, match=r"'h' in torch.Tensor.mul"):
+        tuner.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("use", "function"),
+    [
+        (lambda h, x: F.leaky_relu(x, h), "torch.nn.functional.leaky_relu"),
+        (lambda h, x: x * torch.full((EXAMPLES, 1), h), "torch.full"),
+        (lambda h, x: x.clamp(-h, h), "torch.Tensor.clamp"),
+        (lambda h, x: x * torch.tensor(h), "torch.tensor"),
+    ],
+)
+def test_a_function_without_a_rule(use: Any, function: str) -> None:
+    message = error_of_steps(make_net(use))
+    says(message, "'h' ", f"reaches {function}, which has no rule", "float(...)")
+
+
+def test_label_smoothing_has_no_rule() -> None:
+    def smoothed(model: Any, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=model.h)
+
+    message = error_of_steps(make_net(drop), smoothed, valid_loss_fn=loss_fn)
+    says(message, "'h' reaches torch.nn.functional.cross_entropy", "float(...)")
+
+
+def test_no_hyperparameter_in_the_graph() -> None:
+    message = error_of_steps(make_net(lambda h, x: x * float(h)))
+    says(message, "No hyperparameter of this trial reaches", "numbers: h", "without converting it")
+
+
+def test_no_hyperparameter_at_all() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Net(trial.suggest_categorical("h", [0.1]))
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    message = error_of_steps(make)
+    says(message, "numbers: none", "optuna.create_study")
+
+
+def test_a_model_left_in_evaluation_mode() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, optimizer = make_net(drop)(trial)
+        return model.eval(), optimizer
+
+    says(error_of_steps(make), "suggested as numbers: h", "the model is in training mode")
+
+
+def test_a_hyperparameter_that_comes_late() -> None:
+    calls = 0
+
+    def later(h: Any, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        x = F.dropout(x, h)
+        return x * (1 - other[0]) if calls > 2 else x
+
+    other: list[Any] = []
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        other.append(trial.suggest_float("late", 0.0, 0.5))
+        return make_net(later)(trial)
+
+    message = error_of_steps(make)
+    says(message, "'(1 - late)' first reaches torch.Tensor.mul after the first step", "float(...)")
+
+
+def test_a_hyperparameter_meets_a_tensor_without_the_batch_first() -> None:
+    def regularised(model: Any, batch: Batch) -> Tensor:
+        return loss_fn(model, batch) + model.h * model.inner.weight.square().sum()
+
+    message = error_of_steps(make_net(drop), regularised, valid_loss_fn=loss_fn)
+    says(message, "h meets a tensor of shape ()", "torch.Tensor.mul", "one loss per example")
+
+
+def test_a_range_of_one_value() -> None:
+    message = error_of_steps(make_net(drop, 0.3, 0.3))
+    says(message, "'h'", "dropout", "can only be 0.3", "low == high", "Widen the range")
+
+
+@pytest.mark.parametrize(("start", "inside"), [(0.0, "0.045"), (0.9, "0.855")])
+def test_an_enqueued_start_on_the_edge(start: float, inside: str) -> None:
+    message = error_of_steps(make_net(drop), start={"h": start})
+    says(message, f"'h' is enqueued to start at {start:g}", "[0, 0.9]", f"{{'h': {inside}}}")
+
+
+def test_a_hyperparameter_that_is_a_size_too() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Net(trial.suggest_int("n", 2, 4), lambda n, x: x * n + x[:, n - 1 : n])
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    message = error_of_steps(make)
+    says(message, "'n'", "__getitem__", "torch.Tensor.mul", "Suggest two", "int(n)")
+
+
+def test_a_hyperparameter_of_another_trial() -> None:
+    stranger = optuna_dstn.create_study().ask().suggest_float("foreign", 0.0, 0.5)
+    message = error_of_steps(make_net(lambda h, x: F.dropout(x * (1 - h), stranger)))
+    says(message, "'foreign'", "dropout", "from the same trial that the Tuner gets")
+
+
+def test_a_weight_decay_of_another_trial() -> None:
+    stranger = optuna_dstn.create_study().ask().suggest_float("foreign", 0.0, 0.5)
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, _ = make_net(drop)(trial)
+        return model, torch.optim.SGD(model.parameters(), weight_decay=stranger)
+
+    with pytest.raises(HyperparameterError, match=r"'foreign', read by SGD\(weight_decay=\)"):
+        started(make, loss_fn, [BATCH])
+
+
+def test_a_hyperparameter_suggested_after_the_tuner_was_made() -> None:
+    trial = optuna_dstn.create_study().ask()
+    model, optimizer = make_net(drop)(trial)
+    tuner = Tuner(trial, model, optimizer, loss_fn, [BATCH])
+    model.h = trial.suggest_float("afterwards", 0.0, 0.5)
+    with pytest.raises(HyperparameterError, match=r"'afterwards'.*not before the Tuner was made"):
+        tuner.step(BATCH)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adagrad])
+def test_a_weight_decay_that_is_no_term_of_the_loss(kind: Any) -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Net(0.0)
+        return model, kind(model.parameters(), weight_decay=trial.suggest_float("wd", 0.0, 0.1))
+
+    with pytest.raises(
+        HyperparameterError, match=r"'wd' is the weight decay of Ada.* float\("
+    ) as e:
+        started(make, loss_fn, [BATCH])
+    says(str(e.value), kind.__name__, "Use SGD, Adam or RMSprop")
+
+
+def test_two_tuners_in_one_trial() -> None:
+    trial = optuna_dstn.create_study().ask()
+    model, optimizer = make_net(drop)(trial)
+    Tuner(trial, model, optimizer, loss_fn, [BATCH])
+    with pytest.raises(RuntimeError, match=r"Trial 0 already has a Tuner.*one trial per fold"):
+        Tuner(trial, model, optimizer, loss_fn, [BATCH])
+
+
+# -- loaders, batches and losses -----------------------------------------------------------------
+
+
+def test_an_empty_loader() -> None:
+    with pytest.raises(ValueError, match=r"validation loader yields no batch.*drop_last=True"):
+        started(make_net(drop), loss_fn, [])
+    dataset = torch.utils.data.TensorDataset(*BATCH)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=EXAMPLES + 1, drop_last=True)
+    with pytest.raises(ValueError, match=r"validation loader yields no batch.*drop_last=True"):
+        started(make_net(drop), loss_fn, loader)
+
+
+def test_a_generator_that_is_used_up() -> None:
+    for valid in (iter([]), iter([BATCH])):
+        message = error_of_steps(make_net(drop), valid=valid, kind=ValueError)
+        says(message, "validation loader yields no batch", "generator that has been used up")
+    tuner = started(make_net(drop), loss_fn, iter([BATCH]))
+    tuner.evaluate()
+    with pytest.raises(ValueError, match="generator that has been used up"):
+        tuner.evaluate()
+
+
+@pytest.mark.parametrize("batch", [("a", 3), None, 2.0, {"x": [1.0]}, torch.tensor(3.0)])
+def test_a_batch_without_a_tensor(batch: Any) -> None:
+    message = error_of_steps(make_net(drop), kind=ValueError, batch=batch)
+    says(message, type(batch).__name__, "no tensor with a batch axis", "tuple, list or dict")
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "parts"),
+    [
+        (lambda m, b: 1.0, TypeError, ["loss_fn returned a float", "as a tensor"]),
+        (lambda m, b: None, TypeError, ["loss_fn returned a NoneType"]),
+        (lambda m, b: (m(b[0]).mean(), 1), TypeError, ["returned a tuple"]),
+        (lambda m, b: m(b[0]), ValueError, ["shape (8, 3)", "batch of 8", "shape (8,)"]),
+        (lambda m, b: m(b[0]).mean(0), ValueError, ["shape (3,)", "one value per example"]),
+        (lambda m, b: m(b[0]).argmax(), ValueError, ["torch.int64", "floating point"]),
+    ],
+)
+def test_a_loss_of_the_wrong_form(loss: Any, kind: type[Exception], parts: list[str]) -> None:
+    says(error_of_steps(make_net(drop), loss, valid_loss_fn=loss_fn, kind=kind), *parts)
+    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=kind)
+    says(message, *(part.replace("loss_fn", "The validation loss function") for part in parts))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, b: F.cross_entropy(m.forward(b[0]), b[1]),
+        lambda m, b: F.cross_entropy(m.outer(torch.relu(m.inner(F.dropout(b[0], m.h)))), b[1]),
+    ],
+)
+def test_a_loss_that_does_not_call_the_model(loss: Any) -> None:
+    message = error_of_steps(make_net(drop), loss, kind=ValueError, valid_loss_fn=loss_fn)
+    says(message, "loss_fn uses layers of the model without calling model(...)", "let the loss")
+
+
+def test_a_validation_loss_that_does_not_call_the_model() -> None:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model.forward(batch[0]), batch[1])
+
+    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=ValueError)
+    says(message, "The validation loss function uses layers of the model without calling")
+
+
+# -- models and optimizers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("convert", ["double", "half", "to_empty"])
+def test_a_model_converted_after_the_first_step(convert: str) -> None:
+    models: list[nn.Module] = []
+
+    def make(trial: Any) -> Any:
+        model, optimizer = make_net(drop)(trial)
+        models.append(model)
+        return model, optimizer
+
+    tuner = started(make, loss_fn, [BATCH])
+    tuner.step(BATCH)
+    if convert == "to_empty":
+        models[0].to_empty(device="meta")
+    else:
+        getattr(models[0], convert)()
+    with pytest.raises(RuntimeError) as error:
+        tuner.step(BATCH)
+    says(str(error.value), "converted from torch.float32 on cpu to", "before making the optimizer")
+
+
+def test_a_model_of_mixed_precision_was_not_converted() -> None:
+    """A frozen part in half precision, first among the parameters, is no conversion."""
+
+    class Mixed(nn.Module):
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.frozen = nn.Linear(4, 4).to(torch.bfloat16).requires_grad_(False)
+            self.net = Net(rate, drop)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(self.frozen(x.bfloat16()).float())
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Mixed(trial.suggest_float("h", 0.0, 0.9))
+        return model, torch.optim.SGD(model.net.parameters(), lr=0.1)
+
+    tuner = started(make, loss_fn, [BATCH])
+    for _ in range(2):
+        tuner.step(BATCH)
+    assert tuner.tuned == ("h",)
+
+
+def test_an_optimizer_of_other_parameters() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Net(trial.suggest_float("h", 0.0, 0.9), drop)
+        return model, torch.optim.SGD(Net(0.0).parameters(), lr=0.1)
+
+    with pytest.raises(ValueError, match=r"holds no parameter of the model.*after moving"):
+        started(make, loss_fn, [BATCH])
+
+
+def test_frozen_parameters() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, optimizer = make_net(drop)(trial)
+        return model.requires_grad_(False), optimizer
+
+    with pytest.raises(ValueError, match=r"No parameter of the model .* has requires_grad=True"):
+        started(make, loss_fn, [BATCH])
+
+
+class Peculiar(torch.optim.SGD):
+    """An optimizer that cannot be made from parameter groups alone."""
+
+    def __init__(self, params: Any, *, secret: float) -> None:
+        super().__init__(params, lr=secret)
+
+
+def test_a_response_optimizer_that_cannot_be_made() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, _ = make_net(drop)(trial)
+        return model, Peculiar(model.parameters(), secret=0.1)
+
+    message = error_of_steps(make, kind=TypeError)
+    says(message, "Peculiar cannot be made", "secret", "response_optimizer=lambda parameters")
+    tuner = started(
+        make, loss_fn, [BATCH], response_optimizer=lambda tensors: torch.optim.Adam(tensors)
+    )
+    tuner.step(BATCH)
+
+
+def test_an_optimizer_that_needs_a_closure() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, _ = make_net(drop)(trial)
+        return model, torch.optim.LBFGS(model.parameters())
+
+    message = error_of_steps(make, kind=(TypeError, ValueError))  # type: ignore[arg-type]
+    says(message, "LBFGS", "closure")
+
+
+def test_an_error_in_an_objective_keeps_what_was_tuned() -> None:
+    """Whatever ends a trial, its parameters are stored at the values they have then."""
+    study = optuna_dstn.create_study(
+        config=TunerConfig(warmup_steps=0, train_steps=1, hyper_lr=0.5)
+    )
+    reached: list[float] = []
+
+    def objective(trial: Any) -> float:
+        model, optimizer = make_net(drop)(trial)
+        tuner = Tuner(trial, model, optimizer, loss_fn, [BATCH])
+        start = tuner.hyperparameters["h"]
+        for _ in range(3):
+            tuner.step(BATCH)
+        reached.append(tuner.hyperparameters["h"])
+        assert reached[-1] != start
+        if trial.number == 0:
+            raise ZeroDivisionError
+        raise optuna.TrialPruned
+
+    study.optimize(objective, n_trials=2, catch=(ZeroDivisionError,))
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.PRUNED]
+    assert [t.params["h"] for t in study.trials] == reached

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+from _reference import started
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import optuna_dstn
+from optuna_dstn import HyperparameterError
+from optuna_dstn._showing_storage import inner_storage
+
+
+EXAMPLES = 6
+BATCH = torch.randn(EXAMPLES, 3, 4), torch.randint(2, (EXAMPLES,))
+
+
+class Net(nn.Module):
+    """Layers whose parameters respond, and layers whose do not, each for a reason of its own."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(rate)
+        self.conv = nn.Conv1d(3, 5, 2)
+        self.norm = nn.BatchNorm1d(5)
+        self.frozen = nn.Linear(15, 15)
+        self.elsewhere = nn.Linear(15, 15)
+        self.unbatched = nn.Linear(1, 15)
+        self.last = nn.Linear(15, 2)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.conv(self.dropout(x)))).flatten(1)
+        y = self.elsewhere(self.frozen(y)) + self.unbatched(torch.ones(1, 1))
+        return self.last(y)
+
+
+def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+    net = Net(trial.suggest_float("rate", 0.0, 0.5))
+    trial.suggest_float("unused", 0.0, 1.0)
+    trial.suggest_categorical("choice", ["a"])
+    elsewhere = {id(p) for p in net.elsewhere.parameters()}
+    parameters = [p for p in net.parameters() if id(p) not in elsewhere]
+    lr = trial.suggest_float("lr", 0.01, 0.1)
+    return net, torch.optim.SGD(parameters, lr=lr, weight_decay=trial.suggest_float("wd", 0, 1e-2))
+
+
+def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_the_first_step_finds_what_is_tuned_and_what_responds() -> None:
+    tuner = started(make, loss_fn, [BATCH])
+    assert tuner.tuned == ()
+    with pytest.raises(RuntimeError, match=r"call Tuner.step\(batch\) before Tuner.summary"):
+        tuner.summary()
+    tuner.step(BATCH)
+    summary = tuner.summary()
+
+    assert tuner.tuned == ("rate", "wd")  # in the order of the suggestions
+    assert summary.tuned == {
+        "rate": ("torch.nn.functional.dropout",),
+        "wd": ("SGD(weight_decay=)",),
+    }
+    assert summary.kept.keys() == {"unused", "lr"}
+    assert set(summary.kept.values()) == {"no torch function reads it in training"}
+    assert set(summary.responding) == {"conv.weight", "conv.bias", "last.weight", "last.bias"}
+    why = summary.not_responding
+    assert why["frozen.weight"] == why["frozen.bias"] == "it does not require grad"
+    assert why["elsewhere.weight"] == "it is not in the optimizer"
+    assert why["norm.weight"] == why["norm.bias"] == "the operation on it has no rule yet"
+    assert why["unbatched.weight"] == "the batch is not the first axis of its layer's output"
+
+
+def test_the_summary_says_it_in_words() -> None:
+    tuner = started(make, loss_fn, [BATCH])
+    tuner.step(BATCH)
+    text = str(tuner.summary())
+    assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient\n")
+    assert "  rate  (in torch.nn.functional.dropout)\n" in text
+    assert "2 kept as suggested\n" in text
+    assert "  lr  (no torch function reads it in training)\n" in text
+    assert "4 of 12 parameters respond\n" in text
+    assert "  last.bias\n" in text
+    assert "  frozen.weight  — no response: it does not require grad\n" in text
+
+
+def test_what_is_kept_is_stored_at_once() -> None:
+    """For samplers that run beside this trial; what is tuned is stored at its end."""
+    study = optuna_dstn.create_study()
+    trial = study.ask()
+    model, optimizer = make(trial)
+    tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, [BATCH])
+    tuner.step(BATCH)
+    stored = inner_storage(study._storage).get_trial(trial._trial_id).params
+    assert stored.keys() == {"choice", "lr", "unused"}
+
+
+def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
+    """Then it does not respond at all: its change would be wrong where it has no batch."""
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Both(trial.suggest_float("rate", 0.0, 0.5))
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    class Both(nn.Module):
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.dropout, self.shared = nn.Dropout(rate), nn.Linear(4, 4)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.shared(self.dropout(x[:, 0])) + self.shared(torch.ones(4))
+            return self.last(y)
+
+    tuner = started(make, loss_fn, [BATCH])
+    tuner.step(BATCH)
+    assert tuner.summary().responding == ("last.weight", "last.bias")
+
+
+def test_nothing_that_responds_is_an_error() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        net = nn.Sequential(nn.Dropout(trial.suggest_float("rate", 0, 0.5)), nn.BatchNorm1d(3))
+        return net, torch.optim.SGD(net.parameters(), lr=0.1)
+
+    tuner = started(make, lambda model, batch: model(batch[0]).square().mean(), [BATCH])
+    with pytest.raises(HyperparameterError) as error:
+        tuner.step(BATCH)
+    message = str(error.value)
+    assert "No parameter of the model responds to rate" in message
+    assert "1.weight: the operation on it has no rule yet" in message
+    assert "Parameters of Linear and convolution layers respond" in message

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optuna_dstn import HyperparameterError
+from optuna_dstn._hyperparameter import Symbol, hyperparameter
+from optuna_dstn._interception import (
+    CurrentValues,
+    Discovery,
+    Interception,
+    LinearisedValidation,
+    PerturbedValues,
+    ValidationValues,
+)
+
+
+EXAMPLES = 3
+rate: Any = hyperparameter(0.5, Symbol("rate"))
+size: Any = hyperparameter(2, Symbol("size"))
+TODAY = {"rate": 0.25, "size": 1}
+NONE: frozenset[str] = frozenset()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(EXAMPLES, 4)
+
+
+def discovered(x: Tensor, function: Any) -> Discovery:
+    with Discovery(TODAY, EXAMPLES) as met:
+        function(x)
+    return met
+
+
+# -- discovery -----------------------------------------------------------------------------------
+
+
+def test_every_reader_is_noted_by_name(x: Tensor) -> None:
+    met = discovered(x, lambda x: F.dropout(x * (1 - rate), rate))
+    assert met.readers == {"rate": {"torch.Tensor.mul", "torch.nn.functional.dropout"}}
+    assert met.plain_readers == {}
+
+
+def test_both_hyperparameters_of_a_formula_are_noted(x: Tensor) -> None:
+    assert discovered(x, lambda x: x * (rate + size)).readers.keys() == {"rate", "size"}
+
+
+def test_dropout_outside_training_reads_nothing(x: Tensor) -> None:
+    met = discovered(x, lambda x: F.dropout(x, rate, training=False))
+    assert met.readers == {}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.zeros(size, 3),
+        lambda x: torch.zeros((size, 3)),
+        lambda x: x[:, :size],
+        lambda x: x[..., size],
+        lambda x: x.view(EXAMPLES, size, 2),
+        lambda x: F.one_hot(torch.tensor([0]), num_classes=size),
+        lambda x: F.avg_pool2d(x[None, None], size),
+        lambda x: torch.chunk(x, chunks=size),
+    ],
+)
+def test_a_whole_number_as_a_size_stays_plain(x: Tensor, function: Any) -> None:
+    met = Discovery({"size": 2, "rate": 0.5}, EXAMPLES)
+    with met:
+        function(x)
+    assert met.plain_readers.keys() == {"size"}
+    assert met.readers == {}
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: F.leaky_relu(x, rate), "torch.nn.functional.leaky_relu"),
+        (lambda x: torch.full((3,), rate), "torch.full"),
+        (lambda x: torch.clamp(x, max=rate), "torch.clamp"),
+        (
+            lambda x: F.cross_entropy(x, torch.zeros(3).long(), label_smoothing=rate),
+            "torch.nn.functional.cross_entropy",
+        ),
+        (lambda x: torch.as_tensor([1.0, rate]), "torch.as_tensor"),
+        (lambda x: torch.clamp(x, max=2 * size), "torch.clamp"),
+    ],
+)
+def test_a_function_without_a_rule_is_an_error(x: Tensor, function: Any, name: str) -> None:
+    with pytest.raises(HyperparameterError) as error:
+        discovered(x, function)
+    message = str(error.value)
+    assert f"reaches {name}, which has no rule" in message
+    assert "'rate'" in message or "size" in message
+    assert ("float(...)" if "rate" in message else "int(...)") in message
+
+
+def test_layers_are_noted_with_the_place_of_the_batch(x: Tensor) -> None:
+    a, b, c = nn.Linear(4, 2), nn.Linear(4, 2), nn.Conv1d(1, 1, 1)
+    met = discovered(x, lambda x: (a(x), b(x[:2]), c(x[:, None]), b(x)))
+    assert met.layers == {
+        id(a.weight): True,
+        id(a.bias): True,
+        id(b.weight): False,
+        id(b.bias): False,
+        id(c.weight): True,
+        id(c.bias): True,
+    }
+
+
+# -- the other passes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [Discovery(TODAY, EXAMPLES), CurrentValues(TODAY, frozenset(TODAY))],
+)
+def test_a_weight_step_uses_todays_values_not_the_suggested_ones(
+    mode: Interception, x: Tensor
+) -> None:
+    with mode:
+        assert torch.equal(x * rate, x * 0.25)
+        assert torch.equal(x[:, :size], x[:, :1])
+        assert torch.equal(x * (rate + size), x * 1.25)
+        assert torch.equal(torch.stack([x, x], dim=size), torch.stack([x, x], dim=1))
+
+
+def test_a_hyperparameter_that_comes_late_is_an_error(x: Tensor) -> None:
+    with (
+        CurrentValues(TODAY, NONE),
+        pytest.raises(HyperparameterError) as error,
+    ):
+        F.dropout(x, rate)
+    message = str(error.value)
+    assert "'rate' first reaches torch.nn.functional.dropout after the first step" in message
+    assert "take part in the first step" in message
+    assert "float(...)" in message
+
+
+def test_dropout_that_is_off_may_come_late(x: Tensor) -> None:
+    with CurrentValues(TODAY, NONE):
+        assert torch.equal(F.dropout(x, rate, training=False), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.leaky_relu(x, rate),
+        lambda x: torch.full((3,), rate),
+    ],
+)
+def test_a_function_without_a_rule_that_comes_late_is_an_error(x: Tensor, function: Any) -> None:
+    with (
+        CurrentValues(TODAY, frozenset({"rate"})),
+        pytest.raises(HyperparameterError, match=r"'rate' reaches torch.* has no rule"),
+    ):
+        function(x)
+
+
+def test_a_perturbed_pass_keeps_what_is_not_tuned_at_todays_value(x: Tensor) -> None:
+    each = torch.tensor([0.1, 0.2, 0.3])
+    with PerturbedValues(TODAY, {}, {"rate": each}):
+        torch.testing.assert_close(x * (rate + size), x * (each + 1)[:, None])
+        torch.testing.assert_close(x * size, x * 1)
+        assert torch.equal(x[:, :size], x[:, :1])
+
+
+@pytest.mark.parametrize("mode", [ValidationValues(TODAY), LinearisedValidation(TODAY, {})])
+def test_validation_may_not_read_a_hyperparameter(mode: Interception, x: Tensor) -> None:
+    with mode, pytest.raises(HyperparameterError) as error:
+        F.dropout(x, rate)
+    message = str(error.value)
+    assert "The validation loss reads hyperparameter 'rate'" in message
+    assert "torch.nn.functional.dropout" in message
+    assert "valid_loss_fn" in message
+    assert "training=self.training" in message
+
+
+@pytest.mark.parametrize("mode", [ValidationValues(TODAY), LinearisedValidation(TODAY, {})])
+def test_validation_may_use_a_size_and_dropout_that_is_off(mode: Interception, x: Tensor) -> None:
+    with mode:
+        assert x[:, :size].shape == (EXAMPLES, 1)
+        assert torch.equal(F.dropout(x, rate, False), x)
+
+
+def test_calls_without_a_hyperparameter_pass(x: Tensor) -> None:
+    for mode in (
+        Discovery(TODAY, EXAMPLES),
+        CurrentValues(TODAY, NONE),
+        ValidationValues(TODAY),
+        PerturbedValues(TODAY, {}, {}),
+    ):
+        with mode:
+            result = F.leaky_relu(F.linear(x * 2, x, bias=None), 0.3).sum(1)
+        assert torch.equal(result, F.leaky_relu(F.linear(x * 2, x), 0.3).sum(1))

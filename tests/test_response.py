@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optuna_dstn._response import Response
+
+
+EXAMPLES, HYPERPARAMETERS = 5, 3
+
+
+@pytest.fixture
+def groups() -> list[dict[str, nn.Parameter]]:
+    """Two optimizer groups, and one in which nothing responds."""
+    first, second = nn.Linear(4, 6, dtype=torch.float64), nn.Conv2d(2, 3, 2, dtype=torch.float64)
+    return [
+        {"first.weight": first.weight, "first.bias": first.bias},
+        {},
+        {"second.weight": second.weight, "second.bias": second.bias},
+    ]
+
+
+def randomise(response: Response) -> None:
+    with torch.no_grad():
+        for tensor in response.parameters():
+            tensor.normal_()
+
+
+def test_the_response_starts_at_zero_and_can_leave_it(
+    groups: list[dict[str, nn.Parameter]],
+) -> None:
+    response = Response(groups, HYPERPARAMETERS)
+    deltas = response.deltas(torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64))
+    for delta in deltas.values():
+        assert (delta.gate == 0).all()
+        assert delta.direction.abs().max() > 0  # or no gradient would reach U
+
+
+def test_directions_are_as_large_as_a_fresh_layers_weights() -> None:
+    weight = nn.Parameter(torch.empty(2000, 3, 5))
+    (direction,) = (
+        d.direction for d in Response([{"w": weight}], 1).deltas(torch.zeros(2, 1)).values()
+    )
+    bound = 15**-0.5
+    assert direction.abs().max() <= bound
+    assert direction.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter]]) -> None:
+    """The change of each row is a linear function of ε times a fixed direction."""
+    response = Response(groups, HYPERPARAMETERS)
+    randomise(response)
+    parameters = {n: p for group in groups for n, p in group.items()}
+    assert response.names == tuple(parameters)
+
+    units = response.deltas(torch.eye(HYPERPARAMETERS, dtype=torch.float64))
+    epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
+    deltas = response.deltas(epsilon)
+    assert deltas.keys() == {id(p) for p in parameters.values()}
+    seen: list[Tensor] = []
+    for name, parameter in parameters.items():
+        delta = deltas[id(parameter)]
+        gains = units[id(parameter)].gate.T  # U
+        assert gains.shape == (parameter.shape[0], HYPERPARAMETERS)
+        assert delta.direction.shape == parameter.shape, name
+        for b in range(EXAMPLES):
+            for unit in range(parameter.shape[0]):
+                expected = sum(gains[unit, j] * epsilon[b, j] for j in range(HYPERPARAMETERS))
+                torch.testing.assert_close(delta.gate[b, unit], expected)
+        seen.append(gains.flatten())
+    rows = torch.cat(seen)
+    assert len(rows.unique()) == len(rows)  # no row of U serves two units
+
+
+def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> None:
+    response = Response(groups, HYPERPARAMETERS)
+    randomise(response)
+    epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
+    total: Tensor = sum(
+        (d.gate.square().sum() + d.direction.square().sum())
+        for d in response.deltas(epsilon).values()
+    )
+    total.backward()
+    for tensor in response.parameters():
+        assert tensor.is_leaf
+        if tensor.numel():
+            assert tensor.grad is not None
+            assert (tensor.grad != 0).all()
+
+
+def test_groups_follow_those_of_the_optimizer(groups: list[dict[str, nn.Parameter]]) -> None:
+    response = Response(groups, HYPERPARAMETERS)
+    sizes = [sum(t.numel() for t in group) for group in response.parameter_groups()]
+    expected = [
+        sum(p.numel() + p.shape[0] * HYPERPARAMETERS for p in group.values()) for group in groups
+    ]
+    assert sizes == expected
+
+
+def test_a_saved_state_gives_the_same_changes(groups: list[dict[str, nn.Parameter]]) -> None:
+    saved, fresh = Response(groups, HYPERPARAMETERS), Response(groups, HYPERPARAMETERS)
+    randomise(saved)
+    state = saved.state_dict()
+    epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
+    expected = {
+        key: (d.gate.clone(), d.direction.clone()) for key, d in saved.deltas(epsilon).items()
+    }
+    randomise(saved)  # the state is a copy
+    fresh.load_state_dict(state)
+    for key, delta in fresh.deltas(epsilon).items():
+        assert torch.equal(delta.gate, expected[key][0])
+        assert torch.equal(delta.direction, expected[key][1])
