@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 import optuna
 from optuna import visualization
 import plotly.graph_objects as go
@@ -15,12 +14,16 @@ from plotly.subplots import make_subplots
 from comparisons._storage import Result
 from comparisons._table import by_tuner
 from optuna_dstn.visualization import plot_hyperparameter_schedule
+from optuna_dstn.visualization._comparison import (
+    COLORS,
+    Curve,
+    Progress,
+    average_progress,
+    best_so_far,
+    curve_traces,
+)
 
 
-Array = NDArray[np.float64]
-
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLORS = ("#0072B2", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#CC79A7", "#000000")
 _LOSS = "Validation loss"
 _LEGEND_BELOW = 70  # pixels, for the axis's labels and title
 _FIRST_BUDGET = 0.2  # in plain runs; before it every tuner is in its first epochs
@@ -37,15 +40,6 @@ class Figure(NamedTuple):
 # -- loss against budget -------------------------------------------------------------------------
 
 
-class _Curve(NamedTuple):
-    """Best validation loss so far, over the seeds, at each budget."""
-
-    budget: Array
-    mean: Array
-    low: Array
-    high: Array
-
-
 class _Point(NamedTuple):
     """Test loss of all retrained runs, and the budget of a search."""
 
@@ -55,7 +49,7 @@ class _Point(NamedTuple):
 
 
 class _ComparisonInfo(NamedTuple):
-    curves: dict[str, _Curve]
+    curves: dict[str, Curve]
     points: dict[str, _Point]
 
 
@@ -67,7 +61,8 @@ def plot_comparison(results: Iterable[Result]) -> go.Figure:
 def _get_comparison_info(results: Iterable[Result]) -> _ComparisonInfo:
     curves, points = {}, {}
     for tuner, group in by_tuner(results).items():
-        curves[tuner] = _curve([_best_so_far(result) for result in group])
+        progress = [_progress(result) for result in group]
+        curves[tuner] = average_progress(progress, first=_FIRST_BUDGET)
         losses = [run.test_loss for result in group for run in result.retrained]
         if losses:
             points[tuner] = _Point(
@@ -78,33 +73,10 @@ def _get_comparison_info(results: Iterable[Result]) -> _ComparisonInfo:
     return _ComparisonInfo(curves, points)
 
 
-def _best_so_far(result: Result) -> tuple[Array, Array]:
-    """Return budgets and the best validation loss up to each of them.
-
-    A trial's cost is spread evenly over its evaluations.
-    """
+def _progress(result: Result) -> Progress:
     # Every plain run has the same unit, so shares of the total are shares of the budget.
     unit = result.plain_runs / sum(cost.cpu_seconds for cost in result.costs)
-    budgets: list[float] = []
-    losses: list[float] = []
-    spent = 0.0
-    for trial, cost in zip(result.trials, result.costs, strict=True):
-        reported = list(trial.intermediate_values.values())
-        shares = np.arange(1, len(reported) + 1) / max(len(reported), 1)
-        budgets += list(spent + shares * cost.cpu_seconds * unit)
-        losses += reported
-        spent += cost.cpu_seconds * unit
-    return np.array(budgets), np.minimum.accumulate(losses)
-
-
-def _curve(studies: Sequence[tuple[Array, Array]]) -> _Curve:
-    first = max(max(budgets[0] for budgets, _ in studies), _FIRST_BUDGET)
-    last = max(budgets[-1] for budgets, _ in studies)  # a search that has ended stays at its best
-    grid = np.geomspace(min(first, last), last, 200)
-    grid[0], grid[-1] = min(first, last), last  # exactly, not up to rounding
-    # The loss of the last evaluation at or before each budget.
-    rows = np.stack([losses[np.searchsorted(b, grid, side="right") - 1] for b, losses in studies])
-    return _Curve(grid, rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0))
+    return best_so_far(result.trials, [cost.cpu_seconds * unit for cost in result.costs])
 
 
 def _get_comparison_plot(info: _ComparisonInfo) -> go.Figure:
@@ -117,21 +89,7 @@ def _get_comparison_plot(info: _ComparisonInfo) -> go.Figure:
     )
     colors = _palette(info.curves)
     for tuner, curve in info.curves.items():
-        color = colors[tuner]
-        if np.any(curve.low < curve.high):
-            figure.add_trace(_band(curve, tuner, color), row=1, col=1)
-        figure.add_trace(
-            go.Scatter(
-                x=curve.budget,
-                y=curve.mean,
-                mode="lines",
-                line={"color": color, "width": 2.5},
-                name=tuner,
-                legendgroup=tuner,
-            ),
-            row=1,
-            col=1,
-        )
+        figure.add_traces(curve_traces(tuner, curve, colors[tuner]), rows=1, cols=1)
     for tuner, point in info.points.items():
         figure.add_trace(_dot(point, tuner, colors[tuner]), row=2, col=1)
     figure.update_xaxes(
@@ -150,20 +108,6 @@ def _get_comparison_plot(info: _ComparisonInfo) -> go.Figure:
 def _ticks(*steps: int) -> list[float]:
     """Return steps × powers of ten: what a reader expects on a logarithmic axis."""
     return [step * 10.0**power for power in range(-3, 4) for step in steps]
-
-
-def _band(curve: _Curve, tuner: str, color: str) -> go.Scatter:
-    return go.Scatter(
-        x=np.concatenate([curve.budget, curve.budget[::-1]]),
-        y=np.concatenate([curve.high, curve.low[::-1]]),
-        fill="toself",
-        fillcolor=color,
-        opacity=0.15,
-        line={"width": 0},
-        hoverinfo="skip",
-        legendgroup=tuner,
-        showlegend=False,
-    )
 
 
 def _dot(point: _Point, tuner: str, color: str) -> go.Scatter:
@@ -286,7 +230,7 @@ def _colored(figure: go.Figure, tuners: Sequence[str]) -> go.Figure:
 
 
 def _palette(tuners: Iterable[str]) -> dict[str, str]:
-    return {tuner: _COLORS[index % len(_COLORS)] for index, tuner in enumerate(tuners)}
+    return {tuner: COLORS[index % len(COLORS)] for index, tuner in enumerate(tuners)}
 
 
 def _styled(figure: go.Figure, height: int = 420) -> go.Figure:

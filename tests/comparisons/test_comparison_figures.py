@@ -3,33 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from comparisons._figures import _curve, _get_comparison_info, optuna_figures, plot_comparison
+from comparisons._figures import _get_comparison_info, optuna_figures, plot_comparison
 
 
 def test_curve_ends_at_the_budget_and_validation_loss_of_the_table(results: list) -> None:
     curve = _get_comparison_info(results).curves["random"]
-    assert curve.budget[-1] == pytest.approx(4.5)
+    assert curve.spent[-1] == pytest.approx(4.5)
     ends = [result.validation_loss for result in results if result.tuner == "random"]
     assert curve.mean[-1] == pytest.approx(np.mean(ends))
     assert (curve.low[-1], curve.high[-1]) == pytest.approx((min(ends), max(ends)))
-
-
-def test_curve_falls_only_when_an_evaluation_is_paid_for() -> None:
-    curve = _curve([(np.array([1.0, 2.0, 4.0]), np.array([0.9, 0.5, 0.1]))])
-    assert np.all(curve.mean[curve.budget < 2] == 0.9)
-    assert np.all(curve.mean[curve.budget < 4][-5:] == 0.5)
-    assert curve.mean[-1] == 0.1
-
-
-def test_a_search_that_has_ended_stays_at_its_best() -> None:
-    curve = _curve(
-        [
-            (np.array([1.0, 2.0]), np.array([0.9, 0.5])),
-            (np.array([1.0, 4.0]), np.array([0.7, 0.1])),
-        ]
-    )
-    assert curve.budget[-1] == 4
-    assert curve.mean[-1] == pytest.approx(0.3)
 
 
 def test_points_are_over_all_retrained_runs(results: list) -> None:
