@@ -14,6 +14,12 @@ from optuna_dstn._interception import Discovery
 from optuna_dstn._trial import DSTNTrial
 
 
+_NOT_READ = (
+    "no torch function reads it in training, or only as a plain number (float(h), 0.01 * h of an "
+    "int h: write h * 0.01)"
+)
+
+
 @dataclass(frozen=True)
 class Findings:
     """What the first step settled.
@@ -61,7 +67,7 @@ def settle(
     kept = {
         name: f"a plain integer in {_listed(met.plain_readers[name])}"
         if name in met.plain_readers
-        else "no torch function reads it in training"
+        else _NOT_READ
         for name in opened
         if name not in readers
     }

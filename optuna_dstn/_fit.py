@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from optuna_dstn._evaluation import LossFunction
@@ -49,7 +49,7 @@ def fit(
         train_loader: Training batches.
         valid_loader: Validation batches.
         epochs: Passes over ``train_loader``, at most; ≥ 1.
-        scheduler: Its ``step()`` is called after each epoch.
+        scheduler: Stepped after each epoch; ``ReduceLROnPlateau`` with the epoch's value.
         patience: Stop after this many epochs without a better value; ``None`` never stops.
         show_progress_bar: Show a bar over the epochs.
         **tuner_options: ``valid_loss_fn``, ``metric_fn``, ... as in :class:`Tuner`.
@@ -74,9 +74,11 @@ def fit(
                     f"The training loader yielded no batch in epoch {epoch}. Check the length of "
                     "its data set, and that it is no generator that has been used up."
                 )
-            if scheduler is not None:
-                scheduler.step()
             value = tuner.evaluate()
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(value)
+            elif scheduler is not None:
+                scheduler.step()
             trial.report(value, epoch)
             if tuner.best_value != best:
                 best, best_epoch = tuner.best_value, epoch

@@ -97,6 +97,7 @@ class HeldParameters:
         tuned = {} if self.final_values is None else self.final_values()
         values = {name: tuned.get(name, start) for name, (_, start) in self.open.items()}
         self.store(values)
+        self.final_values = None  # it holds on to the model
         return values
 
     def shown_in(self, frozen: FrozenTrial) -> FrozenTrial:

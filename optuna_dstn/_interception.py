@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter, IntHyperparameter
+from optuna_dstn._prediction import Prediction
 from optuna_dstn._response import Delta
 from optuna_dstn._rules import SHAPE_FUNCTIONS, PerExample, hyperparameter_rules, layer_rules
 
@@ -77,9 +79,13 @@ class Discovery(Interception):
         self.readers: dict[str, set[str]] = {}
         self.plain_readers: dict[str, set[str]] = {}
         self.layers: dict[int, bool] = {}
+        # Results computed from parameters and no data, by id; kept so that the id stays theirs.
+        self._of_parameters: dict[int, Tensor] = {}
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and self._is_of_parameters(args):
+            self._of_parameters[id(output)] = output
         rule = layer_rules.get(func)
         if rule is not None:
             for parameter in rule.responding(*args, **kwargs):
@@ -96,8 +102,22 @@ class Discovery(Interception):
             _require_sizes(func, numbers)
             _note(self.plain_readers, numbers, func)
         elif rule.is_active(*args, **kwargs):
+            if self._is_of_parameters(args):
+                raise HyperparameterError(
+                    f"Hyperparameter {_formulas(numbers)} meets the model's parameters alone in "
+                    f"{_name(func)}, where their response to it is not seen. For a penalty on "
+                    "weights give the optimizer weight_decay=h; otherwise write float(...) around "
+                    "it to leave it to the study's sampler."
+                )
             _note(self.readers, numbers, func)
         return self.call_with_values(func, args, kwargs)
+
+    def _is_of_parameters(self, args: tuple[Any, ...]) -> bool:
+        """Whether the arguments hold tensors, and all of them are functions of parameters alone."""
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        return bool(tensors) and all(
+            isinstance(t, Parameter) or id(t) in self._of_parameters for t in tensors
+        )
 
 
 class CurrentValues(Interception):
@@ -134,17 +154,23 @@ class Linearised(Interception):
     Args:
         values: Today's value of each hyperparameter.
         deltas: Δ of each responding parameter, by ``id(parameter)``.
+
+    Attributes:
+        prediction: Completes what the model returns.
     """
 
     def __init__(self, values: Mapping[str, float], deltas: Mapping[int, Delta]) -> None:
         super().__init__(values)
         self._deltas = deltas
+        self.prediction = Prediction()
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = layer_rules.get(func)
-        if rule is None:
-            return func(*args, **kwargs)
-        return rule.apply(self._deltas, *args, **kwargs)
+        if rule is not None:
+            return rule.apply(self._deltas, *args, **kwargs)
+        output = func(*args, **kwargs)
+        self.prediction.note(func, args, kwargs, output)
+        return output
 
 
 class PerturbedValues(Linearised):

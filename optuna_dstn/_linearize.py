@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import functools
 import threading
-from typing import Any
 import warnings
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
+
+from optuna_dstn._interception import Linearised
 
 
 # PyTorch allows one dual level in the whole process: trials that run in threads take turns.
@@ -26,7 +26,7 @@ _DUAL_LEVEL = threading.Lock()
 
 
 @contextmanager
-def linearised(model: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
+def linearised(model: nn.Module, mode: Linearised) -> Iterator[None]:
     """Make calls of ``model`` return its linearised prediction at the deltas of ``mode``.
 
     Inside, the parameters do not require grad: the result is differentiable in Δ alone, and second
@@ -36,17 +36,27 @@ def linearised(model: nn.Module, mode: TorchFunctionMode) -> Iterator[None]:
     Args:
         model: The user's model.
         mode: The interception whose layer rules make the duals.
+
+    Raises:
+        NotImplementedError: If an operation of the model has no derivative in forward mode.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     counts = {b: b.clone() for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
-    hook = model.register_forward_hook(_merge_output)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    hook = model.register_forward_hook(lambda _, __, output: mode.prediction.complete(output))
     try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         with _DUAL_LEVEL:
             _load_forward_formulas()
             with forward_ad.dual_level(), mode:
                 yield
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"The model uses an operation that PyTorch cannot differentiate in forward mode "
+            f"({str(error).splitlines()[0]}). Δ-STN needs that for every operation that follows a "
+            "responding layer: replace the operation (on CPU, an nn.LSTM or nn.RNN after a Linear "
+            "layer is one), or let no responding layer come before it."
+        ) from error
     finally:
         for buffer, count in counts.items():
             buffer.copy_(count)
@@ -75,21 +85,3 @@ def require_merged(loss: Tensor, source: str) -> None:
             "prediction is completed where the model itself returns: let the loss function call "
             "model(...), not model.some_method(...) or one of its layers."
         )
-
-
-def _merge_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-    return _merge(output)
-
-
-def _merge(output: Any) -> Any:
-    """Return ``output`` with every dual number (y, ẏ) in it replaced by y + ẏ."""
-    if isinstance(output, Tensor):
-        primal, tangent = forward_ad.unpack_dual(output)
-        return output if tangent is None else primal + tangent
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_merge(item) for item in output))
-    if isinstance(output, (tuple, list)):
-        return type(output)(_merge(item) for item in output)
-    if isinstance(output, dict):
-        return type(output)((key, _merge(item)) for key, item in output.items())
-    return output

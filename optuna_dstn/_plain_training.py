@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._batch import batch_size, mean_loss
 from optuna_dstn._evaluation import LossFunction
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, gradient_norm, require_finite
+from optuna_dstn._training import Training, clipped_gradient_norm, require_finite
 
 
 class PlainTraining(Training):
@@ -24,6 +24,7 @@ class PlainTraining(Training):
         model: The model.
         optimizer: Its optimizer.
         loss_fn: ``loss_fn(model, batch)``.
+        max_grad_norm: Clips the gradient to this norm; ``None`` does not.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class PlainTraining(Training):
         model: nn.Module,
         optimizer: Optimizer,
         loss_fn: LossFunction,
+        max_grad_norm: float | None = None,
     ) -> None:
         self._trial = trial
         self._model = model
         self._optimizer = optimizer
         self._loss_fn = loss_fn
+        self._max_grad_norm = max_grad_norm
         self.steps = 0
 
     def step(self, batch: Any) -> float:
@@ -45,7 +48,7 @@ class PlainTraining(Training):
         value = loss.item()
         require_finite(value, "training loss", self.steps, self.hyperparameters)
         loss.backward()
-        norm = gradient_norm(self._optimizer)
+        norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
         require_finite(norm, "gradient of the training loss", self.steps, self.hyperparameters)
         self._optimizer.step()
         self.steps += 1

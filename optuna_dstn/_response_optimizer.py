@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optuna_dstn._training import gradient_norm
-
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
@@ -59,11 +57,9 @@ class ResponseOptimizer:
                 "response_optimizer=lambda parameters: ..., which makes one."
             ) from error
 
-    def backward(self, loss: Tensor) -> float:
-        """Compute the gradient of ``loss`` and return its norm."""
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
         self.optimizer.zero_grad()
-        loss.backward()
-        return gradient_norm(self.optimizer)
 
     def step(self) -> None:
         """Take a step down the gradient, with the user's settings of today."""

@@ -43,12 +43,17 @@ from optuna_dstn._response import Response
 from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
 from optuna_dstn._space import Space
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, gradient_norm, require_finite
+from optuna_dstn._training import Training, clipped_gradient_norm, require_finite
 from optuna_dstn._trial import DSTNTrial
 from optuna_dstn._weight_decay import WeightDecay
 
 
 _VALID_LOSS = "The validation loss function"
+_CUT_OFF = (
+    "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
+    "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
+    "layers and its output."
+)
 
 # A child of Optuna's logger: optuna.logging.set_verbosity governs it.
 _logger = optuna.logging.get_logger("optuna.dstn")
@@ -69,6 +74,11 @@ class SelfTuning(Training):
         config: The method's settings.
         optimizer_factory: Makes the optimizer of the response from its tensors; ``None`` makes one
             of the same class and settings as ``optimizer``.
+        max_grad_norm: Clips the gradients of weights and response, each to this norm; ``None`` does
+            not.
+
+    Attributes:
+        hyperparameter_steps: Steps taken on the hyperparameters so far.
     """
 
     def __init__(
@@ -81,8 +91,10 @@ class SelfTuning(Training):
         valid_loss_fn: LossFunction,
         config: TunerConfig,
         optimizer_factory: OptimizerFactory | None,
+        max_grad_norm: float | None = None,
     ) -> None:
         self.steps = 0
+        self.hyperparameter_steps = 0
         self._trial = trial
         self._model = model
         self._optimizer = optimizer
@@ -90,6 +102,7 @@ class SelfTuning(Training):
         self._valid_loss_fn = valid_loss_fn
         self._config = config
         self._optimizer_factory = optimizer_factory
+        self._max_grad_norm = max_grad_norm
 
         self._weight_decay = WeightDecay(optimizer)
         _make_plain(optimizer)
@@ -134,7 +147,8 @@ class SelfTuning(Training):
         value = loss.item()
         self._require_finite(value, "training loss")
         loss.backward()
-        self._require_finite(gradient_norm(self._optimizer), "gradient of the training loss")
+        norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
+        self._require_finite(norm, "gradient of the training loss")
         self._optimizer.step()
         return value
 
@@ -148,9 +162,15 @@ class SelfTuning(Training):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
         loss = loss + self._weight_decay.response_loss(deltas, perturbed)
+        if not loss.requires_grad:
+            raise HyperparameterError(_CUT_OFF)
         self._require_finite(loss.item(), "training loss of the response")
-        norm = self._response_optimizer.backward(loss)
+        self._response_optimizer.zero_grad()
+        loss.backward()
+        norm = clipped_gradient_norm(self._response_optimizer.optimizer, self._max_grad_norm)
         self._require_finite(norm, "gradient of the response's training loss")
+        if not norm and not self.steps:
+            raise HyperparameterError(_CUT_OFF)
         self._response_optimizer.step()
 
     def _hyperparameter_step(self) -> None:
@@ -171,7 +191,8 @@ class SelfTuning(Training):
         for tensor, gradient in zip(self._trained, gradients, strict=True):
             tensor.grad = gradient
         self._hyper_optimizer.step()
-        self._read_values()
+        self.hyperparameter_steps += 1
+        self._set_values(self._space.current())
 
     # -- what the first step settles -------------------------------------------------------------
 
@@ -197,7 +218,6 @@ class SelfTuning(Training):
         self._hyper_optimizer = RMSprop(groups)
         self._trained = [tensor for group in groups for tensor in group["params"]]
         self._findings = findings
-        self._read_values()
 
         trial.store({name: opened[name][1] for name in findings.kept})
         trial.set_user_attr(START, start)
@@ -217,14 +237,25 @@ class SelfTuning(Training):
             )
         self._require_finite(loss.item(), "validation loss")
 
-    def _read_values(self) -> None:
-        self._values = {**self._values, **self._space.current()}
+    def _set_values(self, values: Mapping[str, float]) -> None:
+        self._values = {**self._values, **values}
         self._weight_decay.set(self._values)
 
     def _require_finite(self, value: float, what: str) -> None:
         require_finite(value, what, self.steps, self._values)
 
     # -- the Tuner's questions -------------------------------------------------------------------
+
+    def final_hyperparameters(self) -> dict[str, float]:
+        """Return the values at the end of the trial; warn if tuning never began."""
+        if self._findings is not None and not self.hyperparameter_steps:
+            _logger.warning(
+                f"Trial {self._trial.number} ended after {self.steps} steps, before its first step "
+                f"on the hyperparameters: {', '.join(self.tuned)} kept their start values. Train "
+                f"longer, or shorten TunerConfig(warmup_steps={self._config.warmup_steps}, "
+                f"train_steps={self._config.train_steps})."
+            )
+        return self.hyperparameters
 
     def reading_validation(self) -> AbstractContextManager[Any]:
         return ValidationValues(self._values)
@@ -249,6 +280,7 @@ class SelfTuning(Training):
             )
         return Summary(
             method=self._config.method,
+            hyperparameter_steps=self.hyperparameter_steps,
             tuned=self._findings.readers,
             kept=self._findings.kept,
             responding=self._response.names,
@@ -256,7 +288,10 @@ class SelfTuning(Training):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"steps": self.steps}
+        state: dict[str, Any] = {
+            "steps": self.steps,
+            "hyperparameter_steps": self.hyperparameter_steps,
+        }
         if self._findings is not None:
             state |= {
                 "valid_batches_drawn": self._valid_batches.drawn,
@@ -266,6 +301,7 @@ class SelfTuning(Training):
                     "responding": [list(group) for group in self._findings.responding],
                     "not_responding": dict(self._findings.not_responding),
                 },
+                "values": dict(self._values),
                 "raw": self._space.raw.detach().clone(),
                 "raw_scale": self._space.raw_scale.detach().clone(),
                 "response": self._response.state_dict(),
@@ -276,6 +312,7 @@ class SelfTuning(Training):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
+        self.hyperparameter_steps = state["hyperparameter_steps"]
         if "findings" not in state:
             return
         if self._findings is None:
@@ -287,7 +324,7 @@ class SelfTuning(Training):
         self._response_optimizer.load_state_dict(state["response_optimizer"])
         self._hyper_optimizer.load_state_dict(state["hyper_optimizer"])
         self._valid_batches.skip_to(state["valid_batches_drawn"])
-        self._read_values()
+        self._set_values(state["values"])
 
     def _restored_findings(self, saved: Mapping[str, Any]) -> Findings:
         missing = saved["readers"].keys() - self._trial.open_parameters.keys()

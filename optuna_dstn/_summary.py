@@ -14,6 +14,7 @@ class Summary:
         method: ``"delta-stn"``, or ``"plain"`` where the trial is no Δ-STN trial.
         tuned: For each tuned hyperparameter, the functions that read it.
         kept: For each other one, why it keeps the value that the sampler suggested.
+        hyperparameter_steps: Steps taken on the tuned ones so far; 0 during the warm-up.
         responding: Names of the model's parameters that respond to the hyperparameters.
         not_responding: For each other parameter, why it does not.
     """
@@ -21,6 +22,7 @@ class Summary:
     method: str
     tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
+    hyperparameter_steps: int = 0
     responding: tuple[str, ...] = ()
     not_responding: Mapping[str, str] = field(default_factory=dict)
 
@@ -29,6 +31,7 @@ class Summary:
             return "Plain training: every hyperparameter keeps the value that was suggested."
         total = len(self.responding) + len(self.not_responding)
         lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
+        lines[0] += f", {self.hyperparameter_steps} steps so far"
         lines += [f"  {name}  (in {', '.join(where)})" for name, where in self.tuned.items()]
         if self.kept:
             lines.append(f"{len(self.kept)} kept as suggested")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import math
 from typing import Any
 
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from optuna_dstn._errors import TrainingDivergedError
@@ -37,6 +37,10 @@ class Training(ABC):
     def hyperparameters(self) -> dict[str, float]:
         """Today's value of every numeric hyperparameter."""
 
+    def final_hyperparameters(self) -> dict[str, float]:
+        """Return the values at the end of the trial."""
+        return self.hyperparameters
+
     @property
     @abstractmethod
     def scales(self) -> dict[str, float]:
@@ -60,15 +64,27 @@ class Training(ABC):
         """Restore what :meth:`state_dict` returned."""
 
 
-def gradient_norm(optimizer: Optimizer) -> float:
-    """Return the norm of all gradients that ``optimizer`` is about to apply."""
-    gradients = [
-        parameter.grad
+def clipped_gradient_norm(optimizer: Optimizer, max_norm: float | None) -> float:
+    """Return the norm of all gradients that ``optimizer`` is about to apply, and clip them to it.
+
+    Args:
+        optimizer: It holds the parameters, after ``backward``.
+        max_norm: Gradients of a larger norm are scaled down to this one, as by
+            ``torch.nn.utils.clip_grad_norm_``; ``None`` leaves them.
+
+    Returns:
+        The norm before clipping.
+    """
+    parameters = [
+        parameter
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter.grad is not None and not parameter.grad.is_sparse
     ]
-    return get_total_norm(gradients).item()
+    norm = get_total_norm([parameter.grad for parameter in parameters])
+    if max_norm is not None:
+        clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm.item()
 
 
 def require_finite(
@@ -85,6 +101,6 @@ def require_finite(
     raise TrainingDivergedError(
         f"The {what} became {value} at step {steps} (hyperparameters: {settings or 'none'}). "
         "Nothing of it was applied, so the weights are still finite. Lower the optimizer's "
-        "learning rate, clip gradients, or narrow the ranges; give study.optimize(..., "
-        "catch=(TrainingDivergedError,)) to go on with other trials."
+        "learning rate, clip gradients (Tuner(max_grad_norm=...)), or narrow the ranges; give "
+        "study.optimize(..., catch=(TrainingDivergedError,)) to go on with other trials."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,8 @@ class Tuner:
             that has no study (``FixedTrial``).
         response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
             makes one of the class and settings of ``optimizer``.
+        max_grad_norm: Clips the gradient to this norm before each step, the response's likewise;
+            ``None`` does not.
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
@@ -80,6 +82,7 @@ class Tuner:
         metric_fn: LossFunction | None = None,
         direction: str | None = None,
         response_optimizer: OptimizerFactory | None = None,
+        max_grad_norm: float | None = None,
     ) -> None:
         _require_batches(valid_loader)
         _require_own_parameters(model, optimizer)
@@ -94,6 +97,7 @@ class Tuner:
 
         self._training: Training
         if isinstance(trial, DSTNTrial):
+            _require_eager(model)
             self._training = SelfTuning(
                 trial,
                 model,
@@ -103,11 +107,12 @@ class Tuner:
                 self._valid_loss_fn,
                 trial.config,
                 response_optimizer,
+                max_grad_norm,
             )
             trial.follow(self._final_hyperparameters)
             trial.set_user_attr(DIRECTION, self._direction)
         else:
-            self._training = PlainTraining(trial, model, optimizer, loss_fn)
+            self._training = PlainTraining(trial, model, optimizer, loss_fn, max_grad_norm)
 
     def step(self, batch: Any) -> float:
         """Train on one batch: in place of zero_grad, forward, backward and the optimizer's step.
@@ -209,7 +214,8 @@ class Tuner:
         return self._training.summary()
 
     def _final_hyperparameters(self) -> Mapping[str, float]:
-        return self.hyperparameters if self._best is None else self._best.hyperparameters
+        last = self._training.final_hyperparameters()
+        return last if self._best is None else self._best.hyperparameters
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer."""
@@ -245,7 +251,20 @@ def _copied_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def _require_eager(model: nn.Module) -> None:
+    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+        raise ValueError(
+            "The model is compiled, and torch.compile hides its layers from Δ-STN. Give the Tuner "
+            "the model itself; compile it for retraining at the tuned values."
+        )
+
+
 def _require_batches(loader: Iterable[Any]) -> None:
+    if isinstance(loader, Iterator):
+        raise ValueError(
+            "The validation loader is an iterator or a generator, which is used up after one pass. "
+            "Give something that can be iterated anew: a DataLoader, or list(...) of its batches."
+        )
     try:
         length = len(loader)  # type: ignore[arg-type]
     except TypeError:

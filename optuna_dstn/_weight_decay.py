@@ -6,14 +6,26 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._response import Delta
 
 
-_COUPLED = (SGD, Adam, RMSprop)
+_COUPLED = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop)
 
 
 class WeightDecay:
@@ -40,9 +52,9 @@ class WeightDecay:
             if not self._coupled or group.get("decoupled_weight_decay"):
                 raise HyperparameterError(
                     f"Hyperparameter {str(number.expression)!r} is the weight decay of "
-                    f"{type(optimizer).__name__}, whose decay is not a term of the loss, so it has "
-                    "no rule. Use SGD, Adam or RMSprop, or write float(...) around it to leave it "
-                    "to the study's sampler."
+                    f"{type(optimizer).__name__}, whose decay is not known to be a term of the "
+                    "loss, so it has no rule. Use SGD, Adam or RMSprop, or write float(...) around "
+                    "it to leave it to the study's sampler."
                 )
             self._numbers[index] = number
 

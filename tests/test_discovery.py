@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError
+from optuna_dstn._discovery import _NOT_READ
 from optuna_dstn._showing_storage import inner_storage
 
 
@@ -65,7 +66,7 @@ def test_the_first_step_finds_what_is_tuned_and_what_responds() -> None:
         "wd": ("SGD(weight_decay=)",),
     }
     assert summary.kept.keys() == {"unused", "lr"}
-    assert set(summary.kept.values()) == {"no torch function reads it in training"}
+    assert set(summary.kept.values()) == {_NOT_READ}
     assert set(summary.responding) == {"conv.weight", "conv.bias", "last.weight", "last.bias"}
     why = summary.not_responding
     assert why["frozen.weight"] == why["frozen.bias"] == "it does not require grad"
@@ -78,10 +79,10 @@ def test_the_summary_says_it_in_words() -> None:
     tuner = started(make, loss_fn, [BATCH])
     tuner.step(BATCH)
     text = str(tuner.summary())
-    assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient\n")
+    assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient, 0 steps so far\n")
     assert "  rate  (in torch.nn.functional.dropout)\n" in text
     assert "2 kept as suggested\n" in text
-    assert "  lr  (no torch function reads it in training)\n" in text
+    assert f"  lr  ({_NOT_READ})\n" in text
     assert "4 of 12 parameters respond\n" in text
     assert "  last.bias\n" in text
     assert "  frozen.weight  — no response: it does not require grad\n" in text

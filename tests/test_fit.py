@@ -106,3 +106,15 @@ def test_a_used_up_training_loader_is_named() -> None:
 def test_numbers_below_one_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=rf"fit\({option}=0\)"):
         run_fit(fixed_trial(), **{option: 0})
+
+
+def test_a_scheduler_that_watches_the_value_gets_it() -> None:
+    seen: list[float] = []
+
+    class Watching(torch.optim.lr_scheduler.ReduceLROnPlateau):
+        def step(self, metrics: float, epoch: int | None = None) -> None:  # type: ignore[override]
+            seen.append(metrics)
+
+    trial = dstn_trial()
+    run_fit(trial, make_scheduler=Watching)
+    assert seen == list(reported(trial).values())

@@ -136,3 +136,27 @@ def test_a_frozen_trial_knows_the_direction_of_its_metric() -> None:
     for batch in problem.train_loader:
         tuner.step(batch)
     assert tuner.best_value == max(first, tuner.evaluate())
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.1, 1e6])
+def test_clipping_is_that_of_torch(max_grad_norm: float) -> None:
+    problem = make_classification_problem()
+
+    def trained(by_hand: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        trial = TRIALS["FixedTrial"]()
+        model, optimizer = suggested(trial)
+        tuner = Tuner(
+            trial, model, optimizer, loss_fn, problem.valid_loader, max_grad_norm=max_grad_norm
+        )
+        for batch in problem.train_loader:
+            if by_hand:
+                optimizer.zero_grad()
+                loss_fn(model, batch).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+                optimizer.step()
+            else:
+                tuner.step(batch)
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    assert torch.equal(trained(by_hand=True), trained(by_hand=False))

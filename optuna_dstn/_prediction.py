@@ -1,0 +1,82 @@
+"""The linearised prediction y + ẏ, completed where the model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+
+
+class Prediction:
+    """Turns what a model returns in a linearised pass into what its loss should see.
+
+    An output that is a dual number (y, ẏ) becomes y + ẏ. Where the model itself ends with an output
+    activation or a loss (log-softmax, sigmoid, a cross entropy), that is applied *after* the
+    addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
+    One object serves one pass.
+    """
+
+    def __init__(self) -> None:
+        # By id of an output: the output, kept so that its id stays its own, and how to complete it.
+        self._ends: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
+
+    def note(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Remember a call that may turn out to be the end of the model."""
+        if not isinstance(output, Tensor):
+            return
+        if func in OUTPUT_FUNCTIONS or (
+            func in FOLLOWING_FUNCTIONS and any(id(argument) in self._ends for argument in args)
+        ):
+            self._ends[id(output)] = (
+                output,
+                lambda: func(*self._merged(args), **self._merged(kwargs)),
+            )
+
+    def complete(self, output: Any) -> Any:
+        """Return a model's output with every dual number in it completed.
+
+        Raises:
+            ValueError: If the model returns a loss of its own making.
+        """
+        return self._merged(output, of_model=True)
+
+    def _merged(self, value: Any, *, of_model: bool = False) -> Any:
+        if isinstance(value, Tensor):
+            return self._merged_tensor(value, of_model)
+
+        def merged(item: Any) -> Any:
+            return self._merged(item, of_model=of_model)
+
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [field.name for field in dataclasses.fields(value) if field.init]
+            return dataclasses.replace(value, **{f: merged(getattr(value, f)) for f in fields})
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(merged(item) for item in value))
+        if isinstance(value, (tuple, list)):
+            return type(value)(merged(item) for item in value)
+        if isinstance(value, dict):
+            return type(value)((key, merged(item)) for key, item in value.items())
+        return value
+
+    def _merged_tensor(self, tensor: Tensor, of_model: bool) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(tensor)
+        if tangent is None:
+            return tensor
+        if id(tensor) in self._ends:
+            _, complete = self._ends[id(tensor)]
+            return complete()
+        if of_model and not tensor.ndim:
+            raise ValueError(
+                "The model returns a scalar that depends on its layers, a loss of its own making, "
+                "which cannot be linearised. Return predictions from the model and compute the "
+                "loss in loss_fn, or compute it there by functions of torch.nn.functional alone."
+            )
+        merged: Tensor = primal + tangent
+        return merged
