@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import nn
@@ -35,6 +36,28 @@ class Findings:
     kept: Mapping[str, str]
     responding: tuple[Mapping[str, nn.Parameter], ...]
     not_responding: Mapping[str, str]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the findings as plain values, parameters by name."""
+        return {
+            "readers": dict(self.readers),
+            "kept": dict(self.kept),
+            "responding": [list(group) for group in self.responding],
+            "not_responding": dict(self.not_responding),
+        }
+
+    @classmethod
+    def restored(
+        cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
+    ) -> Findings:
+        """Return what :meth:`state_dict` saved, for this model and these open hyperparameters."""
+        parameters = dict(model.named_parameters())
+        return cls(
+            readers=saved["readers"],
+            kept={name: why for name, why in saved["kept"].items() if name in opened},
+            responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
+            not_responding=saved["not_responding"],
+        )
 
 
 def settle(

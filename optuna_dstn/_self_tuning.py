@@ -21,10 +21,11 @@ from typing import Any
 import optuna
 import torch
 from torch import nn
-from torch.optim import Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from optuna_dstn._attributes import CONFIG, START, TUNED
 from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
+from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._discovery import Findings, settle
 from optuna_dstn._errors import HyperparameterError
@@ -39,9 +40,7 @@ from optuna_dstn._interception import (
     ValidationValues,
 )
 from optuna_dstn._linearize import linearised, require_merged
-from optuna_dstn._response import Response
-from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
-from optuna_dstn._space import Space
+from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training, clipped_gradient_norm, require_finite
 from optuna_dstn._trial import DSTNTrial
@@ -111,17 +110,17 @@ class SelfTuning(Training):
         }
         self._weight_decay.set(self._values)
         self._valid_batches = EndlessBatches(valid_loader)
-        self._findings: Findings | None = None
+        self._state: BilevelState | None = None
 
     # -- the three steps -------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
         examples = batch_size(batch)
-        if self._findings is None:
+        if self._state is None:
             loss = self._discovering_weight_step(batch, examples)
         else:
-            self._space.require_same_place(self._model)
-            mode = CurrentValues(self._values, frozenset(self._space.names))
+            self._state.space.require_same_place(self._model)
+            mode = CurrentValues(self._values, frozenset(self.tuned))
             loss = self._weight_step(mode, batch, examples)
         self._response_step(batch, examples)
         self.steps += 1
@@ -129,15 +128,6 @@ class SelfTuning(Training):
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
             for _ in range(self._config.valid_steps):
                 self._hyperparameter_step()
-        return loss
-
-    def _discovering_weight_step(self, batch: Any, examples: int) -> float:
-        """Take the first weight step, and settle what is tuned and what responds."""
-        met = Discovery(self._values, examples)
-        loss = self._weight_step(met, batch, examples)
-        findings = settle(met, self._weight_decay.names, self._trial, self._model, self._optimizer)
-        self._check_validation_loss()
-        self._start(findings)
         return loss
 
     def _weight_step(self, mode: Interception, batch: Any, examples: int) -> float:
@@ -153,11 +143,11 @@ class SelfTuning(Training):
         return value
 
     def _response_step(self, batch: Any, examples: int) -> None:
-        space = self._space
+        state = self._settled
         with torch.no_grad():
-            perturbation = space.perturbation(examples)
-            perturbed = space.columns(space.constrain(space.raw + perturbation))
-        deltas = self._response.deltas(perturbation)
+            perturbation = state.space.perturbation(examples)
+            perturbed = state.space.columns(state.space.constrain(state.space.raw + perturbation))
+        deltas = state.response.deltas(perturbation)
         with linearised(self._model, PerturbedValues(self._values, deltas, perturbed)):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
@@ -165,68 +155,52 @@ class SelfTuning(Training):
         if not loss.requires_grad:
             raise HyperparameterError(_CUT_OFF)
         self._require_finite(loss.item(), "training loss of the response")
-        self._response_optimizer.zero_grad()
+        state.response_optimizer.zero_grad()
         loss.backward()
-        norm = clipped_gradient_norm(self._response_optimizer.optimizer, self._max_grad_norm)
+        norm = clipped_gradient_norm(state.response_optimizer.optimizer, self._max_grad_norm)
         self._require_finite(norm, "gradient of the response's training loss")
         if not norm and not self.steps:
             raise HyperparameterError(_CUT_OFF)
-        self._response_optimizer.step()
+        state.response_optimizer.step()
 
     def _hyperparameter_step(self) -> None:
+        state = self._settled
         batch = next(self._valid_batches)
         examples = batch_size(batch)
-        space = self._space
         # Its value is ε; its derivative with respect to λ is the identity.
-        point = space.raw - space.raw.detach() + space.perturbation(examples)
-        deltas = self._response.deltas(point)
-        mode = LinearisedValidation(self._values, deltas)
+        raw = state.space.raw
+        point = raw - raw.detach() + state.space.perturbation(examples)
+        mode = LinearisedValidation(self._values, state.response.deltas(point))
         with evaluating(self._model), linearised(self._model, mode):
             loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             require_merged(loss, _VALID_LOSS)
-        objective = loss - self._config.entropy_weight * space.entropy()
+        objective = loss - self._config.entropy_weight * state.space.entropy()
         self._require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
-        gradients = torch.autograd.grad(objective, self._trained)
+        gradients = torch.autograd.grad(objective, state.trained)
         self._require_finite(torch.cat(gradients).sum().item(), "hypergradient")
-        for tensor, gradient in zip(self._trained, gradients, strict=True):
+        for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient
-        self._hyper_optimizer.step()
+        state.hyper_optimizer.step()
         self.hyperparameter_steps += 1
-        self._set_values(self._space.current())
+        self._set_values(state.space.current())
+
+    def _set_values(self, values: Mapping[str, float]) -> None:
+        self._values = {**self._values, **values}
+        self._weight_decay.set(self._values)
+
+    def _require_finite(self, value: float, what: str) -> None:
+        require_finite(value, what, self.steps, self._values)
 
     # -- what the first step settles -------------------------------------------------------------
 
-    def _start(self, findings: Findings) -> None:
-        """Make λ, the response and their optimizers, and store what is settled."""
-        trial, config = self._trial, self._config
-        opened = trial.open_parameters
-        start = {name: opened[name][1] for name in findings.readers}
-        weights = next(p for group in findings.responding for p in group.values())
-        self._space = Space(
-            {name: opened[name][0] for name in findings.readers},
-            start,
-            scale=config.initial_scale,
-            like=weights.detach(),
-        )
-        self._response = Response(findings.responding, len(self._space))
-        self._response_optimizer = ResponseOptimizer(
-            self._response.parameter_groups(), self._optimizer, self._optimizer_factory
-        )
-        groups: list[dict[str, Any]] = [{"params": [self._space.raw], "lr": config.hyper_lr}]
-        if config.tune_scale:
-            groups.append({"params": [self._space.raw_scale], "lr": config.scale_lr})
-        self._hyper_optimizer = RMSprop(groups)
-        self._trained = [tensor for group in groups for tensor in group["params"]]
-        self._findings = findings
-
-        trial.store({name: opened[name][1] for name in findings.kept})
-        trial.set_user_attr(START, start)
-        trial.set_user_attr(TUNED, list(self._space.names))
-        trial.set_user_attr(CONFIG, asdict(config))
-        _logger.info(
-            f"Trial {trial.number}: {config.method} tunes {', '.join(self._space.names)}"
-            + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
-        )
+    def _discovering_weight_step(self, batch: Any, examples: int) -> float:
+        """Take the first weight step, and settle what is tuned and what responds."""
+        met = Discovery(self._values, examples)
+        loss = self._weight_step(met, batch, examples)
+        findings = settle(met, self._weight_decay.names, self._trial, self._model, self._optimizer)
+        self._check_validation_loss()
+        self._start(findings)
+        return loss
 
     def _check_validation_loss(self) -> None:
         """Meet every mistake in the validation loss now, not after the warm-up."""
@@ -237,18 +211,32 @@ class SelfTuning(Training):
             )
         self._require_finite(loss.item(), "validation loss")
 
-    def _set_values(self, values: Mapping[str, float]) -> None:
-        self._values = {**self._values, **values}
-        self._weight_decay.set(self._values)
+    def _start(self, findings: Findings) -> BilevelState:
+        """Begin to tune, and store with the trial what is settled."""
+        trial, config = self._trial, self._config
+        opened = trial.open_parameters
+        state = BilevelState(findings, opened, self._optimizer, config, self._optimizer_factory)
+        self._state = state
+        trial.store({name: opened[name][1] for name in findings.kept})
+        trial.set_user_attr(START, {name: opened[name][1] for name in state.space.names})
+        trial.set_user_attr(TUNED, list(state.space.names))
+        trial.set_user_attr(CONFIG, asdict(config))
+        _logger.info(
+            f"Trial {trial.number}: {config.method} tunes {', '.join(state.space.names)}"
+            + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
+        )
+        return state
 
-    def _require_finite(self, value: float, what: str) -> None:
-        require_finite(value, what, self.steps, self._values)
+    @property
+    def _settled(self) -> BilevelState:
+        assert self._state is not None, "only the first weight step comes before"
+        return self._state
 
     # -- the Tuner's questions -------------------------------------------------------------------
 
     def final_hyperparameters(self) -> dict[str, float]:
         """Return the values at the end of the trial; warn if tuning never began."""
-        if self._findings is not None and not self.hyperparameter_steps:
+        if self._state is not None and not self.hyperparameter_steps:
             _logger.warning(
                 f"Trial {self._trial.number} ended after {self.steps} steps, before its first step "
                 f"on the hyperparameters: {', '.join(self.tuned)} kept their start values. Train "
@@ -266,14 +254,14 @@ class SelfTuning(Training):
 
     @property
     def scales(self) -> dict[str, float]:
-        return {} if self._findings is None else self._space.current_scale()
+        return {} if self._state is None else self._state.space.current_scale()
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        return () if self._findings is None else self._space.names
+        return () if self._state is None else self._state.space.names
 
     def summary(self) -> Summary:
-        if self._findings is None:
+        if self._state is None:
             raise RuntimeError(
                 "What is tuned and what responds is found in the first step: call "
                 "Tuner.step(batch) before Tuner.summary()."
@@ -281,50 +269,35 @@ class SelfTuning(Training):
         return Summary(
             method=self._config.method,
             hyperparameter_steps=self.hyperparameter_steps,
-            tuned=self._findings.readers,
-            kept=self._findings.kept,
-            responding=self._response.names,
-            not_responding=self._findings.not_responding,
+            tuned=self._state.findings.readers,
+            kept=self._state.findings.kept,
+            responding=self._state.response.names,
+            not_responding=self._state.findings.not_responding,
         )
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "steps": self.steps,
             "hyperparameter_steps": self.hyperparameter_steps,
+            "values": dict(self._values),
+            "valid_batches_drawn": self._valid_batches.drawn,
         }
-        if self._findings is not None:
+        if self._state is not None:
             state |= {
-                "valid_batches_drawn": self._valid_batches.drawn,
-                "findings": {
-                    "readers": dict(self._findings.readers),
-                    "kept": dict(self._findings.kept),
-                    "responding": [list(group) for group in self._findings.responding],
-                    "not_responding": dict(self._findings.not_responding),
-                },
-                "values": dict(self._values),
-                "raw": self._space.raw.detach().clone(),
-                "raw_scale": self._space.raw_scale.detach().clone(),
-                "response": self._response.state_dict(),
-                "response_optimizer": self._response_optimizer.state_dict(),
-                "hyper_optimizer": self._hyper_optimizer.state_dict(),
+                "findings": self._state.findings.state_dict(),
+                "bilevel": self._state.state_dict(),
             }
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "findings" in state:
+            if self._state is None:
+                self._start(self._restored_findings(state["findings"]))
+            self._settled.load_state_dict(state["bilevel"])
+            self._set_values(state["values"])
         self.steps = state["steps"]
         self.hyperparameter_steps = state["hyperparameter_steps"]
-        if "findings" not in state:
-            return
-        if self._findings is None:
-            self._start(self._restored_findings(state["findings"]))
-        with torch.no_grad():
-            self._space.raw.copy_(state["raw"])
-            self._space.raw_scale.copy_(state["raw_scale"])
-        self._response.load_state_dict(state["response"])
-        self._response_optimizer.load_state_dict(state["response_optimizer"])
-        self._hyper_optimizer.load_state_dict(state["hyper_optimizer"])
         self._valid_batches.skip_to(state["valid_batches_drawn"])
-        self._set_values(state["values"])
 
     def _restored_findings(self, saved: Mapping[str, Any]) -> Findings:
         missing = saved["readers"].keys() - self._trial.open_parameters.keys()
@@ -345,13 +318,7 @@ class SelfTuning(Training):
                 "holds a plain number there. Make the Tuner before optimizer.load_state_dict(...), "
                 "which overwrites the suggested one."
             )
-        parameters = dict(self._model.named_parameters())
-        return Findings(
-            readers=saved["readers"],
-            kept={n: why for n, why in saved["kept"].items() if n in self._trial.open_parameters},
-            responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
-            not_responding=saved["not_responding"],
-        )
+        return Findings.restored(saved, self._model, self._trial.open_parameters)
 
 
 def _make_plain(optimizer: Optimizer) -> None:

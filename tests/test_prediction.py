@@ -48,8 +48,8 @@ def tuned(end: Any, loss_fn: Any, classes: int = 3) -> tuple[Tensor, Tensor]:
     for _ in range(STEPS):
         tuner.step((X, Y))
     training: Any = tuner._training
-    return training._space.raw.detach(), torch.cat(
-        [direction.flatten() for direction in training._response.parameters()]
+    return training._settled.space.raw.detach(), torch.cat(
+        [direction.flatten() for direction in training._settled.response.parameters()]
     ).detach()
 
 

@@ -215,7 +215,7 @@ def jacobian(tuner: Tuner, model: nn.Module) -> Tensor:
     """Θ, (FEATURES, h): what the response makes of each unit vector of λ."""
     training: Any = tuner._training
     count = len(tuner.tuned)
-    deltas = training._response.deltas(torch.eye(count, dtype=torch.float64))
+    deltas = training._settled.response.deltas(torch.eye(count, dtype=torch.float64))
     rows = [
         (deltas[id(p)].gate[:, :, None] * deltas[id(p)].direction).flatten(1)
         for p in model.parameters()
@@ -299,7 +299,7 @@ def test_the_hypergradient_points_where_the_exact_one_does(settled: Settled) -> 
     total = torch.zeros_like(exact)
     for _ in range(200):
         training._hyperparameter_step()
-        total += training._space.raw.grad
+        total += training._settled.space.raw.grad
     cosine = F.cosine_similarity(total, exact, dim=0).item()
     ratio = (total / 200).norm() / exact.norm()
     print(f"hypergradient: cosine {cosine:.5f}, length {ratio:.4f}")

@@ -62,7 +62,7 @@ class Tuned:
         )
         self.tuner.step(batch())
         self.training: Any = self.tuner._training
-        self.space, self.response = self.training._space, self.training._response
+        self.space, self.response = self.training._settled.space, self.training._settled.response
         with torch.no_grad():
             for tensor in self.response.parameters():
                 tensor.normal_()
@@ -240,7 +240,7 @@ def test_the_responses_optimizer_follows_the_users_schedule() -> None:
     training: Any = tuner._training
     for step in range(3):
         tuner.step(batch(step))
-        (group,) = training._response_optimizer.optimizer.param_groups
+        (group,) = training._settled.response_optimizer.optimizer.param_groups
         assert group["lr"] == pytest.approx(0.1 * 0.5**step)
         assert (group["momentum"], group["weight_decay"]) == (0.9, 0.0)
         scheduler.step()
