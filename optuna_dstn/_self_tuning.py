@@ -211,7 +211,7 @@ class SelfTuning(Training):
             )
         self._require_finite(loss.item(), "validation loss")
 
-    def _start(self, findings: Findings) -> BilevelState:
+    def _start(self, findings: Findings) -> None:
         """Begin to tune, and store with the trial what is settled."""
         trial, config = self._trial, self._config
         opened = trial.open_parameters
@@ -225,7 +225,6 @@ class SelfTuning(Training):
             f"Trial {trial.number}: {config.method} tunes {', '.join(state.space.names)}"
             + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
         )
-        return state
 
     @property
     def _settled(self) -> BilevelState:
