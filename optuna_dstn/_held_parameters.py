@@ -70,8 +70,13 @@ class HeldParameters:
         return {
             name: (distribution, start)
             for name, (distribution, start) in list(self._open.items())
-            if not isinstance(distribution, CategoricalDistribution)
+            if self.is_open(name)
         }
+
+    def is_open(self, name: str) -> bool:
+        """Whether ``name`` is a number that is not stored yet."""
+        held = self._open.get(name)
+        return held is not None and not isinstance(held[0], CategoricalDistribution)
 
     def store(self, values: Mapping[str, float]) -> None:
         """Write open numbers, at ``values``, and every category; they are open no longer."""

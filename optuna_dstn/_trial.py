@@ -83,7 +83,7 @@ class DSTNTrial(optuna.Trial):
         return {name: self._tracked(name, value) for name, value in super().params.items()}
 
     def _tracked(self, name: str, value: Any) -> Any:
-        return hyperparameter(value, Symbol(name)) if name in self.held.open else value
+        return hyperparameter(value, Symbol(name)) if self.held.is_open(name) else value
 
     # -- the Tuner's side ------------------------------------------------------------------------
 
