@@ -10,10 +10,10 @@ import optuna
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._batch import batch_size, mean_loss
+from optuna_dstn._batch import batch_size
 from optuna_dstn._evaluation import LossFunction
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, clipped_gradient_norm, require_finite
+from optuna_dstn._training import Training
 
 
 class PlainTraining(Training):
@@ -35,22 +35,11 @@ class PlainTraining(Training):
         loss_fn: LossFunction,
         max_grad_norm: float | None = None,
     ) -> None:
+        super().__init__(model, optimizer, loss_fn, max_grad_norm)
         self._trial = trial
-        self._model = model
-        self._optimizer = optimizer
-        self._loss_fn = loss_fn
-        self._max_grad_norm = max_grad_norm
-        self.steps = 0
 
     def step(self, batch: Any) -> float:
-        self._optimizer.zero_grad()
-        loss = mean_loss(self._loss_fn(self._model, batch), batch_size(batch), "loss_fn")
-        value = loss.item()
-        require_finite(value, "training loss", self.steps, self.hyperparameters)
-        loss.backward()
-        norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
-        require_finite(norm, "gradient of the training loss", self.steps, self.hyperparameters)
-        self._optimizer.step()
+        value = self._weight_step(nullcontext(), batch, batch_size(batch))
         self.steps += 1
         return value
 

@@ -34,7 +34,6 @@ from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import (
     CurrentValues,
     Discovery,
-    Interception,
     LinearisedValidation,
     PerturbedValues,
     ValidationValues,
@@ -42,7 +41,7 @@ from optuna_dstn._interception import (
 from optuna_dstn._linearize import linearised, require_merged
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, clipped_gradient_norm, require_finite
+from optuna_dstn._training import Training, clipped_gradient_norm
 from optuna_dstn._trial import DSTNTrial
 from optuna_dstn._weight_decay import WeightDecay
 
@@ -92,16 +91,12 @@ class SelfTuning(Training):
         optimizer_factory: OptimizerFactory | None,
         max_grad_norm: float | None = None,
     ) -> None:
-        self.steps = 0
+        super().__init__(model, optimizer, loss_fn, max_grad_norm)
         self.hyperparameter_steps = 0
         self._trial = trial
-        self._model = model
-        self._optimizer = optimizer
-        self._loss_fn = loss_fn
         self._valid_loss_fn = valid_loss_fn
         self._config = config
         self._optimizer_factory = optimizer_factory
-        self._max_grad_norm = max_grad_norm
 
         self._weight_decay = WeightDecay(optimizer)
         _make_plain(optimizer)
@@ -130,18 +125,6 @@ class SelfTuning(Training):
                 self._hyperparameter_step()
         return loss
 
-    def _weight_step(self, mode: Interception, batch: Any, examples: int) -> float:
-        self._optimizer.zero_grad()
-        with mode:
-            loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
-        value = loss.item()
-        self._require_finite(value, "training loss")
-        loss.backward()
-        norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
-        self._require_finite(norm, "gradient of the training loss")
-        self._optimizer.step()
-        return value
-
     def _response_step(self, batch: Any, examples: int) -> None:
         state = self._settled
         with torch.no_grad():
@@ -154,11 +137,11 @@ class SelfTuning(Training):
         loss = loss + self._weight_decay.response_loss(deltas, perturbed)
         if not loss.requires_grad:
             raise HyperparameterError(_CUT_OFF)
-        self._require_finite(loss.item(), "training loss of the response")
+        self.require_finite(loss.item(), "training loss of the response")
         state.response_optimizer.zero_grad()
         loss.backward()
         norm = clipped_gradient_norm(state.response_optimizer.optimizer, self._max_grad_norm)
-        self._require_finite(norm, "gradient of the response's training loss")
+        self.require_finite(norm, "gradient of the response's training loss")
         if not norm and not self.steps:
             raise HyperparameterError(_CUT_OFF)
         state.response_optimizer.step()
@@ -175,9 +158,9 @@ class SelfTuning(Training):
             loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             require_merged(loss, _VALID_LOSS)
         objective = loss - self._config.entropy_weight * state.space.entropy()
-        self._require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
+        self.require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
         gradients = torch.autograd.grad(objective, state.trained)
-        self._require_finite(torch.cat(gradients).sum().item(), "hypergradient")
+        self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient
         state.hyper_optimizer.step()
@@ -187,9 +170,6 @@ class SelfTuning(Training):
     def _set_values(self, values: Mapping[str, float]) -> None:
         self._values = {**self._values, **values}
         self._weight_decay.set(self._values)
-
-    def _require_finite(self, value: float, what: str) -> None:
-        require_finite(value, what, self.steps, self._values)
 
     # -- what the first step settles -------------------------------------------------------------
 
@@ -209,7 +189,7 @@ class SelfTuning(Training):
             loss = mean_loss(
                 self._valid_loss_fn(self._model, batch), batch_size(batch), _VALID_LOSS
             )
-        self._require_finite(loss.item(), "validation loss")
+        self.require_finite(loss.item(), "validation loss")
 
     def _start(self, findings: Findings) -> None:
         """Begin to tune, and store with the trial what is settled."""

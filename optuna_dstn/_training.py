@@ -8,25 +8,78 @@ from contextlib import AbstractContextManager
 import math
 from typing import Any
 
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from optuna_dstn._batch import mean_loss
 from optuna_dstn._errors import TrainingDivergedError
+from optuna_dstn._evaluation import LossFunction
 from optuna_dstn._summary import Summary
 
 
 class Training(ABC):
     """One trial's training, a batch at a time.
 
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        loss_fn: ``loss_fn(model, batch)`` on training batches.
+        max_grad_norm: Clips each gradient to this norm; ``None`` does not.
+
     Attributes:
         steps: Weight steps taken so far.
     """
 
-    steps: int
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFunction,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.steps = 0
+        self._model = model
+        self._optimizer = optimizer
+        self._loss_fn = loss_fn
+        self._max_grad_norm = max_grad_norm
 
     @abstractmethod
     def step(self, batch: Any) -> float:
         """Train on one batch and return its training loss, before the step."""
+
+    def _weight_step(
+        self, reading: AbstractContextManager[Any], batch: Any, examples: int
+    ) -> float:
+        """Take a step of an ordinary training loop, its loss computed in the context given."""
+        self._optimizer.zero_grad()
+        with reading:
+            loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
+        value = loss.item()
+        self.require_finite(value, "training loss")
+        loss.backward()
+        norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
+        self.require_finite(norm, "gradient of the training loss")
+        self._optimizer.step()
+        return value
+
+    def require_finite(self, value: float, what: str) -> None:
+        """Raise if a loss, or the norm of its gradient, is NaN or infinite.
+
+        Raises:
+            TrainingDivergedError: With the step and the hyperparameters.
+        """
+        if math.isfinite(value):
+            return
+        numbers = self.hyperparameters.items()
+        settings = ", ".join(f"{name}={number:.6g}" for name, number in numbers)
+        raise TrainingDivergedError(
+            f"The {what} became {value} at step {self.steps} (hyperparameters: "
+            f"{settings or 'none'}). Nothing of it was applied, so the weights are still finite. "
+            "Lower the optimizer's learning rate, clip gradients (Tuner(max_grad_norm=...)), or "
+            "narrow the ranges; give study.optimize(..., catch=(TrainingDivergedError,)) to go on "
+            "with other trials."
+        )
 
     @abstractmethod
     def reading_validation(self) -> AbstractContextManager[Any]:
@@ -85,22 +138,3 @@ def clipped_gradient_norm(optimizer: Optimizer, max_norm: float | None) -> float
     if max_norm is not None:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm.item()
-
-
-def require_finite(
-    value: float, what: str, steps: int, hyperparameters: Mapping[str, float]
-) -> None:
-    """Raise if a loss, or the norm of its gradient, is NaN or infinite.
-
-    Raises:
-        TrainingDivergedError: With the step and the hyperparameters.
-    """
-    if math.isfinite(value):
-        return
-    settings = ", ".join(f"{name}={number:.6g}" for name, number in hyperparameters.items())
-    raise TrainingDivergedError(
-        f"The {what} became {value} at step {steps} (hyperparameters: {settings or 'none'}). "
-        "Nothing of it was applied, so the weights are still finite. Lower the optimizer's "
-        "learning rate, clip gradients (Tuner(max_grad_norm=...)), or narrow the ranges; give "
-        "study.optimize(..., catch=(TrainingDivergedError,)) to go on with other trials."
-    )

@@ -19,7 +19,7 @@ from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
 from optuna_dstn._self_tuning import SelfTuning
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, require_finite
+from optuna_dstn._training import Training
 from optuna_dstn._trial import DSTNTrial
 
 
@@ -154,17 +154,18 @@ class Tuner:
                 is_metric=is_metric,
             )
         what = "metric" if is_metric else "validation loss"
-        require_finite(value, what, self._training.steps, self.hyperparameters)
+        self._training.require_finite(value, what)
         if loader is None:
             self._record(value)
         return value
 
     def _record(self, value: float) -> None:
         training = self._training
+        values = training.hyperparameters
         if self._best is None or self._is_better(value, self._best.value):
-            self._best = _Best(value, training.hyperparameters, _copied_state(self._model))
+            self._best = _Best(value, values, _copied_state(self._model))
         if isinstance(self._trial, DSTNTrial):
-            tuned = {name: training.hyperparameters[name] for name in training.tuned}
+            tuned = {name: values[name] for name in training.tuned}
             self._schedule.append(training.steps, value, tuned, training.scales)
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
