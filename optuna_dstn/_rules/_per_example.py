@@ -11,10 +11,11 @@ from optuna_dstn._errors import HyperparameterError
 
 @dataclass(frozen=True)
 class PerExample:
-    """One value of a hyperparameter, or of a formula over several, for each of B examples.
+    """One value of a hyperparameter, or of what was computed from several, for each of B examples.
 
     Attributes:
-        values: Shape (B,).
+        values: Shape (B, *s), where s is the shape that the user's code sees: () for a number, (C,)
+            for a tensor of C class weights.
         formula: What it is, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
         function: Where it was met, for messages: ``"torch.nn.functional.dropout"``.
     """
@@ -24,12 +25,16 @@ class PerExample:
     function: str
 
     def like(self, input: Tensor) -> Tensor:
-        """Return the values along the first axis of ``input``: shape (B, 1, ..., 1).
+        """Return the values so that they broadcast against ``input``, example by example.
+
+        Returns:
+            Shape (B, 1, ..., 1, *s), of as many axes as ``input`` or one more than s, whichever is
+            larger.
 
         Raises:
             HyperparameterError: If the first axis of ``input`` is not the batch.
         """
-        examples = self.values.shape[0]
+        examples, *shape = self.values.shape
         if input.ndim == 0 or input.shape[0] != examples:
             raise HyperparameterError(
                 f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
@@ -38,4 +43,5 @@ class PerExample:
                 "there (return one loss per example rather than their mean, for instance), or "
                 f"write float(...) around {self.formula} to leave it untuned."
             )
-        return self.values.view(examples, *[1] * (input.ndim - 1))
+        between = max(input.ndim - 1 - len(shape), 0)
+        return self.values.view(examples, *[1] * between, *shape)

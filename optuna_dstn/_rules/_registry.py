@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
+
+from optuna_dstn._rules._domain import Domain
 
 
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
@@ -16,10 +19,13 @@ class HyperparameterRule(NamedTuple):
         apply: Called as the torch function, with each hyperparameter as a ``PerExample``.
         is_active: Called as the torch function: does it read the hyperparameter in this call?
             (Dropout outside training does not.)
+        domain: Where an argument makes sense, by the name it has in ``apply``: a search range
+            that leaves it is an error.
     """
 
     apply: Callable[..., Any]
     is_active: Callable[..., bool]
+    domain: Mapping[str, Domain]
 
 
 class LayerRule(NamedTuple):
@@ -49,14 +55,19 @@ def _nothing(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return ()
 
 
+_ANYWHERE: Mapping[str, Domain] = MappingProxyType({})
+
+
 def hyperparameter_rule(
-    *functions: Callable[..., Any], is_active: Callable[..., bool] = _always
+    *functions: Callable[..., Any],
+    is_active: Callable[..., bool] = _always,
+    domain: Mapping[str, Domain] = _ANYWHERE,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register the decorated function as the per-example form of torch ``functions``."""
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            hyperparameter_rules[function] = HyperparameterRule(apply, is_active)
+            hyperparameter_rules[function] = HyperparameterRule(apply, is_active, domain)
         return apply
 
     return register

@@ -1,0 +1,33 @@
+"""Where an argument of a torch function makes sense, so that a search range can be checked."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+
+class Domain(NamedTuple):
+    """An interval; its ends belong to it unless they are said to be open.
+
+    Attributes:
+        low: The lower end.
+        high: The upper end.
+        low_open: Whether ``low`` itself is outside.
+        high_open: Whether ``high`` itself is outside.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        assert isinstance(value, (int, float))
+        above = self.low < value if self.low_open else self.low <= value
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or math.isinf(self.low) else "["
+        right = ")" if self.high_open or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
