@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer, RMSprop
 
 from optuna_dstn._config import TunerConfig
-from optuna_dstn._discovery import Findings
+from optuna_dstn._findings import Findings
 from optuna_dstn._response import Response
 from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
 from optuna_dstn._space import Space

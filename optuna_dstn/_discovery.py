@@ -1,179 +1,237 @@
-"""From what the first step met to what is tuned, what is kept and what responds."""
+"""The first weight step: what reads hyperparameters, and what would respond to them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+import inspect
+import itertools
+from typing import Any, NamedTuple
 
-from optuna.distributions import BaseDistribution, FloatDistribution
-from torch import nn
-from torch.optim import Optimizer
+from optuna.distributions import BaseDistribution
+from torch import Tensor
+from torch.nn import Parameter
 
-from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
-from optuna_dstn._interception import Discovery
-from optuna_dstn._trial import DSTNTrial
-
-
-_NOT_READ = (
-    "no torch function reads it in training, or only as a plain number (float(h), 0.01 * h of an "
-    "int h: write h * 0.01)"
+from optuna_dstn._arguments import Function, formulas, function_name, leaves
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._hyperparameter import Hyperparameter
+from optuna_dstn._identity import ByIdentity
+from optuna_dstn._interception import Interception, require_sizes
+from optuna_dstn._rules import (
+    METADATA_FUNCTIONS,
+    ROWWISE_FUNCTIONS,
+    HyperparameterRule,
+    hyperparameter_rules,
+    layer_rules,
+    penalty_rules,
 )
+from optuna_dstn._tracking import is_in_place, is_spread_over_batch, makes_tensor
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the first step settled.
+class _Reading(NamedTuple):
+    """Hyperparameters, their formula, and the function that they reach."""
 
-    Attributes:
-        readers: For each tuned hyperparameter, the functions that read it.
-        kept: For each other open one, why it keeps its start value.
-        responding: The responding parameters by name, one mapping per group of the optimizer.
-        not_responding: For each other parameter of the model, why it does not respond.
-    """
-
-    readers: Mapping[str, tuple[str, ...]]
-    kept: Mapping[str, str]
-    responding: tuple[Mapping[str, nn.Parameter], ...]
-    not_responding: Mapping[str, str]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the findings as plain values, parameters by name."""
-        return {
-            "readers": dict(self.readers),
-            "kept": dict(self.kept),
-            "responding": [list(group) for group in self.responding],
-            "not_responding": dict(self.not_responding),
-        }
-
-    @classmethod
-    def restored(
-        cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
-    ) -> Findings:
-        """Return what :meth:`state_dict` saved, for this model and these open hyperparameters."""
-        parameters = dict(model.named_parameters())
-        return cls(
-            readers=saved["readers"],
-            kept={name: why for name, why in saved["kept"].items() if name in opened},
-            responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
-            not_responding=saved["not_responding"],
-        )
+    names: frozenset[str]
+    formula: str
+    function: str
 
 
-def settle(
-    met: Discovery,
-    decaying: Collection[str],
-    trial: DSTNTrial,
-    model: nn.Module,
-    optimizer: Optimizer,
-) -> Findings:
-    """Decide what is tuned, what is kept and what responds.
+class Discovery(Interception[_Reading]):
+    """Values of today, and a note of what reads hyperparameters and of what responds.
 
     Args:
-        met: The mode under which the first weight step ran.
-        decaying: Names of the hyperparameters that are the optimizer's weight decay.
-        trial: The trial that suggested them.
-        model: The model.
-        optimizer: Its optimizer.
+        values: Today's value of each hyperparameter.
+        examples: The size of the batch.
+        distributions: The search range of each hyperparameter.
 
-    Raises:
-        HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
-            would be tuned has a single value, starts on an edge by the user's wish, is used as a
-            size too, or comes from another trial.
+    Attributes:
+        readers: For each hyperparameter, the functions that read it.
+        plain_readers: For each, the functions that took it as a size, an axis or a count.
+        shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
+            so that their perturbation is one draw for the whole batch.
+        layers: ``id`` of each argument that a layer rule would let respond, and whether every
+            output it took part in has the batch as its first axis.
     """
-    readers = {name: set(functions) for name, functions in met.readers.items()}
-    for name in decaying:
-        readers.setdefault(name, set()).add(f"{type(optimizer).__name__}(weight_decay=)")
-    opened = trial.open_parameters
-    for name in readers:
-        _check_tunable(name, readers[name], met.plain_readers.get(name, set()), trial)
-    kept = {
-        name: f"a plain integer in {_listed(met.plain_readers[name])}"
-        if name in met.plain_readers
-        else _NOT_READ
-        for name in opened
-        if name not in readers
-    }
-    if not readers:
-        suggested = _listed(opened) if opened else "none"
-        raise HyperparameterError(
-            "No hyperparameter of this trial reaches the training computation (suggested as "
-            f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
-            "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...) "
-            "first, and check that the model is in training mode; or take optuna.create_study."
-        )
-    responding, not_responding = _responding(met.layers, model, optimizer)
-    if not any(responding):
-        reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
-        raise HyperparameterError(
-            f"No parameter of the model responds to {_listed(readers)} ({reasons}). Parameters of "
-            "Linear and convolution layers respond; let loss_fn call model(...) on a batch whose "
-            "first axis is the example."
-        )
-    return Findings(
-        readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
-        kept=kept,
-        responding=responding,
-        not_responding=not_responding,
-    )
+
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        examples: int,
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        super().__init__(values)
+        self._examples = examples
+        self._distributions = distributions
+        self.readers: dict[str, set[str]] = {}
+        self.plain_readers: dict[str, set[str]] = {}
+        self.shared: set[str] = set()
+        self.layers: dict[int, bool] = {}
+        # What was computed without data, and whether from parameters (else from nothing).
+        self._without_data: ByIdentity[bool] = ByIdentity()
+        # The parameter from which a tensor was computed row by row.
+        self._reweighted: ByIdentity[Tensor] = ByIdentity()
+        # Functions of parameters and a hyperparameter that have not met data yet.
+        self._weights_read: ByIdentity[_Reading] = ByIdentity()
+
+    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor):
+            tensors = leaves((args, kwargs), Tensor)
+            if all(self._is_without_data(t) for t in tensors):
+                self._note_without_data(func, tensors, output)
+        rule = layer_rules.get(func)
+        if rule is not None:
+            for argument in rule.responding(*args, **kwargs):
+                if argument is not None:
+                    self._note_layer(argument, output)
+        return output
+
+    def _is_without_data(self, tensor: Tensor) -> bool:
+        return isinstance(tensor, Parameter) or tensor in self._without_data
+
+    def _is_of_parameters(self, tensor: Tensor) -> bool:
+        return isinstance(tensor, Parameter) or bool(self._without_data.get(tensor))
+
+    def _note_without_data(self, func: Function, tensors: list[Tensor], output: Tensor) -> None:
+        self._without_data[output] = any(self._is_of_parameters(t) for t in tensors)
+        learning = [t for t in tensors if t.requires_grad]
+        for tensor in learning:
+            reading = self._weights_read.get(tensor)
+            if reading is not None:
+                self._note_weights_read(reading, output)
+        origins = [t if (p := self._reweighted.get(t)) is None else p for t in learning]
+        is_of_one = bool(origins) and all(origin is origins[0] for origin in origins)
+        if func in ROWWISE_FUNCTIONS and is_of_one and output.shape == origins[0].shape:
+            self._reweighted[output] = origins[0]
+
+    def _note_weights_read(self, reading: _Reading, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.ndim:
+            raise HyperparameterError(
+                f"Hyperparameter {reading.formula} meets the model's parameters alone in "
+                f"{reading.function}, where their response to it is not seen. For a penalty on "
+                "weights give the optimizer weight_decay=h, or add optuna_dstn.l2_penalty("
+                "model.parameters(), h) or optuna_dstn.l1_penalty(...) to the loss; otherwise "
+                "write float(...) around it to leave it to the study's sampler."
+            )
+        self._weights_read[output] = reading
+
+    def _note_layer(self, argument: Tensor, output: Tensor) -> None:
+        parameter = self._reweighted.get(argument)
+        key = id(argument if parameter is None else parameter)
+        batch_first = output.shape[0] == self._examples
+        self.layers[key] = self.layers.get(key, True) and batch_first
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = hyperparameter_rules.get(func)
+        if rule is not None and not rule.is_active(*args, **kwargs):
+            return self.call_with_values(func, args, kwargs)
+        numbers = leaves((args, kwargs), Hyperparameter)
+        reading = self._reading(func, args, kwargs)
+        if rule is not None:
+            self._check_domain(rule, func, args, kwargs)
+        if func in penalty_rules:
+            self._note(self.readers, reading)
+            return self.call_with_values(func, args, kwargs)
+        if numbers and makes_tensor(func, args, kwargs):
+            return self._track(reading, func, args, kwargs)
+        if rule is None and numbers:
+            require_sizes(func, numbers)
+            self._note(self.plain_readers, reading)
+            return self.call_with_values(func, args, kwargs)
+
+        others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
+        learning = [t for t in others if t.requires_grad]
+        if any(self._has_batch_axis(t) for t in others):
+            if rule is None:
+                raise without_rule(reading.formula, reading.function)
+            self._note(self.readers, reading)
+            return self.call_with_values(func, args, kwargs)
+        if not learning and (not numbers or (rule is not None and rule.takes_tensors)):
+            return self._track(reading, func, args, kwargs)
+
+        self._note(self.readers, reading)
+        self.shared |= reading.names
+        output = self.call_with_values(func, args, kwargs)
+        if learning and all(self._is_without_data(t) for t in others):
+            self._note_weights_read(reading, output)
+        return output
+
+    def _reading(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Reading:
+        numbers = leaves((args, kwargs), Hyperparameter)
+        sources = [
+            source
+            for tensor in leaves((args, kwargs), Tensor)
+            if (source := self.tracked.get(tensor)) is not None
+        ]
+        names = frozenset().union(*(n.names for n in numbers), *(s.names for s in sources))
+        formula = ", ".join(filter(None, [formulas(numbers), *(s.formula for s in sources)]))
+        return _Reading(names, formula, function_name(func))
+
+    def _has_batch_axis(self, tensor: Tensor) -> bool:
+        has_its_length = tensor.ndim > 0 and tensor.shape[0] == self._examples
+        return has_its_length and not self._is_of_parameters(tensor)
+
+    def _track(
+        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the call and remember that its result was made from hyperparameters."""
+        output = self.call_with_values(func, args, kwargs)
+        for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
+            if is_spread_over_batch(func, tensor, self._examples):
+                self._note(self.readers, reading)
+            else:
+                self.tracked[tensor] = reading
+        return output
+
+    def _note(self, book: dict[str, set[str]], reading: _Reading) -> None:
+        for name in reading.names:
+            book.setdefault(name, set()).add(reading.function)
+
+    def _check_domain(
+        self,
+        rule: HyperparameterRule,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Check that the search range of each argument stays where the function makes sense."""
+        if not rule.domain:
+            return
+        given = inspect.signature(rule.apply).bind(*args, **kwargs).arguments
+        for argument, domain in rule.domain.items():
+            number = given.get(argument)
+            if not isinstance(number, Hyperparameter):
+                continue
+            low, high = self._range(number)
+            if low not in domain or high not in domain:
+                raise HyperparameterError(
+                    f"Hyperparameter {formulas([number])} ranges over [{low:g}, {high:g}], but "
+                    f"{argument} of {function_name(func)} makes sense in {domain} only. Suggest it "
+                    f"within {domain}" + (", ends excluded." if domain.is_open else ".")
+                )
+
+    def _range(self, number: Hyperparameter) -> tuple[float, float]:
+        """Return the least and the largest value of a formula on the corners of its ranges."""
+        names = sorted(number.names)
+        bounds = [_bounds(self._distributions.get(name)) for name in names]
+        values = [
+            number.expression.evaluate(dict(zip(names, corner, strict=True)))
+            for corner in itertools.product(*bounds)
+        ]
+        return min(values), max(values)
 
 
-def _check_tunable(
-    name: str, functions: Collection[str], plain_functions: Collection[str], trial: DSTNTrial
-) -> None:
-    where = _listed(functions)
-    if name not in trial.open_parameters:
-        raise unknown_hyperparameter([name], where)
-    if plain_functions:
-        raise HyperparameterError(
-            f"Hyperparameter {name!r} is used both as a plain integer, in "
-            f"{_listed(plain_functions)}, and as a value to tune, in {where}. Suggest two "
-            f"hyperparameters, or write int({name}) where it is a size."
-        )
-    distribution, start = trial.open_parameters[name]
-    low, high = _bounds(distribution)
-    if distribution.single():
-        raise HyperparameterError(
-            f"Hyperparameter {name!r}, read by {where}, can only be {low:g}: low == high leaves "
-            f"nothing to tune. Widen the range, or write the number {low:g} itself."
-        )
-    is_continuous = isinstance(distribution, FloatDistribution) and distribution.step is None
-    if is_continuous and name in trial.enqueued_names and start in (low, high):
-        inside = low + 0.05 * (high - low) if start == low else high - 0.05 * (high - low)
-        raise HyperparameterError(
-            f"Hyperparameter {name!r} is enqueued to start at {start:g}, on the edge of its range "
-            f"[{low:g}, {high:g}], where no gradient can move it. Start inside: "
-            f"study.enqueue_trial({{{name!r}: {inside:g}}})."
-        )
-
-
-def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
+def _bounds(distribution: BaseDistribution | None) -> tuple[float, float]:
+    if distribution is None:  # unknown: it is reported as such when its value is asked for
+        return 0.0, 0.0
     return distribution.low, distribution.high  # type: ignore[attr-defined]
 
 
-def _responding(
-    layers: Mapping[int, bool], model: nn.Module, optimizer: Optimizer
-) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
-    group_of = {
-        id(parameter): index
-        for index, group in enumerate(optimizer.param_groups)
-        for parameter in group["params"]
-    }
-    responding: tuple[dict[str, nn.Parameter], ...] = tuple({} for _ in optimizer.param_groups)
-    not_responding: dict[str, str] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            not_responding[name] = "it does not require grad"
-        elif id(parameter) not in group_of:
-            not_responding[name] = "it is not in the optimizer"
-        elif id(parameter) not in layers:
-            not_responding[name] = "the operation on it has no rule yet"
-        elif not layers[id(parameter)]:
-            not_responding[name] = "the batch is not the first axis of its layer's output"
-        else:
-            responding[group_of[id(parameter)]][name] = parameter
-    return responding, not_responding
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(sorted(names))
+def without_rule(formula: str, function: str) -> HyperparameterError:
+    """Return the error for a tensor of hyperparameters that meets data where no rule is known."""
+    return HyperparameterError(
+        f"A tensor made from hyperparameter {formula} reaches {function} together with the batch, "
+        "but that function has no rule for one value per example. Combine them by arithmetic, or "
+        "make the tensor from float(...) to leave the hyperparameter to the study's sampler."
+    )

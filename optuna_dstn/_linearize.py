@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import functools
 import threading
+from typing import Any
 import warnings
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from optuna_dstn._interception import Linearised
+from optuna_dstn._passes import Linearised
 
 
 # PyTorch allows one dual level in the whole process: trials that run in threads take turns.
@@ -26,7 +27,7 @@ _DUAL_LEVEL = threading.Lock()
 
 
 @contextmanager
-def linearised(model: nn.Module, mode: Linearised) -> Iterator[None]:
+def linearised(model: nn.Module, mode: Linearised[Any]) -> Iterator[None]:
     """Make calls of ``model`` return its linearised prediction at the deltas of ``mode``.
 
     Inside, the parameters do not require grad: the result is differentiable in Δ alone, and second

@@ -27,18 +27,14 @@ from optuna_dstn._attributes import CONFIG, START, TUNED
 from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
-from optuna_dstn._discovery import Findings, settle
+from optuna_dstn._discovery import Discovery
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._evaluation import LossFunction, evaluating
+from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
-from optuna_dstn._interception import (
-    CurrentValues,
-    Discovery,
-    LinearisedValidation,
-    PerturbedValues,
-    ValidationValues,
-)
+from optuna_dstn._interception import CurrentValues, ValidationValues
 from optuna_dstn._linearize import linearised, require_merged
+from optuna_dstn._passes import LinearisedValidation, PerturbedValues
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training, clipped_gradient_norm
@@ -99,11 +95,11 @@ class SelfTuning(Training):
         self._optimizer_factory = optimizer_factory
 
         self._weight_decay = WeightDecay(optimizer)
-        _make_plain(optimizer)
         self._values: dict[str, float] = {
             name: value for name, (_, value) in trial.open_parameters.items()
         }
         self._weight_decay.set(self._values)
+        self._plain_in_optimizer = _made_plain(optimizer)
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
 
@@ -127,14 +123,21 @@ class SelfTuning(Training):
 
     def _response_step(self, batch: Any, examples: int) -> None:
         state = self._settled
+        alike = state.findings.shared
         with torch.no_grad():
-            perturbation = state.space.perturbation(examples)
-            perturbed = state.space.columns(state.space.constrain(state.space.raw + perturbation))
-        deltas = state.response.deltas(perturbation)
-        with linearised(self._model, PerturbedValues(self._values, deltas, perturbed)):
+            perturbation = state.space.perturbation(examples, alike)
+            values = state.space.constrain(state.space.raw + perturbation)
+        perturbed = state.space.columns(values)
+        mode = PerturbedValues(
+            self._values,
+            state.response.deltas(perturbation),
+            state.space.columns(values, without=alike),
+            {name: perturbed[name][0].item() for name in alike},
+        )
+        with linearised(self._model, mode):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
-        loss = loss + self._weight_decay.response_loss(deltas, perturbed)
+        loss = loss + self._weight_decay.response_loss(mode.deltas, perturbed)
         if not loss.requires_grad:
             raise HyperparameterError(_CUT_OFF)
         self.require_finite(loss.item(), "training loss of the response")
@@ -175,7 +178,9 @@ class SelfTuning(Training):
 
     def _discovering_weight_step(self, batch: Any, examples: int) -> float:
         """Take the first weight step, and settle what is tuned and what responds."""
-        met = Discovery(self._values, examples)
+        opened = self._trial.open_parameters
+        met = Discovery(self._values, examples, {name: opened[name][0] for name in opened})
+        met.plain_readers.update(self._plain_in_optimizer)
         loss = self._weight_step(met, batch, examples)
         findings = settle(met, self._weight_decay.names, self._trial, self._model, self._optimizer)
         self._check_validation_loss()
@@ -249,6 +254,7 @@ class SelfTuning(Training):
             method=self._config.method,
             hyperparameter_steps=self.hyperparameter_steps,
             tuned=self._state.findings.readers,
+            shared=self._state.findings.shared,
             kept=self._state.findings.kept,
             responding=self._state.response.names,
             not_responding=self._state.findings.not_responding,
@@ -300,9 +306,17 @@ class SelfTuning(Training):
         return Findings.restored(saved, self._model, self._trial.open_parameters)
 
 
-def _make_plain(optimizer: Optimizer) -> None:
-    """Leave plain numbers (lr=h, momentum=h) in the optimizer, as its checkpoints should hold."""
+def _made_plain(optimizer: Optimizer) -> dict[str, set[str]]:
+    """Leave plain numbers (lr=h, momentum=h) in the optimizer, as its checkpoints should hold.
+
+    Returns:
+        For each hyperparameter found there, where.
+    """
+    found: dict[str, set[str]] = {}
     for group in optimizer.param_groups:
         for key, value in group.items():
             if isinstance(value, Hyperparameter):
                 group[key] = plain(value)
+                for name in value.names:
+                    found.setdefault(name, set()).add(f"{type(optimizer).__name__}({key}=)")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
@@ -48,6 +48,7 @@ class Space:
     ) -> None:
         self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
         self.names = tuple(self._ranges)
+        self._index = {name: column for column, name in enumerate(self.names)}
         ranges = self._ranges.values()
 
         def column(numbers: Iterable[float]) -> Tensor:
@@ -107,18 +108,27 @@ class Space:
         """σ = softplus(ρ), shape (h,), in unconstrained space."""
         return F.softplus(self.raw_scale)
 
-    def perturbation(self, examples: int) -> Tensor:
-        """Draw ε ~ N(0, diag(σ²)), one row per example: shape (examples, h)."""
+    def perturbation(self, examples: int, shared: Collection[str] = ()) -> Tensor:
+        """Draw ε ~ N(0, diag(σ²)), one row per example: shape (examples, h).
+
+        Args:
+            examples: The number of rows.
+            shared: Names whose column holds one draw in all rows.
+        """
         noise = torch.randn(examples, len(self), dtype=self.raw.dtype, device=self.raw.device)
+        if shared:
+            columns = [self._index[name] for name in shared]
+            noise[:, columns] = noise[0, columns]
         return self.scale * noise
 
     def entropy(self) -> Tensor:
         """Return H = Σ log(σ√(2πe)) of the perturbation, a scalar."""
         return (self.scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
-    def columns(self, values: Tensor) -> dict[str, Tensor]:
-        """Name the columns of ``values``, shape (..., h): each of shape (...)."""
-        return dict(zip(self.names, values.unbind(-1), strict=True))
+    def columns(self, values: Tensor, without: Collection[str] = ()) -> Columns:
+        """Name the columns of ``values``, shape (B, h), all but those ``without``."""
+        index = {n: c for n, c in self._index.items() if n not in without}
+        return Columns(values, index if without else self._index)
 
     @torch.no_grad()
     def current(self) -> dict[str, float]:
@@ -133,6 +143,35 @@ class Space:
     def current_scale(self) -> dict[str, float]:
         """Return today's σ as numbers, in unconstrained space."""
         return dict(zip(self.names, self.scale.tolist(), strict=True))
+
+
+class Columns(Mapping[str, Tensor]):
+    """The columns of a matrix by name, cut when they are asked for: h may be thousands.
+
+    Args:
+        matrix: Shape (B, h).
+        index: The column of each name.
+    """
+
+    def __init__(self, matrix: Tensor, index: Mapping[str, int]) -> None:
+        self.matrix = matrix
+        self._index = index
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.matrix[:, self._index[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def stacked(self, names: Sequence[str]) -> Tensor:
+        """Return the columns of ``names`` side by side: shape (B, len(names))."""
+        return self.matrix[:, [self._index[name] for name in names]]
 
 
 @dataclass(frozen=True)

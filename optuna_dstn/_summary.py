@@ -13,6 +13,8 @@ class Summary:
     Attributes:
         method: ``"delta-stn"``, or ``"plain"`` where the trial is no Δ-STN trial.
         tuned: For each tuned hyperparameter, the functions that read it.
+        shared: Those of them that are read where there is no batch axis, so that their perturbation
+            is one draw a batch instead of one an example: more noise in their gradient.
         kept: For each other one, why it keeps the value that the sampler suggested.
         hyperparameter_steps: Steps taken on the tuned ones so far; 0 during the warm-up.
         responding: Names of the model's parameters that respond to the hyperparameters.
@@ -21,6 +23,7 @@ class Summary:
 
     method: str
     tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     hyperparameter_steps: int = 0
     responding: tuple[str, ...] = ()
@@ -32,7 +35,9 @@ class Summary:
         total = len(self.responding) + len(self.not_responding)
         lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
         lines[0] += f", {self.hyperparameter_steps} steps so far"
-        lines += [f"  {name}  (in {', '.join(where)})" for name, where in self.tuned.items()]
+        for name, where in self.tuned.items():
+            draws = "; one draw a batch" if name in self.shared else ""
+            lines.append(f"  {name}  (in {', '.join(where)}{draws})")
         if self.kept:
             lines.append(f"{len(self.kept)} kept as suggested")
             lines += [f"  {name}  ({why})" for name, why in self.kept.items()]

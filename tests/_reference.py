@@ -12,7 +12,9 @@ from torch.func import functional_call
 
 import optuna_dstn
 from optuna_dstn._linearize import linearised
+from optuna_dstn._passes import LinearisedValidation, PerturbedValues
 from optuna_dstn._response import Delta
+from optuna_dstn._space import Columns
 
 
 class Explicit:
@@ -98,10 +100,19 @@ def linearised_by_loops(model: nn.Sequential, x: Tensor, explicit: Explicit) -> 
 
 
 def linearised_by_engine(model: nn.Module, x: Tensor, explicit: Explicit) -> Tensor:
-    from optuna_dstn._interception import LinearisedValidation
-
     with linearised(model, LinearisedValidation({}, explicit.deltas())):
         return model(x)
+
+
+def perturbing(
+    perturbed: Mapping[str, Tensor],
+    today: Mapping[str, float] | None = None,
+    shared: Mapping[str, float] | None = None,
+) -> PerturbedValues:
+    """The response's pass at these values, shape (B,) each, in which no parameter responds."""
+    names = {name: column for column, name in enumerate(perturbed)}
+    columns = Columns(torch.stack(list(perturbed.values()), dim=1), names)
+    return PerturbedValues(today or dict.fromkeys(names, 0.5), {}, columns, shared or {})
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

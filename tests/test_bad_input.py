@@ -192,10 +192,9 @@ def test_an_evaluation_that_reads_a_hyperparameter() -> None:
 @pytest.mark.parametrize(
     ("use", "function"),
     [
-        (lambda h, x: F.leaky_relu(x, h), "torch.nn.functional.leaky_relu"),
-        (lambda h, x: x * torch.full((EXAMPLES, 1), h), "torch.full"),
-        (lambda h, x: x.clamp(-h, h), "torch.Tensor.clamp"),
-        (lambda h, x: x * torch.tensor(h), "torch.tensor"),
+        (lambda h, x: torch.nan_to_num(x, nan=h), "torch.nan_to_num"),
+        (lambda h, x: x * torch.linspace(0, h, 1), "torch.linspace"),
+        (lambda h, x: x - x.quantile(h), "torch.Tensor.quantile"),
     ],
 )
 def test_a_function_without_a_rule(use: Any, function: str) -> None:
@@ -203,12 +202,12 @@ def test_a_function_without_a_rule(use: Any, function: str) -> None:
     says(message, "'h' ", f"reaches {function}, which has no rule", "float(...)")
 
 
-def test_label_smoothing_has_no_rule() -> None:
-    def smoothed(model: Any, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=model.h)
+def test_a_tensor_of_a_hyperparameter_meets_a_function_without_a_rule() -> None:
+    def use(h: Any, x: Tensor) -> Tensor:
+        return torch.einsum("bi,i->bi", x, torch.ones(x.shape[1]) * h)
 
-    message = error_of_steps(make_net(drop), smoothed, valid_loss_fn=loss_fn)
-    says(message, "'h' reaches torch.nn.functional.cross_entropy", "float(...)")
+    message = error_of_steps(make_net(use))
+    says(message, "hyperparameter 'h'", "reaches torch.functional.einsum", "arithmetic")
 
 
 def test_no_hyperparameter_in_the_graph() -> None:
@@ -262,12 +261,23 @@ def test_a_penalty_on_parameters(shape: tuple[int, ...]) -> None:
     says(message, "'h' meets the model's parameters alone in torch.Tensor.mul", "weight_decay=h")
 
 
-def test_a_hyperparameter_meets_a_tensor_without_the_batch_first() -> None:
-    def regularised(model: Any, batch: Batch) -> Tensor:
-        return loss_fn(model, batch) + model.h * model(batch[0]).square().mean()
+def test_a_range_that_leaves_the_domain_of_its_function() -> None:
+    message = error_of_steps(make_net(drop, 0.0, 1.0))
+    says(message, "'h' ranges over [0, 1]", "p of torch.nn.functional.dropout", "[0, 1) only")
 
-    message = error_of_steps(make_net(drop), regularised, valid_loss_fn=loss_fn)
-    says(message, "h meets a tensor of shape ()", "torch.Tensor.mul", "one loss per example")
+
+def test_a_formula_that_leaves_the_domain_of_its_function() -> None:
+    message = error_of_steps(make_net(lambda h, x: F.dropout(x, 1 - h), 0.0, 0.9))
+    says(message, "'(1 - h)' ranges over [0.1, 1]", "p of torch.nn.functional.dropout")
+
+
+def test_a_hyperparameter_that_is_the_learning_rate_too() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        h = trial.suggest_float("h", 0.01, 0.9)
+        model = Net(h, drop)
+        return model, torch.optim.SGD(model.parameters(), lr=h)
+
+    says(error_of_steps(make), "'h' is used both as a plain number, in SGD(lr=)", "float(h)")
 
 
 def test_a_range_of_one_value() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError
-from optuna_dstn._discovery import _NOT_READ
+from optuna_dstn._findings import _NOT_READ
 from optuna_dstn._showing_storage import inner_storage
 
 
@@ -66,7 +66,8 @@ def test_the_first_step_finds_what_is_tuned_and_what_responds() -> None:
         "wd": ("SGD(weight_decay=)",),
     }
     assert summary.kept.keys() == {"unused", "lr"}
-    assert set(summary.kept.values()) == {_NOT_READ}
+    assert summary.kept["unused"] == _NOT_READ
+    assert summary.kept["lr"] == "a plain number in SGD(lr=)"
     assert set(summary.responding) == {"conv.weight", "conv.bias", "last.weight", "last.bias"}
     why = summary.not_responding
     assert why["frozen.weight"] == why["frozen.bias"] == "it does not require grad"
@@ -82,7 +83,7 @@ def test_the_summary_says_it_in_words() -> None:
     assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient, 0 steps so far\n")
     assert "  rate  (in torch.nn.functional.dropout)\n" in text
     assert "2 kept as suggested\n" in text
-    assert f"  lr  ({_NOT_READ})\n" in text
+    assert f"  unused  ({_NOT_READ})\n" in text
     assert "4 of 12 parameters respond\n" in text
     assert "  last.bias\n" in text
     assert "  frozen.weight  — no response: it does not require grad\n" in text

@@ -2,27 +2,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from _reference import perturbing
+from optuna.distributions import FloatDistribution, IntDistribution
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
+from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import (
-    CurrentValues,
-    Discovery,
-    Interception,
-    LinearisedValidation,
-    PerturbedValues,
-    ValidationValues,
-)
+from optuna_dstn._interception import CurrentValues, Interception, ValidationValues
+from optuna_dstn._passes import LinearisedValidation
 
 
 EXAMPLES = 3
 rate: Any = hyperparameter(0.5, Symbol("rate"))
 size: Any = hyperparameter(2, Symbol("size"))
 TODAY = {"rate": 0.25, "size": 1}
+RANGES = {"rate": FloatDistribution(0, 0.9), "size": IntDistribution(1, 4)}
 NONE: frozenset[str] = frozenset()
 
 
@@ -32,7 +30,7 @@ def x() -> Tensor:
 
 
 def discovered(x: Tensor, function: Any) -> Discovery:
-    with Discovery(TODAY, EXAMPLES) as met:
+    with Discovery(TODAY, EXAMPLES, RANGES) as met:
         function(x)
     return met
 
@@ -69,7 +67,7 @@ def test_dropout_outside_training_reads_nothing(x: Tensor) -> None:
     ],
 )
 def test_a_whole_number_as_a_size_stays_plain(x: Tensor, function: Any) -> None:
-    met = Discovery({"size": 2, "rate": 0.5}, EXAMPLES)
+    met = Discovery({"size": 2, "rate": 0.5}, EXAMPLES, RANGES)
     with met:
         function(x)
     assert met.plain_readers.keys() == {"size"}
@@ -79,15 +77,10 @@ def test_a_whole_number_as_a_size_stays_plain(x: Tensor, function: Any) -> None:
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (lambda x: F.leaky_relu(x, rate), "torch.nn.functional.leaky_relu"),
-        (lambda x: torch.full((3,), rate), "torch.full"),
-        (lambda x: torch.clamp(x, max=rate), "torch.clamp"),
-        (
-            lambda x: F.cross_entropy(x, torch.zeros(3).long(), label_smoothing=rate),
-            "torch.nn.functional.cross_entropy",
-        ),
-        (lambda x: torch.as_tensor([1.0, rate]), "torch.as_tensor"),
-        (lambda x: torch.clamp(x, max=2 * size), "torch.clamp"),
+        (lambda x: F.pad(x, (1, 1), value=rate), "torch.nn.functional.pad"),
+        (lambda x: torch.linspace(0, rate, 3), "torch.linspace"),
+        (lambda x: torch.nan_to_num(x, nan=rate), "torch.nan_to_num"),
+        (lambda x: torch.nan_to_num(x, posinf=2 * size), "torch.nan_to_num"),
     ],
 )
 def test_a_function_without_a_rule_is_an_error(x: Tensor, function: Any, name: str) -> None:
@@ -117,7 +110,7 @@ def test_layers_are_noted_with_the_place_of_the_batch(x: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    [Discovery(TODAY, EXAMPLES), CurrentValues(TODAY, frozenset(TODAY))],
+    [Discovery(TODAY, EXAMPLES, RANGES), CurrentValues(TODAY, frozenset(TODAY))],
 )
 def test_a_weight_step_uses_todays_values_not_the_suggested_ones(
     mode: Interception, x: Tensor
@@ -149,8 +142,8 @@ def test_dropout_that_is_off_may_come_late(x: Tensor) -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: F.leaky_relu(x, rate),
-        lambda x: torch.full((3,), rate),
+        lambda x: torch.nan_to_num(x, nan=rate),
+        lambda x: torch.linspace(0, rate, 3),
     ],
 )
 def test_a_function_without_a_rule_that_comes_late_is_an_error(x: Tensor, function: Any) -> None:
@@ -163,7 +156,7 @@ def test_a_function_without_a_rule_that_comes_late_is_an_error(x: Tensor, functi
 
 def test_a_perturbed_pass_keeps_what_is_not_tuned_at_todays_value(x: Tensor) -> None:
     each = torch.tensor([0.1, 0.2, 0.3])
-    with PerturbedValues(TODAY, {}, {"rate": each}):
+    with perturbing({"rate": each}, TODAY):
         torch.testing.assert_close(x * (rate + size), x * (each + 1)[:, None])
         torch.testing.assert_close(x * size, x * 1)
         assert torch.equal(x[:, :size], x[:, :1])
@@ -189,10 +182,10 @@ def test_validation_may_use_a_size_and_dropout_that_is_off(mode: Interception, x
 
 def test_calls_without_a_hyperparameter_pass(x: Tensor) -> None:
     for mode in (
-        Discovery(TODAY, EXAMPLES),
+        Discovery(TODAY, EXAMPLES, RANGES),
         CurrentValues(TODAY, NONE),
         ValidationValues(TODAY),
-        PerturbedValues(TODAY, {}, {}),
+        perturbing({"rate": torch.zeros(EXAMPLES)}, TODAY),
     ):
         with mode:
             result = F.leaky_relu(F.linear(x * 2, x, bias=None), 0.3).sum(1)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._interception import LinearisedValidation
 from optuna_dstn._linearize import linearised, require_merged
+from optuna_dstn._passes import LinearisedValidation
 
 
 EXAMPLES = 5

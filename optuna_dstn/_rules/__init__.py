@@ -6,17 +6,29 @@ Importing this package fills the two tables that it names.
 from __future__ import annotations
 
 from optuna_dstn._rules import _arithmetic, _dropout, _layers, _normalization
+from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._rules._per_example import PerExample
-from optuna_dstn._rules._registry import hyperparameter_rules, layer_rules
+from optuna_dstn._rules._registry import (
+    HyperparameterRule,
+    hyperparameter_rules,
+    layer_rules,
+    penalty_rules,
+)
+from optuna_dstn._rules._rowwise import METADATA_FUNCTIONS, ROWWISE_FUNCTIONS
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 
 
 __all__ = [
     "FOLLOWING_FUNCTIONS",
+    "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
+    "ROWWISE_FUNCTIONS",
     "SHAPE_FUNCTIONS",
+    "Domain",
+    "HyperparameterRule",
     "PerExample",
     "hyperparameter_rules",
     "layer_rules",
+    "penalty_rules",
 ]

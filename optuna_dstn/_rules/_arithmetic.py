@@ -1,4 +1,4 @@
-"""Elementwise arithmetic and comparison of a tensor with a hyperparameter."""
+"""Elementwise arithmetic, comparison and assignment of a hyperparameter."""
 
 from __future__ import annotations
 
@@ -45,4 +45,10 @@ for _name in _NAMES:
     for _owner in (torch, torch.Tensor):
         _function = getattr(_owner, _name, None)
         if _function is not None:
-            hyperparameter_rule(_function)(_elementwise(_function))
+            hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
+
+
+@hyperparameter_rule(Tensor.__setitem__, takes_tensors=True)
+def assign(input: Tensor, index: Any, value: PerExample) -> None:
+    """x[i] = h: every entry of x that the index picks is set to h_b of its own example."""
+    input[index] = value.like(input).expand_as(input)[index].to(input)

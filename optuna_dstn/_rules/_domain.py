@@ -27,6 +27,11 @@ class Domain(NamedTuple):
         below = value < self.high if self.high_open else value <= self.high
         return above and below
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a finite end is excluded."""
+        return self.low_open or self.high_open
+
     def __str__(self) -> str:
         left = "(" if self.low_open or math.isinf(self.low) else "["
         right = ")" if self.high_open or math.isinf(self.high) else "]"

@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule
 
 
 # The value of a dropped unit under alpha dropout: −λα of SELU (Klambauer et al., 2017, section 3).
 _SELU_FLOOR = -1.7580993408473766
+
+# At 1 nothing is left of the signal, and close to 1 the rest is scaled up without bound.
+_RATE = {"p": Domain(0.0, 1.0, high_open=True)}
 
 
 def _is_training(
@@ -71,8 +75,8 @@ def _affine(input: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor
     return dual
 
 
-@hyperparameter_rule(F.dropout, is_active=_is_training_by_default)
-@hyperparameter_rule(torch.dropout, is_active=_is_training)
+@hyperparameter_rule(F.dropout, is_active=_is_training_by_default, domain=_RATE)
+@hyperparameter_rule(torch.dropout, is_active=_is_training, domain=_RATE)
 def dropout(
     input: Tensor,
     p: PerExample,
@@ -85,19 +89,19 @@ def dropout(
     return _dropout(input, p, inplace)
 
 
-@hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default)
+@hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default, domain=_RATE)
 def dropout1d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, L)."""
     return _dropout(input, p, inplace, trailing=1)
 
 
-@hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default)
+@hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default, domain=_RATE)
 def dropout2d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, H, W)."""
     return _dropout(input, p, inplace, trailing=input.ndim - 2)
 
 
-@hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default)
+@hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default, domain=_RATE)
 def dropout3d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, D, H, W)."""
     return _dropout(input, p, inplace, trailing=input.ndim - 2)
@@ -117,8 +121,8 @@ def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int
     return input.mul_(scale).add_(shift) if inplace else _affine(input, scale, shift)
 
 
-@hyperparameter_rule(F.alpha_dropout, is_active=_is_training)
-@hyperparameter_rule(torch.alpha_dropout, is_active=_is_training)
+@hyperparameter_rule(F.alpha_dropout, is_active=_is_training, domain=_RATE)
+@hyperparameter_rule(torch.alpha_dropout, is_active=_is_training, domain=_RATE)
 def alpha_dropout(
     input: Tensor,
     p: PerExample,
@@ -131,8 +135,8 @@ def alpha_dropout(
     return _alpha_dropout(input, p, inplace, trailing=0)
 
 
-@hyperparameter_rule(F.feature_alpha_dropout, is_active=_is_training)
-@hyperparameter_rule(torch.feature_alpha_dropout, is_active=_is_training)
+@hyperparameter_rule(F.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
+@hyperparameter_rule(torch.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
 def feature_alpha_dropout(
     input: Tensor,
     p: PerExample,

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
-
-def _functions(owners: tuple[Any, ...], names: str) -> frozenset[Callable[..., Any]]:
-    """Return those of the named functions that an owner has."""
-    return frozenset(
-        getattr(owner, name) for owner in owners for name in names.split() if hasattr(owner, name)
-    )
+from optuna_dstn._rules._names import functions
 
 
-OUTPUT_FUNCTIONS = _functions(
+OUTPUT_FUNCTIONS = functions(
     (torch, torch.Tensor, torch.special, F),
     """
     log_softmax softmax sigmoid logsigmoid expit softplus exp tanh
@@ -28,7 +20,7 @@ OUTPUT_FUNCTIONS = _functions(
 )
 """Output activations, and losses: linear predictions are meant to go into them, not out of them."""
 
-FOLLOWING_FUNCTIONS = _functions(
+FOLLOWING_FUNCTIONS = functions(
     (torch, torch.Tensor),
     """
     add __radd__ sub __rsub__ mul __rmul__ div neg log clamp clip sum mean

@@ -21,11 +21,14 @@ class HyperparameterRule(NamedTuple):
             (Dropout outside training does not.)
         domain: Where an argument makes sense, by the name it has in ``apply``: a search range
             that leaves it is an error.
+        takes_tensors: Whether the torch function takes a tensor in place of each number, so that
+            it can be computed for a tensor that no data takes part in.
     """
 
     apply: Callable[..., Any]
     is_active: Callable[..., bool]
     domain: Mapping[str, Domain]
+    takes_tensors: bool
 
 
 class LayerRule(NamedTuple):
@@ -45,6 +48,8 @@ class LayerRule(NamedTuple):
 
 hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
 layer_rules: dict[Callable[..., Any], LayerRule] = {}
+penalty_rules: dict[Callable[..., Any], LayerRule] = {}
+"""Those of the layer rules that take hyperparameters too, each as a number or a ``PerExample``."""
 
 
 def _always(*args: Any, **kwargs: Any) -> bool:
@@ -62,12 +67,15 @@ def hyperparameter_rule(
     *functions: Callable[..., Any],
     is_active: Callable[..., bool] = _always,
     domain: Mapping[str, Domain] = _ANYWHERE,
+    takes_tensors: bool = False,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register the decorated function as the per-example form of torch ``functions``."""
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            hyperparameter_rules[function] = HyperparameterRule(apply, is_active, domain)
+            hyperparameter_rules[function] = HyperparameterRule(
+                apply, is_active, domain, takes_tensors
+            )
         return apply
 
     return register
@@ -81,6 +89,19 @@ def layer_rule(
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
             layer_rules[function] = LayerRule(apply, responding)
+        return apply
+
+    return register
+
+
+def penalty_rule(
+    *functions: Callable[..., Any],
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the linearised form of penalties on parameters."""
+
+    def register(apply: RuleFunction) -> RuleFunction:
+        for function in functions:
+            layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing)
         return apply
 
     return register

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._interception import LinearisedValidation
 from optuna_dstn._linearize import linearised
+from optuna_dstn._passes import LinearisedValidation
 from optuna_dstn._rules import PerExample, hyperparameter_rules
 
 

@@ -1,0 +1,185 @@
+"""From what the first step met to what is tuned, what is kept and what responds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from torch import nn
+from torch.optim import Optimizer
+
+from optuna_dstn._discovery import Discovery
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn._trial import DSTNTrial
+
+
+_NOT_READ = (
+    "no torch function reads it in training, or only as a plain number (float(h), 0.01 * h of an "
+    "int h: write h * 0.01)"
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the first step settled.
+
+    Attributes:
+        readers: For each tuned hyperparameter, the functions that read it.
+        shared: The tuned ones that are read where there is no batch axis: their perturbation is
+            one draw for the whole batch.
+        kept: For each other open one, why it keeps its start value.
+        responding: The responding parameters by name, one mapping per group of the optimizer.
+        not_responding: For each other parameter of the model, why it does not respond.
+    """
+
+    readers: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...]
+    kept: Mapping[str, str]
+    responding: tuple[Mapping[str, nn.Parameter], ...]
+    not_responding: Mapping[str, str]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the findings as plain values, parameters by name."""
+        return {
+            "readers": dict(self.readers),
+            "shared": list(self.shared),
+            "kept": dict(self.kept),
+            "responding": [list(group) for group in self.responding],
+            "not_responding": dict(self.not_responding),
+        }
+
+    @classmethod
+    def restored(
+        cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
+    ) -> Findings:
+        """Return what :meth:`state_dict` saved, for this model and these open hyperparameters."""
+        parameters = dict(model.named_parameters())
+        return cls(
+            readers=saved["readers"],
+            shared=tuple(saved["shared"]),
+            kept={name: why for name, why in saved["kept"].items() if name in opened},
+            responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
+            not_responding=saved["not_responding"],
+        )
+
+
+def settle(
+    met: Discovery,
+    decaying: Collection[str],
+    trial: DSTNTrial,
+    model: nn.Module,
+    optimizer: Optimizer,
+) -> Findings:
+    """Decide what is tuned, what is kept and what responds.
+
+    Args:
+        met: The mode under which the first weight step ran.
+        decaying: Names of the hyperparameters that are the optimizer's weight decay.
+        trial: The trial that suggested them.
+        model: The model.
+        optimizer: Its optimizer.
+
+    Raises:
+        HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
+            would be tuned has a single value, starts on an edge by the user's wish, is used as a
+            size too, or comes from another trial.
+    """
+    readers = {name: set(functions) for name, functions in met.readers.items()}
+    for name in decaying:
+        readers.setdefault(name, set()).add(f"{type(optimizer).__name__}(weight_decay=)")
+    opened = trial.open_parameters
+    for name in readers:
+        _check_tunable(name, readers[name], met.plain_readers.get(name, set()), trial)
+    kept = {
+        name: f"a plain number in {_listed(met.plain_readers[name])}"
+        if name in met.plain_readers
+        else _NOT_READ
+        for name in opened
+        if name not in readers
+    }
+    if not readers:
+        suggested = _listed(opened) if opened else "none"
+        raise HyperparameterError(
+            "No hyperparameter of this trial reaches the training computation (suggested as "
+            f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
+            "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...) "
+            "first, and check that the model is in training mode; or take optuna.create_study."
+        )
+    responding, not_responding = _responding(met.layers, model, optimizer)
+    if not any(responding):
+        reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
+        raise HyperparameterError(
+            f"No parameter of the model responds to {_listed(readers)} ({reasons}). Parameters of "
+            "Linear and convolution layers respond; let loss_fn call model(...) on a batch whose "
+            "first axis is the example."
+        )
+    return Findings(
+        readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
+        shared=tuple(name for name in opened if name in met.shared),
+        kept=kept,
+        responding=responding,
+        not_responding=not_responding,
+    )
+
+
+def _check_tunable(
+    name: str, functions: Collection[str], plain_functions: Collection[str], trial: DSTNTrial
+) -> None:
+    where = _listed(functions)
+    if name not in trial.open_parameters:
+        raise unknown_hyperparameter([name], where)
+    if plain_functions:
+        raise HyperparameterError(
+            f"Hyperparameter {name!r} is used both as a plain number, in "
+            f"{_listed(plain_functions)}, and as a value to tune, in {where}. Suggest two "
+            f"hyperparameters, or write int({name}) or float({name}) where it is a plain number."
+        )
+    distribution, start = trial.open_parameters[name]
+    low, high = _bounds(distribution)
+    if distribution.single():
+        raise HyperparameterError(
+            f"Hyperparameter {name!r}, read by {where}, can only be {low:g}: low == high leaves "
+            f"nothing to tune. Widen the range, or write the number {low:g} itself."
+        )
+    is_continuous = isinstance(distribution, FloatDistribution) and distribution.step is None
+    if is_continuous and name in trial.enqueued_names and start in (low, high):
+        inside = low + 0.05 * (high - low) if start == low else high - 0.05 * (high - low)
+        raise HyperparameterError(
+            f"Hyperparameter {name!r} is enqueued to start at {start:g}, on the edge of its range "
+            f"[{low:g}, {high:g}], where no gradient can move it. Start inside: "
+            f"study.enqueue_trial({{{name!r}: {inside:g}}})."
+        )
+
+
+def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
+    return distribution.low, distribution.high  # type: ignore[attr-defined]
+
+
+def _responding(
+    layers: Mapping[int, bool], model: nn.Module, optimizer: Optimizer
+) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
+    group_of = {
+        id(parameter): index
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
+    responding: tuple[dict[str, nn.Parameter], ...] = tuple({} for _ in optimizer.param_groups)
+    not_responding: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            not_responding[name] = "it does not require grad"
+        elif id(parameter) not in group_of:
+            not_responding[name] = "it is not in the optimizer"
+        elif id(parameter) not in layers:
+            not_responding[name] = "the operation on it has no rule yet"
+        elif not layers[id(parameter)]:
+            not_responding[name] = "the batch is not the first axis of its layer's output"
+        else:
+            responding[group_of[id(parameter)]][name] = parameter
+    return responding, not_responding
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,43 @@
+"""Notes about tensors, by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+
+Note = TypeVar("Note")
+
+
+class ByIdentity(Generic[Note]):
+    """A note for each of some tensors: for this very object, not for what equals it.
+
+    The tensors are kept, so that an id stays its tensor's own.
+    """
+
+    def __init__(self) -> None:
+        self._notes: dict[int, tuple[Tensor, Note]] = {}
+
+    def __setitem__(self, tensor: Tensor, note: Note) -> None:
+        self._notes[id(tensor)] = tensor, note
+
+    def get(self, thing: Any) -> Note | None:
+        """Return the note about ``thing``, or ``None``."""
+        found = self._notes.get(id(thing))
+        return None if found is None else found[1]
+
+    def pop(self, thing: Any) -> Note | None:
+        """Forget the note about ``thing`` and return it, or ``None``."""
+        found = self._notes.pop(id(thing), None)
+        return None if found is None else found[1]
+
+    def __contains__(self, thing: Any) -> bool:
+        return id(thing) in self._notes
+
+    def __bool__(self) -> bool:
+        return bool(self._notes)
+
+    def __iter__(self) -> Iterator[Note]:
+        return iter([note for _, note in self._notes.values()])

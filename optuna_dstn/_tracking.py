@@ -1,0 +1,149 @@
+"""Tensors that were made from hyperparameters, such as ``torch.tensor([1.0, h])``.
+
+In the perturbed pass such a tensor has one value per example too. The user's code sees it in the
+shape it asked for, at today's values; beside it the mode keeps the values of all examples, with the
+batch as an additional first axis, and brings them along through what is computed from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+import warnings
+
+import torch
+from torch import Tensor
+
+from optuna_dstn._arguments import Function, leaves, replaced
+from optuna_dstn._hyperparameter import Expression, Hyperparameter, Symbol
+from optuna_dstn._rules import PerExample
+from optuna_dstn._space import Columns
+
+
+_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor})
+# Position and name of the fill value; what else is a hyperparameter there is a size.
+_FROM_FILL_VALUE: dict[Function, tuple[int, str]] = {
+    torch.full: (1, "fill_value"),
+    torch.full_like: (1, "fill_value"),
+    torch.scalar_tensor: (0, "s"),
+    torch.Tensor.new_full: (2, "fill_value"),
+    torch.Tensor.fill_: (1, "value"),
+}
+_SPREADING = _FROM_FILL_VALUE.keys() | {
+    torch.Tensor.expand,
+    torch.Tensor.expand_as,
+    torch.broadcast_to,
+    torch.Tensor.broadcast_to,
+    torch.Tensor.repeat,
+    torch.tile,
+    torch.Tensor.tile,
+}
+
+
+def makes_tensor(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call with hyperparameters makes a tensor that holds their values."""
+    if func in _FROM_DATA:
+        return True
+    return func in _FROM_FILL_VALUE and isinstance(_fill_value(func, args, kwargs), Hyperparameter)
+
+
+def _fill_value(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    position, name = _FROM_FILL_VALUE[func]
+    return args[position] if position < len(args) else kwargs.get(name)
+
+
+def is_spread_over_batch(func: Function, output: Tensor, examples: int) -> bool:
+    """Whether a tensor of hyperparameters got the batch as its own first axis in this call.
+
+    Its row b then holds the value of example b, and it is a tensor like any other from then on.
+    """
+    return func in _SPREADING and output.ndim > 0 and output.shape[0] == examples
+
+
+def is_in_place(func: Function) -> bool:
+    """Whether a function changes its first argument."""
+    name = getattr(func, "__name__", "")
+    is_operator = name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
+    return name == "__setitem__" or is_operator or (name.endswith("_") and name[-2:] != "__")
+
+
+def values_of_new_tensor(
+    func: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
+    columns: Columns,
+    evaluate: Callable[[Expression], Any],
+) -> Tensor:
+    """Return the values of all examples of a tensor that a call has just made.
+
+    Args:
+        func: A function for which :func:`makes_tensor` holds.
+        args: Its arguments, with the hyperparameters in them.
+        kwargs: The same, by name.
+        output: What it returned at today's values, shape (*s).
+        columns: The perturbed values.
+        evaluate: The value of a formula: shape (B,), or a number.
+
+    Returns:
+        Shape (B, *s).
+    """
+    examples = columns.matrix.shape[0]
+    if func in _FROM_FILL_VALUE:
+        fill = torch.as_tensor(evaluate(_fill_value(func, args, kwargs).expression)).to(output)
+        return fill.view(-1, *[1] * output.ndim).expand(examples, *output.shape)
+
+    values = output.expand(examples, *output.shape).reshape(examples, -1).clone()
+    data = args[-1] if args else next(kwargs[name] for name in ("data", "obj") if name in kwargs)
+    positions: list[int] = []
+    names: list[str] = []
+    for position, number in enumerate(_flat(data)):
+        if not isinstance(number, Hyperparameter):
+            continue
+        formula = number.expression
+        if isinstance(formula, Symbol) and formula.name in columns:
+            positions.append(position)
+            names.append(formula.name)
+        else:
+            values[:, position] = evaluate(formula)
+    if names:
+        values[:, positions] = columns.stacked(names).to(values)
+    return values.view(examples, *output.shape)
+
+
+def _flat(data: Any) -> Iterator[Any]:
+    if isinstance(data, (tuple, list)):
+        for item in data:
+            yield from _flat(item)
+    else:
+        yield data
+
+
+def computed_per_example(
+    func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], examples: int
+) -> tuple[Tensor, ...]:
+    """Return f at the values of each example: shape (B, *s) where f returns a tensor of shape (*s).
+
+    Args:
+        func: Any torch function that returns a tensor or several.
+        args: Its arguments, with what has one value per example as :class:`PerExample`.
+        kwargs: The same, by name.
+        examples: B.
+    """
+    if is_in_place(func) and isinstance(args[0], Tensor):
+        target = args[0].expand(examples, *args[0].shape).clone()
+        args = (PerExample(target, "", ""), *args[1:])
+
+    def for_one(*values: Tensor) -> tuple[Tensor, ...]:
+        following = iter(values)
+        own_args, own_kwargs = replaced((args, kwargs), lambda _: next(following), PerExample)
+        output = func(*own_args, **own_kwargs)
+        if is_in_place(func):  # __setitem__ returns nothing
+            output = own_args[0]
+        return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+    columns = [leaf.values for leaf in leaves((args, kwargs), PerExample)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # these are small
+        result: tuple[Tensor, ...] = torch.vmap(for_one, randomness="different")(*columns)
+    return result
