@@ -1,6 +1,6 @@
 """Hyperparameter tuning by Δ-STN inside one training run, as a drop-in for Optuna."""
 
-from optuna_dstn import visualization
+from optuna_dstn import augmentation, visualization
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
 from optuna_dstn._fit import fit
@@ -23,6 +23,7 @@ __all__ = [
     "Tuner",
     "TunerConfig",
     "__version__",
+    "augmentation",
     "create_study",
     "fit",
     "hyperparameter_schedule",
