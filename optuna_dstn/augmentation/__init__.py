@@ -1,4 +1,4 @@
-"""Augmentation of image batches, each example at a strength of its own.
+"""Augmentation of image batches, each example at a strength of its own, and mixing of examples.
 
 Every strength is a plain number or a suggested hyperparameter, which is then tuned by gradient. On
 any device, as part of the model or of its loss function::
@@ -10,13 +10,14 @@ any device, as part of the model or of its loss function::
         network,
     )
 
-All but ``Cutout`` need kornia: ``pip install optuna-dstn[vision]``.
+All but ``Cutout`` and the mixing functions need kornia: ``pip install optuna-dstn[vision]``.
 """
 
 from optuna_dstn.augmentation._affine import RandomAffine
 from optuna_dstn.augmentation._color_jitter import ColorJitter
 from optuna_dstn.augmentation._cutout import Cutout
 from optuna_dstn.augmentation._flip import RandomHorizontalFlip
+from optuna_dstn.augmentation._mixing import cutmix, mixup
 
 
-__all__ = ["ColorJitter", "Cutout", "RandomAffine", "RandomHorizontalFlip"]
+__all__ = ["ColorJitter", "Cutout", "RandomAffine", "RandomHorizontalFlip", "cutmix", "mixup"]
