@@ -439,3 +439,32 @@ def test_a_search_range_that_leaves_the_domain_fails_in_the_first_step() -> None
     tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, [batch])
     with pytest.raises(HyperparameterError, match=r"'too_wide' reaches ColorJitter\(hue="):
         tuner.step(batch)
+
+
+def test_a_flip_that_confuses_the_classes_is_tuned_away() -> None:
+    """The class is which half of the image is the brighter one."""
+
+    def draw(examples: int) -> tuple[Tensor, Tensor]:
+        x, y = 0.8 * torch.rand(examples, 1, 4, 4), torch.arange(examples) % 2
+        x[y == 0, :, :, :2] += 0.2
+        x[y == 1, :, :, 2:] += 0.2
+        return x, y
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    valid = draw(64)
+
+    def objective(trial: optuna.Trial) -> float:
+        flip = RandomHorizontalFlip(trial.suggest_float("flip", 0.0, 0.9))
+        model = nn.Sequential(flip, nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, [valid])
+        for _ in range(300):
+            tuner.step(draw(32))
+        return tuner.evaluate()
+
+    study = optuna_dstn.create_study(config=optuna_dstn.TunerConfig(hyper_lr=0.1))
+    study.enqueue_trial({"flip": 0.4})
+    study.optimize(objective, n_trials=1)
+    assert study.best_params["flip"] < 0.1
