@@ -9,6 +9,7 @@ from typing import Any
 
 from _fixed_draws import FixedDraws
 from _problems import QUICK
+from _reference import perturbing
 import optuna
 import pytest
 import torch
@@ -18,7 +19,8 @@ from torch.nn import functional as F
 import optuna_dstn
 from optuna_dstn import Hyperparameter, HyperparameterError
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import CurrentValues, PerturbedValues, ValidationValues
+from optuna_dstn._interception import CurrentValues, ValidationValues
+from optuna_dstn._passes import PerturbedValues
 from optuna_dstn.augmentation import (
     ColorJitter,
     Cutout,
@@ -77,7 +79,7 @@ def tracked(kind: Any, strengths: Strengths, example: int = 0) -> nn.Module:
 
 def perturbed(strengths: Strengths, device: str = "cpu") -> PerturbedValues:
     values = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in strengths.items()}
-    return PerturbedValues({name: v[0] for name, v in strengths.items()}, {}, values)
+    return perturbing(values, {name: v[0] for name, v in strengths.items()})
 
 
 # -- strengths -------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def test_a_strength_out_of_range_is_refused(kind: Any, name: str, value: Any, do
     start = hyperparameter(0.25, Symbol("mine"))
     values = {"mine": torch.tensor([0.25, 0.25, value, 0.25], dtype=torch.float64)}
     with (
-        PerturbedValues({"mine": 0.25}, {}, values),
+        perturbing(values, {"mine": 0.25}),
         pytest.raises(HyperparameterError, match="'mine' reaches") as error,
     ):
         kind(**{name: start})(images())

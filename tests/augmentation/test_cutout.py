@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from _fixed_draws import FixedDraws
+from _reference import perturbing
 import pytest
 import torch
 
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import PerturbedValues
 from optuna_dstn.augmentation import Cutout
 from optuna_dstn.augmentation._spans import random_spans
 
@@ -18,7 +18,7 @@ def test_it_cuts_each_images_own_squares(draws: FixedDraws) -> None:
     x = 1 + torch.rand(8, 2, HEIGHT, WIDTH, dtype=torch.float64)
     names = {name: hyperparameter(1, Symbol(name)) for name in ("holes", "length")}
     values = {"holes": torch.tensor(holes).double(), "length": torch.tensor(lengths).double()}
-    with draws(), PerturbedValues({"holes": 1, "length": 1}, {}, values):
+    with draws(), perturbing(values, {"holes": 1, "length": 1}):
         result = Cutout(**names)(x)
     for b in range(8):
         expected = x[b].clone()

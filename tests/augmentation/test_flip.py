@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import math
 
+from _reference import perturbing
 import torch
 
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import PerturbedValues
 from optuna_dstn.augmentation import RandomHorizontalFlip
 
 
 def test_each_image_is_flipped_with_its_own_probability() -> None:
     probabilities = torch.tensor([0.0, 0.25, 0.5, 1.0]).repeat_interleave(4000)
     x = torch.rand(len(probabilities), 2, 3, 2)
-    with PerturbedValues({"p": 0.5}, {}, {"p": probabilities}):
+    with perturbing({"p": probabilities}, {"p": 0.5}):
         result = RandomHorizontalFlip(hyperparameter(0.5, Symbol("p")))(x)
     flipped = (result != x).flatten(1).any(1)
     mirrored = torch.stack([x[..., 1], x[..., 0]], dim=-1)

@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 from _fixed_draws import FixedDraws
+from _reference import perturbing
 import pytest
 import torch
 from torch import Tensor
 
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import PerturbedValues
 from optuna_dstn.augmentation import _mixing, cutmix, mixup
 
 
@@ -18,7 +18,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 
 
 def mixed(function: Any, input: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    with PerturbedValues({"strength": 1.0}, {}, {"strength": strengths}):
+    with perturbing({"strength": strengths}, {"strength": 1.0}):
         result: tuple[Tensor, Tensor, Tensor] = function(
             input, hyperparameter(1.0, Symbol("strength"))
         )
