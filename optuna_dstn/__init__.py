@@ -1,6 +1,7 @@
 """Hyperparameter tuning by Δ-STN inside one training run, as a drop-in for Optuna."""
 
 from optuna_dstn import augmentation, visualization
+from optuna_dstn._choice import choice
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
 from optuna_dstn._fit import fit
@@ -24,6 +25,7 @@ __all__ = [
     "TunerConfig",
     "__version__",
     "augmentation",
+    "choice",
     "create_study",
     "fit",
     "hyperparameter_schedule",

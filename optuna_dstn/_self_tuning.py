@@ -111,7 +111,7 @@ class SelfTuning(Training):
             loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
-            mode = CurrentValues(self._values, frozenset(self.tuned))
+            mode = CurrentValues(self._values, frozenset(self._state.space.names))
             loss = self._weight_step(mode, batch, examples)
         self._response_step(batch, examples)
         self.steps += 1
@@ -203,11 +203,12 @@ class SelfTuning(Training):
         state = BilevelState(findings, opened, self._optimizer, config, self._optimizer_factory)
         self._state = state
         trial.store({name: opened[name][1] for name in findings.kept})
-        trial.set_user_attr(START, {name: opened[name][1] for name in state.space.names})
-        trial.set_user_attr(TUNED, list(state.space.names))
+        start = {name: opened[name][1] for name in state.space.names}
+        trial.set_user_attr(START, trial.parameter_values(start))
+        trial.set_user_attr(TUNED, list(self.tuned))
         trial.set_user_attr(CONFIG, asdict(config))
         _logger.info(
-            f"Trial {trial.number}: {config.method} tunes {', '.join(state.space.names)}"
+            f"Trial {trial.number}: {config.method} tunes {', '.join(self.tuned)}"
             + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
         )
 
@@ -242,7 +243,7 @@ class SelfTuning(Training):
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        return () if self._state is None else self._state.space.names
+        return () if self._state is None else self._state.space.parameters
 
     def summary(self) -> Summary:
         if self._state is None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from optuna_dstn._relaxed_choice import columns_of_choices, parameter_names
+
 
 # A start on the very edge of a range has no finite λ: it begins this fraction of the range inside.
 _EDGE = 1e-2
@@ -24,16 +26,19 @@ class Space:
         value = a + (b − a)·sigmoid(λ),
 
     taken in log space for ``log=True``. A stepped or integer range is relaxed by half a step at
-    either end, and the value is rounded to the grid.
+    either end, and the value is rounded to the grid. The probabilities of a choice are the softmax
+    of their λ.
 
     Args:
-        distributions: The tuned hyperparameters; float or int, with low < high.
+        distributions: The tuned hyperparameters; float or int, with low < high. All options of a
+            choice are among them.
         start: A value for each, in its range.
         scale: σ at the start, in unconstrained space, the same for all; > 0.
         like: A tensor whose device and dtype λ takes.
 
     Attributes:
         names: The h names, in the order of the columns.
+        parameters: The trial's parameters that they belong to: a choice is one of them.
         raw: λ, shape (h,), requires grad.
         raw_scale: ρ, shape (h,), requires grad; σ = softplus(ρ).
     """
@@ -48,6 +53,7 @@ class Space:
     ) -> None:
         self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
         self.names = tuple(self._ranges)
+        self.parameters = parameter_names(distributions)
         self._index = {name: column for column, name in enumerate(self.names)}
         ranges = self._ranges.values()
 
@@ -62,8 +68,15 @@ class Space:
         self._is_log = torch.tensor([r.log for r in ranges], device=like.device)
         self._any_log = any(r.log for r in ranges)
         self._any_step = any(r.step for r in ranges)
+        self._choices = [
+            torch.tensor(columns, device=like.device)
+            for columns in columns_of_choices(distributions)
+        ]
 
         self.raw = column(r.unconstrain(float(start[n])) for n, r in self._ranges.items())
+        for columns in self._choices:
+            chances = [float(start[self.names[column]]) for column in columns.tolist()]
+            self.raw[columns] = column(chances).log()
         # softplus(log(e^σ − 1)) = σ
         self.raw_scale = torch.full_like(self.raw, math.log(math.expm1(scale)))
         self.raw.requires_grad_()
@@ -101,6 +114,9 @@ class Space:
             step = torch.where(self._step > 0, self._step, 1)
             rounded = self._low + step * torch.round((values - self._low) / step)
             values = torch.where(self._step > 0, rounded, values)
+        for columns in self._choices:
+            chances = raw.index_select(-1, columns).softmax(-1)
+            values = values.index_copy(-1, columns, chances)
         return torch.clamp(values, self._low, self._high)
 
     @property

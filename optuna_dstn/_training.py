@@ -97,12 +97,12 @@ class Training(ABC):
     @property
     @abstractmethod
     def scales(self) -> dict[str, float]:
-        """Today's perturbation scale σ of every tuned hyperparameter."""
+        """Today's perturbation scale σ of every tuned hyperparameter; of a choice, each option."""
 
     @property
     @abstractmethod
     def tuned(self) -> tuple[str, ...]:
-        """Names of the hyperparameters tuned by gradient; known after the first step."""
+        """Names of the parameters tuned by gradient; known after the first step."""
 
     @abstractmethod
     def summary(self) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import copy
 from typing import Any, cast
 
@@ -66,6 +66,26 @@ class DSTNTrial(optuna.Trial):
             int, self._tracked(name, super().suggest_int(name, low, high, step=step, log=log))
         )
 
+    def suggest_probabilities(self, name: str, options: Sequence[str]) -> dict[str, float]:
+        """Suggest a category, as the probability of each option: numbers that torch can tune.
+
+        The suggested option starts twice as probable as each of the others; the parameter ends as
+        the most probable one. See :func:`optuna_dstn.choice`.
+        """
+        self.held.relax(name)
+        self.suggest_categorical(name, options)
+        names = {f"{name}={option}": option for option in options}
+        starts = self.open_parameters
+        if not starts.keys() >= names.keys():
+            raise ValueError(
+                f"Parameter {name!r} was suggested before, as a plain category: give the choice a "
+                "name of its own."
+            )
+        return {
+            option: cast(float, hyperparameter(starts[own][1], Symbol(own)))
+            for own, option in names.items()
+        }
+
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
         """Suggest from a distribution object."""
         if isinstance(distribution, CategoricalDistribution):
@@ -94,13 +114,17 @@ class DSTNTrial(optuna.Trial):
 
     @property
     def open_parameters(self) -> dict[str, tuple[BaseDistribution, float]]:
-        """Distribution and start value of every parameter that is not stored yet."""
+        """Distribution and start value of every number that is not stored yet."""
         return self.held.open
 
     @property
     def enqueued_names(self) -> frozenset[str]:
         """Names whose start the user gave by ``enqueue_trial``."""
         return frozenset(self._fixed_params)
+
+    def parameter_values(self, values: Mapping[str, float]) -> dict[str, Any]:
+        """Return the parameters that open numbers stand for: of probabilities, their category."""
+        return self.held.parameter_values(values)
 
     def follow(self, final_values: FinalValues) -> None:
         """Take the final values of tuned parameters from ``final_values``, once the trial ends.
@@ -117,8 +141,9 @@ class DSTNTrial(optuna.Trial):
 
     def store(self, values: Mapping[str, float]) -> None:
         """Write open parameters, at ``values``, to the storage; they are open no longer."""
+        final = self.held.parameter_values(values)
         self.held.store(values)
-        self._cached_frozen_trial.params.update(values)
+        self._cached_frozen_trial.params.update(final)
 
     def finish(self) -> None:
         """Write every open parameter: tuned ones at their final value, others as suggested."""

@@ -165,8 +165,9 @@ class Tuner:
         if self._best is None or self._is_better(value, self._best.value):
             self._best = _Best(value, values, _copied_state(self._model))
         if isinstance(self._trial, DSTNTrial):
-            tuned = {name: values[name] for name in training.tuned}
-            self._schedule.append(training.steps, value, tuned, training.scales)
+            scales = training.scales
+            tuned = {name: values[name] for name in scales}
+            self._schedule.append(training.steps, value, tuned, scales)
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
     def _is_better(self, value: float, than: float) -> bool:
@@ -198,12 +199,12 @@ class Tuner:
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """Today's value of every suggested number, by name."""
+        """Today's value of every suggested number; of a choice, each option's probability."""
         return self._training.hyperparameters
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """Names of the hyperparameters tuned by gradient; known after the first step."""
+        """Names of the parameters tuned by gradient; known after the first step."""
         return self._training.tuned
 
     def summary(self) -> Summary:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn._relaxed_choice import option_of
 from optuna_dstn._schedule import hyperparameter_schedule
 
 
@@ -71,8 +72,10 @@ def _get_hyperparameter_schedule_info(
     for trial in shown:
         frame = hyperparameter_schedule(trial)
         for name in trial.user_attrs[SCHEDULE]["hyperparameters"]:
-            distribution = trial.distributions.get(name)
-            if params is not None and name not in params:
+            option = option_of(name, trial.distributions)
+            distribution = option or trial.distributions.get(name)
+            names = {name} if option is None else {name, option.parameter}
+            if params is not None and names.isdisjoint(params):
                 continue
             if not isinstance(distribution, (FloatDistribution, IntDistribution)):
                 continue  # a running trial of another process: not stored yet
