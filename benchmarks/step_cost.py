@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import platform
-import statistics
-import time
 from typing import NamedTuple
 
+from _timing import ratio
 import click
 import optuna
 import torch
@@ -107,18 +106,6 @@ def make_step(case: Case, study: optuna.Study, device: str) -> Callable[[], None
     return lambda: tuner.step(batch)
 
 
-def seconds(step: Callable[[], None], steps: int, device: str) -> float:
-    """Time a block of steps."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 @click.command()
 @click.option(
     "--case", "names", multiple=True, type=click.Choice(list(CASES)), help="Default: all."
@@ -138,14 +125,12 @@ def main(names: tuple[str, ...], rounds: int, steps: int, threads: int, device: 
         case = CASES[name]
         plain = make_step(case, optuna.create_study(), device)
         tuned = make_step(case, optuna_dstn.create_study(config=config), device)
-        seconds(plain, 5, device), seconds(tuned, 5, device)
-        pairs = [
-            (seconds(plain, steps, device), seconds(tuned, steps, device)) for _ in range(rounds)
-        ]
-        low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
-        plain_ms, tuned_ms = (statistics.median(t) / steps * 1e3 for t in zip(*pairs, strict=True))
-        quartiles = f"{low:.2f} to {high:.2f}"
-        print(f"{name:8} {plain_ms:9.2f} ms {tuned_ms:9.2f} ms {middle:7.2f} {quartiles:>15}")
+        cost = ratio(plain, tuned, rounds=rounds, steps=steps, device=device)
+        quartiles = f"{cost.low:.2f} to {cost.high:.2f}"
+        print(
+            f"{name:8} {cost.first_ms:9.2f} ms {cost.second_ms:9.2f} ms {cost.middle:7.2f} "
+            f"{quartiles:>15}"
+        )
 
 
 if __name__ == "__main__":
