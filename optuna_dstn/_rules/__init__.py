@@ -5,7 +5,14 @@ Importing this package fills the two tables that it names.
 
 from __future__ import annotations
 
-from optuna_dstn._rules import _arithmetic, _dropout, _layers, _normalization
+from optuna_dstn._rules import (
+    _arithmetic,
+    _cross_entropies,
+    _distance_losses,
+    _dropout,
+    _layers,
+    _normalization,
+)
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._rules._per_example import PerExample
