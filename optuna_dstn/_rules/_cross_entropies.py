@@ -124,7 +124,9 @@ def _of_classes(
         smoothing = own_values(label_smoothing, losses)
         uniform = -_over_classes(weights, log_p) / log_p.shape[1]
         losses = (1 - smoothing) * losses + smoothing * uniform * counted
-    counts = labels[counted].bincount(minlength=log_p.shape[1])
+    counts = labels.new_zeros(log_p.shape[1]).scatter_add_(
+        0, labels.flatten(), 1 * counted.flatten()
+    )
     exact = torch.promote_types(weights.dtype, torch.float32)  # half precision ends at 65504 labels
     return losses, weights.to(exact) @ counts.to(exact)
 

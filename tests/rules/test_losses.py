@@ -312,6 +312,20 @@ def test_dtype_is_kept(case: Case, dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance / 10)
 
 
+@each_case
+def test_the_device_is_kept(case: Case) -> None:
+    def moved(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, Tensor) else value
+
+    elsewhere = Case(
+        case.function,
+        tuple(map(moved, case.inputs)),
+        {name: moved(values) for name, values in case.values.items()},
+        {name: moved(value) for name, value in case.options.items()},
+    )
+    assert elsewhere.by_rule(elsewhere.values).device.type == "meta"
+
+
 def test_more_labels_than_half_precision_can_count() -> None:
     pixels, labels = torch.zeros(2, 3, 40_000, dtype=torch.float16), torch.ones(2, 40_000).long()
     case = Case(F.cross_entropy, (pixels, labels), {"label_smoothing": torch.tensor([0.1, 0.9])})
