@@ -136,7 +136,9 @@ class PerturbedValues(Linearised[PerExample]):
         if any(t.ndim and t.shape[0] == self._examples for t in others):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
-            return rule.apply(*own_args, **own_kwargs)
+            output = rule.apply(*own_args, **own_kwargs)
+            self.prediction.note(func, own_args, own_kwargs, output, rule.apply)
+            return output
         if any(_responds(t) for t in others) and rule is not None:
             return rule.apply(*own_args, **own_kwargs)  # says that the batch axis is missing
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)

@@ -26,9 +26,22 @@ class Prediction:
         self._ends: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
 
     def note(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        rule: Callable[..., Any] | None = None,
     ) -> None:
-        """Remember a call that may turn out to be the end of the model."""
+        """Remember a call that may turn out to be the end of the model.
+
+        Args:
+            func: The function called.
+            args: Its arguments.
+            kwargs: Its arguments by name.
+            output: What it returned.
+            rule: What was called in its place, for hyperparameters among the arguments.
+        """
         if not isinstance(output, Tensor):
             return
         if func in OUTPUT_FUNCTIONS or (
@@ -36,7 +49,7 @@ class Prediction:
         ):
             self._ends[id(output)] = (
                 output,
-                lambda: func(*self._merged(args), **self._merged(kwargs)),
+                lambda: (rule or func)(*self._merged(args), **self._merged(kwargs)),
             )
 
     def complete(self, output: Any) -> Any:

@@ -35,14 +35,26 @@ class Net(nn.Module):
         return self.end(logits) if y is None else self.end(logits, y)
 
 
-def tuned(end: Any, loss_fn: Any, classes: int = 3) -> tuple[Tensor, Tensor]:
+class SmoothedNet(Net):
+    """A classifier that computes its own loss, the dropout rate being its label smoothing too."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+        logits = self.body(x)
+        return logits if y is None else F.cross_entropy(logits, y, label_smoothing=smoothing(self))
+
+
+def smoothing(model: Any) -> float:
+    return model.body[2].p if model.training else 0.0
+
+
+def tuned(end: Any, loss_fn: Any, classes: int = 3, kind: type[Net] = Net) -> tuple[Tensor, Tensor]:
     """Return λ and the weights after some steps, from the same random numbers each time."""
     config = TunerConfig(warmup_steps=0, train_steps=2)
     study = optuna_dstn.create_study(config=config)
     study.enqueue_trial({"rate": 0.3})
     trial = study.ask()
     torch.manual_seed(0)
-    model = Net(trial.suggest_float("rate", 0.0, 0.9), end, classes)
+    model = kind(trial.suggest_float("rate", 0.0, 0.9), end, classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     tuner = Tuner(trial, model, optimizer, loss_fn, [(X, Y)])
     for _ in range(STEPS):
@@ -119,6 +131,17 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
 def test_the_end_of_a_classifier_makes_no_difference(end: Any, loss_fn: Any) -> None:
     raw, response = tuned(end, loss_fn)
     expected_raw, expected_response = tuned(identity, cross_entropy)
+    torch.testing.assert_close(raw, expected_raw, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(response, expected_response, rtol=1e-6, atol=1e-9)
+
+
+def test_a_loss_that_the_model_computes_may_read_a_hyperparameter() -> None:
+    def smoothed(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(model(x), y, label_smoothing=smoothing(model))
+
+    raw, response = tuned(identity, loss_of, kind=SmoothedNet)
+    expected_raw, expected_response = tuned(identity, smoothed)
     torch.testing.assert_close(raw, expected_raw, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(response, expected_response, rtol=1e-6, atol=1e-9)
 
