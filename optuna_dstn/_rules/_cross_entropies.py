@@ -122,11 +122,10 @@ def _of_classes(
     losses = label_weights * F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
     if label_smoothing != 0:  # 0 would make NaN of a class that is masked by a logit of −∞
         smoothing = own_values(label_smoothing, losses)
-        uniform = -_over_classes(weights, log_p) / log_p.shape[1]
-        losses = (1 - smoothing) * losses + smoothing * uniform * counted
-    counts = labels.new_zeros(log_p.shape[1]).scatter_add_(
-        0, labels.flatten(), 1 * counted.flatten()
-    )
+        uniform = -_over_classes(weights, log_p).where(counted, 0) / log_p.shape[1]
+        losses = (1 - smoothing) * losses + smoothing * uniform
+    counts = labels.new_zeros(log_p.shape[1])
+    counts.scatter_add_(0, labels.flatten(), counted.long().flatten())
     exact = torch.promote_types(weights.dtype, torch.float32)  # half precision ends at 65504 labels
     return losses, weights.to(exact) @ counts.to(exact)
 

@@ -347,6 +347,13 @@ def test_a_masked_class_keeps_the_loss_of_class_weights_finite() -> None:
     torch.testing.assert_close(case.by_rule(case.values), case.by_loop("mean"))
 
 
+def test_what_the_logits_of_an_ignored_label_are_does_not_matter() -> None:
+    logits, labels = normal(EXAMPLES, CLASSES, 2), torch.ones(EXAMPLES, 2).long()
+    logits[:, 2, 1], labels[:, 1] = -torch.inf, IGNORED
+    case = Case(F.cross_entropy, (logits, labels), {"label_smoothing": uniform(EXAMPLES)})
+    torch.testing.assert_close(case.by_rule(case.values), case.by_loop("mean"))
+
+
 @each_reduction
 def test_a_batch_of_ignored_labels_is_as_in_torch(reduction: str) -> None:
     labels = torch.full((EXAMPLES,), IGNORED)
