@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import inspect
 from typing import Any
 
+from _reference import perturbing
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import CurrentValues, PerturbedValues
+from optuna_dstn._interception import CurrentValues
 from optuna_dstn._rules import PerExample, hyperparameter_rules
 
 
@@ -460,9 +461,48 @@ MODULES: dict[str, Callable[[Any], nn.Module]] = {
 def test_a_module_reaches_the_rule_of_its_function(name: str) -> None:
     case, module = CASES[name], MODULES[name](h)
     (values,) = case.values.values()
-    with PerturbedValues({"h": 0.5}, {}, {"h": values}):
+    with perturbing({"h": values}, {"h": 0.5}):
         perturbed = module(*case.inputs)
     torch.testing.assert_close(perturbed, case.by_loop("mean"))
     with CurrentValues({"h": 0.75}, frozenset({"h"})):
         today = module(*case.inputs)
     torch.testing.assert_close(today, MODULES[name](0.75)(*case.inputs), rtol=0, atol=0)
+
+
+# -- with tensors of hyperparameters --------------------------------------------------------------
+
+double = {"dtype": torch.float64}
+TENSORS: dict[str, Callable[[Any, Any, Any], Tensor]] = {
+    "class weights": lambda x, y, h: F.cross_entropy(
+        x, y % CLASSES, weight=torch.tensor([1.0, h, 2 * h], **double)
+    ),
+    "positive weight": lambda x, y, h: F.binary_cross_entropy_with_logits(
+        x, (y[:, None] > 0).expand_as(x).double(), pos_weight=torch.tensor([h], **double)
+    ),
+    "positive weight of one logit": lambda x, y, h: F.binary_cross_entropy_with_logits(
+        x[:, 0], (y > 0).double(), pos_weight=torch.tensor([h], **double)
+    ),
+    "positive weight without an axis": lambda x, y, h: F.binary_cross_entropy_with_logits(
+        x, (y[:, None] > 0).expand_as(x).double(), pos_weight=torch.tensor(h, **double)
+    ),
+    "label smoothing of sequences": lambda x, y, h: F.cross_entropy(
+        x[:, :, None].expand(-1, -1, 4), (y % CLASSES)[:, None].expand(-1, 4), label_smoothing=h
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_tensor_of_hyperparameters_has_each_examples_own(name: str) -> None:
+    """By its derivative: in the prediction of b, Σ_b L_b(λ_b) has that of L(λ_b)."""
+    use, x, y = TENSORS[name], normal(EXAMPLES, CLASSES), torch.arange(EXAMPLES)
+    values = uniform(EXAMPLES)
+
+    def own(b: int) -> Tensor:
+        logits = x.clone().requires_grad_()
+        return torch.autograd.grad(use(logits, y, values[b].item()), logits)[0][b]
+
+    prediction = x.clone().requires_grad_()
+    with perturbing({"h": values}, {"h": 0.5}):
+        loss = use(prediction, y, h)
+    (gradient,) = torch.autograd.grad(loss, prediction)
+    torch.testing.assert_close(gradient, torch.stack([own(b) for b in range(EXAMPLES)]))
