@@ -73,6 +73,7 @@ USES: dict[str, Callable[[Tensor, Any, Any], Tensor]] = {
     "fill_": lambda x, a, b: x * torch.empty_like(x).fill_(a),
     "comparison": lambda x, a, b: (x < torch.tensor([a, b, 1.0])).double(),
     "power": lambda x, a, b: x ** torch.tensor(a),
+    "one value for one unit": lambda x, a, b: x[..., 0] * torch.tensor([a]).sum(),
     "reflected": lambda x, a, b: torch.tensor(a) ** x,
 }
 
@@ -120,6 +121,17 @@ def test_the_first_step_finds_the_readers(name: str, x: Tensor) -> None:
         USES[name](x, a, b)
     assert "a" in met.readers or name == "unbound"
     assert met.shared == set()
+
+
+def test_a_tensor_whose_axis_meets_the_batch() -> None:
+    """As the user's own broadcasting has it: an axis of one, or of an entry for each example."""
+    x = torch.rand(EXAMPLES)
+    with perturbing(VALUES, TODAY):
+        once = x * torch.tensor([a])
+        each = x * torch.tensor([a, b, a, 1.0])
+    torch.testing.assert_close(once, x * VALUES["a"])
+    own = torch.stack([VALUES["a"][0], VALUES["b"][1], VALUES["a"][2], torch.ones(())])
+    torch.testing.assert_close(each, x * own)
 
 
 def test_a_tensor_that_no_data_meets_is_read_by_nothing(x: Tensor) -> None:

@@ -44,7 +44,7 @@ def cross_entropy(
         return reduced(losses, reduction, size_average, reduce, total=total)
     smoothing = own_values(label_smoothing, target)
     smoothed = (1 - smoothing) * target + smoothing / log_p.shape[1]
-    losses = -_over_classes(_class_weights(weight, log_p, target), smoothed * log_p)
+    losses = -_over_classes(_class_weights(weight, log_p), smoothed * log_p)
     return reduced(losses, reduction, size_average, reduce)
 
 
@@ -115,7 +115,7 @@ def _of_classes(
 
     Further axes of ``target`` count as further labels; ignored labels have no loss and no weight.
     """
-    weights = _class_weights(weight, log_p, target)
+    weights = _class_weights(weight, log_p)
     counted = target != ignore_index
     labels = target.where(counted, 0).long()
     label_weights = weights.gather(1, labels.reshape(len(labels), -1)).view_as(labels)
@@ -130,11 +130,11 @@ def _of_classes(
     return losses, weights.to(exact) @ counts.to(exact)
 
 
-def _class_weights(weight: PerExample | Tensor | None, log_p: Tensor, target: Tensor) -> Tensor:
+def _class_weights(weight: PerExample | Tensor | None, log_p: Tensor) -> Tensor:
     """Return the class weights of each example, (B, C)."""
     shape = log_p.shape[:2]
     if isinstance(weight, PerExample):
-        return weight.like(target).reshape(shape).to(log_p)
+        return weight.like(log_p.new_empty(shape)).to(log_p)
     return (log_p.new_ones(()) if weight is None else weight).expand(shape)
 
 

@@ -25,17 +25,20 @@ class PerExample:
     function: str
 
     def like(self, input: Tensor) -> Tensor:
-        """Return the values so that they broadcast against ``input``, example by example.
+        """Return the values so that they meet ``input`` as the user's own argument does.
+
+        What has as many axes as ``input`` has one that meets the batch: of size 1, or of size B,
+        where example b takes its own row.
 
         Returns:
-            Shape (B, 1, ..., 1, *s), of as many axes as ``input`` or one more than s, whichever is
-            larger.
+            As many axes as ``input``, the batch first: shape (B, 1, ..., 1, *s) where s is shorter.
 
         Raises:
             HyperparameterError: If the first axis of ``input`` is not the batch.
         """
         examples, *shape = self.values.shape
-        if input.ndim == 0 or input.shape[0] != examples:
+        between = input.ndim - 1 - len(shape)
+        if between < -1 or not input.ndim or input.shape[0] != examples:
             raise HyperparameterError(
                 f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
                 f"{self.function}, whose first axis is not the batch of {examples} examples. Each "
@@ -43,5 +46,7 @@ class PerExample:
                 "there (return one loss per example rather than their mean, for instance), or "
                 f"write float(...) around {self.formula} to leave it untuned."
             )
-        between = max(input.ndim - 1 - len(shape), 0)
+        if between < 0:
+            rows = self.values.expand(-1, examples, *shape[1:])
+            return rows.diagonal(dim1=0, dim2=1).movedim(-1, 0)
         return self.values.view(examples, *[1] * between, *shape)

@@ -18,21 +18,12 @@ Plain = TypeVar("Plain")
 
 
 def own_values(argument: PerExample | Plain, input: Tensor) -> Tensor | Plain:
-    """Return each example's own values, such that they meet ``input`` as the user's argument does.
-
-    An argument with as many axes as ``input`` has one for the batch: of size 1, or of size B,
-    where example b takes its own row. One that is no hyperparameter is returned as it is.
+    """Return each example's own values; what is no hyperparameter is returned as it is.
 
     Raises:
         HyperparameterError: If the first axis of ``input`` is not the batch.
     """
-    if not isinstance(argument, PerExample):
-        return argument
-    values = argument.like(input)
-    if values.ndim > input.ndim:
-        rows = values.expand(-1, len(values), *values.shape[2:])
-        values = rows.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-    return values.to(input)
+    return argument.like(input).to(input) if isinstance(argument, PerExample) else argument
 
 
 def reduced(
