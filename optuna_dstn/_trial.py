@@ -131,7 +131,15 @@ class DSTNTrial(optuna.Trial):
 
         Raises:
             RuntimeError: If another Tuner has been given this trial.
+            ValueError: If the study's sampler enumerates values, which tuning leaves.
         """
+        if isinstance(self.study.sampler, optuna.samplers.BruteForceSampler):
+            raise ValueError(
+                "BruteForceSampler counts the values that trials end with, but a Tuner moves them "
+                "off its list, so it would never end. Take GridSampler, with the start of each "
+                'tuned hyperparameter as its only value: GridSampler({"depth": [1, 2, 3], '
+                '"dropout": [0.3]}).'
+            )
         if self.held.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
