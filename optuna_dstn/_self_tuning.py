@@ -220,8 +220,9 @@ class SelfTuning(Training):
     # -- the Tuner's questions -------------------------------------------------------------------
 
     def final_hyperparameters(self) -> dict[str, float]:
-        """Return the values at the end of the trial; warn if tuning never began."""
-        if self._state is not None and not self.hyperparameter_steps:
+        """Return the values at the end of the trial; warn if nothing but its length kept them."""
+        is_settled = self._state is not None
+        if is_settled and not self.hyperparameter_steps and not self._trial.is_pruned:
             _logger.warning(
                 f"Trial {self._trial.number} ended after {self.steps} steps, before its first step "
                 f"on the hyperparameters: {', '.join(self.tuned)} kept their start values. Train "

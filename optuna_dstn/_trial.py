@@ -25,6 +25,7 @@ class DSTNTrial(optuna.Trial):
     """
 
     held: HeldParameters
+    is_pruned = False  # whether its pruner has said so
 
     @classmethod
     def adopt(cls, trial: optuna.Trial) -> DSTNTrial:
@@ -96,6 +97,11 @@ class DSTNTrial(optuna.Trial):
             else self.suggest_float
         )
         return suggest_number(name, **distribution._asdict())
+
+    def should_prune(self) -> bool:
+        """Ask the study's pruner; see ``optuna.Trial.should_prune``."""
+        self.is_pruned = super().should_prune()
+        return self.is_pruned
 
     @property
     def params(self) -> dict[str, Any]:

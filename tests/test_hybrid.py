@@ -8,7 +8,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from _problems import CLASSES, FEATURES, QUICK, loss_fn, make_classification_problem, open_storage
+from _problems import (
+    CLASSES,
+    FEATURES,
+    QUICK,
+    loss_fn,
+    make_classification_problem,
+    mlp,
+    open_storage,
+)
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -62,9 +70,7 @@ class HybridObjective:
         )
         self.suggested[trial.number] = dict(trial.params)
         train, valid = self._problem.train_loader, self._problem.valid_loader
-        return optuna_dstn.fit(
-            trial, model, optimizer, loss_fn, train, valid, epochs=self._epochs
-        )
+        return optuna_dstn.fit(trial, model, optimizer, loss_fn, train, valid, epochs=self._epochs)
 
 
 def names_of(suggested: dict[str, Any]) -> list[str]:
@@ -110,7 +116,9 @@ SAMPLERS: dict[str, Callable[[], BaseSampler]] = {
     "GP": lambda: samplers.GPSampler(seed=0, n_startup_trials=5),
     "CMA-ES": lambda: samplers.CmaEsSampler(seed=0, popsize=5),
     "CMA-ES with margin": lambda: samplers.CmaEsSampler(
-        seed=2, popsize=5, with_margin=True  # in Optuna too it needs the smallest space first
+        seed=2,
+        popsize=5,
+        with_margin=True,  # in Optuna too it needs the smallest space first
     ),
     "NSGA-II": lambda: samplers.NSGAIISampler(seed=0, population_size=3),
     "QMC": lambda: samplers.QMCSampler(seed=0),
@@ -175,6 +183,19 @@ def test_a_grid_is_searched_once_and_ends_the_study() -> None:
     assert len(searched) == len(study.trials) == math.prod(map(len, GRID.values()))
 
 
+def test_brute_force_is_refused() -> None:
+    """Or it would suggest the starts for ever: no trial is stored with them."""
+
+    def objective(trial: optuna.Trial) -> float:
+        model = mlp(trial.suggest_float("dropout", 0.0, 0.9, step=0.1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return optuna_dstn.Tuner(trial, model, optimizer, loss_fn, [None]).best_value
+
+    study = hybrid_study(samplers.BruteForceSampler(seed=0))
+    with pytest.raises(ValueError, match="Take GridSampler"):
+        study.optimize(objective)
+
+
 # -- pruners ---------------------------------------------------------------------------------------
 
 pruners = optuna.pruners
@@ -207,6 +228,20 @@ def test_a_pruned_trial_holds_what_tuning_found(name: str) -> None:
     for trial in pruned:
         assert 1 <= len(trial.intermediate_values) <= 4
         assert len(trial.user_attrs[SCHEDULE]["step"]) == len(trial.intermediate_values)
+
+
+def test_a_trial_pruned_before_its_first_hyperparameter_step_is_no_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    optuna.logging.enable_propagation()
+    try:
+        study = optuna_dstn.create_study(pruner=pruners.ThresholdPruner(upper=0.0))
+        study.optimize(HybridObjective(), n_trials=1)
+    finally:
+        optuna.logging.disable_propagation()
+    (trial,) = study.trials
+    assert trial.state == TrialState.PRUNED
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 # -- storages and workers --------------------------------------------------------------------------
@@ -269,7 +304,7 @@ def test_threads_share_a_study(storage: BaseStorage) -> None:
 # -- what Optuna makes of the study ----------------------------------------------------------------
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -291,9 +326,9 @@ def mixed_study() -> optuna_dstn.DSTNStudy:
 
     def broken(trial: optuna.Trial) -> float:
         searched_model(trial)
-        raise Broken
+        raise BrokenError
 
-    study.optimize(broken, n_trials=1, catch=Broken)
+    study.optimize(broken, n_trials=1, catch=BrokenError)
     searched_model(study.ask())
     study.enqueue_trial({"dropout_0": 0.3})
     return study
@@ -356,13 +391,10 @@ def test_optuna_plots_the_study(plot: Callable[..., Any], mixed_study) -> None:
     assert plot(mixed_study).data
 
 
-def test_plots_show_tuned_values(mixed_study: optuna_dstn.DSTNStudy) -> None:
+def test_a_plot_shows_tuned_values(mixed_study: optuna_dstn.DSTNStudy) -> None:
     tuned = [
         trial.params["weight_decay"]
         for trial in mixed_study.get_trials(states=[TrialState.COMPLETE])
     ]
     points = optuna.visualization.plot_slice(mixed_study, ["weight_decay"]).data[0]
     assert list(points.x) == tuned
-    figure = optuna.visualization.plot_parallel_coordinate(mixed_study, ["lr", "weight_decay"])
-    lines = figure.data[0]
-    assert list(lines.dimensions[2].values) == pytest.approx(list(map(math.log10, tuned)))
