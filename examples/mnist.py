@@ -101,9 +101,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", help="where mnist.npz is; scikit-learn's digits without it")
-    parser.add_argument("--plain", action="store_true", help="under optuna.create_study")
+    parser.add_argument("--plain", action="store_true", help="take optuna.create_study")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--timeout", type=float, help="start no trial after this many seconds")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -4,6 +4,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -11,7 +12,20 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 OPTIONS = {
     "digits.py": ["--epochs", "2", "--trials", "1"],
     "hybrid.py": ["--epochs", "3", "--trials", "2"],
+    "mnist.py": ["--epochs", "2", "--trials", "2"],
 }
+
+
+def output_of(name, *options, folder):
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_every_example_is_tested():
@@ -20,12 +34,13 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_example_runs(name, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *OPTIONS[name]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "best" in result.stdout or "Δ-STN, 1 trial" in result.stdout
+    output = output_of(name, *OPTIONS[name], folder=tmp_path)
+    assert "best" in output or "Δ-STN, 1 trial" in output
+
+
+def test_mnist_runs_plainly_on_files(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (80, 28, 28), dtype=np.uint8)
+    labels = np.arange(80) % 10
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = ["--plain", "--data-dir", ".", "--epochs", "1", "--trials", "1"]
+    assert "best validation accuracy" in output_of("mnist.py", *options, folder=tmp_path)
