@@ -33,6 +33,12 @@ class DSTNStudy(optuna.Study):
     It is made by :func:`create_study`, :func:`load_study` or :func:`wrap`. The study's sampler
     gives start values to what is tuned by gradient, and searches the rest.
 
+    A finished trial holds its tuned values, so a sampler that learns (TPE, GP, CMA-ES, NSGA-II)
+    learns where tuning ended, and starts later trials there: Lamarckian evolution (Whitley, Gordon
+    & Mathias, 1994). ``CmaEsSampler(with_margin=True)`` alone goes by its own suggestions.
+    ``optuna.samplers.PartialFixedSampler({"dropout": 0.3}, sampler)`` starts every trial at the
+    same values and leaves ``sampler`` the rest; ``GridSampler`` takes a start as a list of one.
+
     Args:
         study_name: Name of a study in the storage.
         storage: Optuna storage or its URL.
