@@ -10,8 +10,10 @@ from optuna_dstn._rules import (
     _cross_entropies,
     _distance_losses,
     _dropout,
+    _elementwise,
     _layers,
     _normalization,
+    _random,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS

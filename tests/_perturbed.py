@@ -1,0 +1,41 @@
+"""Running a piece of a user's code with one value of each hyperparameter per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optuna_dstn._hyperparameter import Symbol, hyperparameter
+from optuna_dstn._passes import PerturbedValues
+from optuna_dstn._response import Delta
+from optuna_dstn._space import Columns
+
+
+TODAY = 0.5  # what Python code sees, and what no perturbed call may use
+
+
+def suggested(name: str) -> Any:
+    """Return what ``trial.suggest_float(name, ...)`` gives the user."""
+    return hyperparameter(TODAY, Symbol(name))
+
+
+def response_pass(deltas: Mapping[int, Delta], **values: Tensor) -> PerturbedValues:
+    """Return the mode of a pass at these values of the hyperparameters, shape (B,) each."""
+    index = {name: column for column, name in enumerate(values)}
+    columns = Columns(torch.stack(list(values.values()), dim=1), index)
+    return PerturbedValues(dict.fromkeys(values, TODAY), deltas, columns, {})
+
+
+def perturbed(function: Callable[..., Any], *args: Any, **values: Tensor) -> Any:
+    """Return ``function(*args, **hyperparameters)``, example b at the values in row b.
+
+    Args:
+        function: Takes each hyperparameter by the name that it was suggested under.
+        args: Passed on.
+        values: Of each hyperparameter, shape (B,).
+    """
+    with response_pass({}, **values):
+        return function(*args, **{name: suggested(name) for name in values})
