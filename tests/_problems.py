@@ -68,6 +68,27 @@ def accuracy(model: nn.Module, batch: Any) -> Tensor:
     return (model(x).argmax(1) == y).float()
 
 
+def small_regression(*, sparse: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Return 48 training and 400 validation records of a noisy linear model, which overfits.
+
+    Args:
+        sparse: Whether three of the twelve features count, all alike, instead of each in its turn
+            a little more.
+    """
+    generator = torch.Generator().manual_seed(1)
+    features = torch.arange(12.0)
+    weights = (features % 4 == 0).float() if sparse else features / 11
+    x = torch.randn(448, 12, generator=generator)
+    y = x @ weights + 1.5 * torch.randn(448, generator=generator)
+    return [x[:48], y[:48]], [x[48:], y[48:]]
+
+
+def squared_error(model: nn.Module, batch: Any) -> Tensor:
+    """Return half the mean squared error."""
+    x, y = batch
+    return F.mse_loss(model(x), y) / 2
+
+
 def make_objective(
     epochs: int = 3, *, before_step: Callable[[optuna.Trial, int], None] | None = None
 ) -> Callable[[optuna.Trial], float]:

@@ -13,10 +13,12 @@ from optuna_dstn._rules import (
     _elementwise,
     _layers,
     _normalization,
+    _penalty,
     _random,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn._rules._penalty import square_change
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import (
     HyperparameterRule,
@@ -40,4 +42,5 @@ __all__ = [
     "hyperparameter_rules",
     "layer_rules",
     "penalty_rules",
+    "square_change",
 ]
