@@ -1,8 +1,22 @@
-"""Coupled weight decay as the term (wd/2)·‖w‖² of the training loss that it is."""
+"""Weight decay of the optimizer as the term of the training loss that it is, or acts as.
+
+Coupled decay is part of the gradient: that of the term (wd/2)·‖w‖².
+
+Decoupled decay (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization") is a step of
+its own, beside the gradient's: in the Adam family, in expectation,
+
+    Δw = −lr·(∇L / P + wd·w),     P = √v̂ + eps,
+
+with the running mean v̂ of the squared gradient. It vanishes where ∇L + wd·P⊙w = 0, as if the loss
+had the term (wd/2)·Σ P_ij·w_ij², in which P is held at what the optimizer has today. (That P itself
+depends on w, by the squared mean of the gradient beside its variance, is left out, and so are a
+correlation of the gradient with P and the first steps, before the means have settled.)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +27,6 @@ from torch.optim import (
     Adagrad,
     Adam,
     Adamax,
-    AdamW,
     NAdam,
     Optimizer,
     RAdam,
@@ -23,13 +36,15 @@ from torch.optim import (
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._response import Delta
+from optuna_dstn._rules import square_change
 
 
 _COUPLED = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop)
+_DECOUPLED = (Adam, NAdam)  # AdamW is an Adam
 
 
 class WeightDecay:
-    """The weight decay of an optimizer's groups, where it is coupled (part of the gradient).
+    """The weight decay of an optimizer's groups, where it is known as a term of the loss.
 
     It takes the hyperparameters out of the optimizer, which from then on holds plain numbers.
 
@@ -37,26 +52,31 @@ class WeightDecay:
         optimizer: The user's optimizer.
 
     Raises:
-        HyperparameterError: If a hyperparameter is the weight decay of an optimizer that does not
-            couple it.
+        HyperparameterError: If a hyperparameter is the weight decay of an optimizer whose decay is
+            not known as a term.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._coupled = isinstance(optimizer, _COUPLED) and not isinstance(optimizer, AdamW)
         self._numbers: dict[int, Hyperparameter] = {}
         for index, group in enumerate(optimizer.param_groups):
             number = group.get("weight_decay")
             if not isinstance(number, Hyperparameter):
                 continue
-            if not self._coupled or group.get("decoupled_weight_decay"):
+            if not self._is_term(group):
+                decoupled = "decoupled " if group.get("decoupled_weight_decay") else ""
                 raise HyperparameterError(
-                    f"Hyperparameter {str(number.expression)!r} is the weight decay of "
-                    f"{type(optimizer).__name__}, whose decay is not known to be a term of the "
-                    "loss, so it has no rule. Use SGD, Adam or RMSprop, or write float(...) around "
-                    "it to leave it to the study's sampler."
+                    f"Hyperparameter {str(number.expression)!r} is the {decoupled}weight decay of "
+                    f"{type(optimizer).__name__}, whose decay is not known as a term of the loss, "
+                    "so it has no rule. Use SGD, Adam, AdamW or RMSprop, or add "
+                    "optuna_dstn.l2_penalty(model.parameters(), h) to the loss in its place, or "
+                    "write float(...) around it to leave it to the study's sampler."
                 )
             self._numbers[index] = number
+
+    def _is_term(self, group: Mapping[str, Any]) -> bool:
+        known = _DECOUPLED if group.get("decoupled_weight_decay") else _COUPLED
+        return isinstance(self._optimizer, known)
 
     @property
     def names(self) -> frozenset[str]:
@@ -80,11 +100,9 @@ class WeightDecay:
     def response_loss(
         self, deltas: Mapping[int, Delta], perturbed: Mapping[str, Tensor]
     ) -> Tensor | float:
-        """Return the mean over examples of (wd_b/2)·‖w + diag(u_b)·R‖², less what is constant in Δ:
+        """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
 
-            wd_b·Σ_i [u_bi·(w_i·R_i) + u_bi²·‖R_i‖²/2],
-
-        which needs the row sums of w⊙R and R² only.
+        P is 1 for coupled decay. What is constant in Δ is left out.
 
         Args:
             deltas: u_b (gate) and R (direction) of each responding parameter, by ``id(parameter)``.
@@ -96,18 +114,28 @@ class WeightDecay:
             decay = group.get("weight_decay", 0.0)
             if number is not None:
                 decay = number.expression.evaluate(perturbed)
-            elif not self._coupled or group.get("decoupled_weight_decay") or not decay:
+            elif not decay or not self._is_term(group):
                 continue
+            if group.get("maximize"):  # of L − (wd/2)·‖w‖², the response's loss too
+                decay = -decay
             for parameter in group["params"]:
                 delta = deltas.get(id(parameter))
-                if delta is not None:
-                    total = total + (decay * _row_terms(parameter.detach(), delta)).mean()
+                if delta is None:
+                    continue
+                metric = None
+                if group.get("decoupled_weight_decay"):
+                    state = self._optimizer.state.get(parameter)
+                    if not state:  # without a gradient so far it is not decayed either
+                        continue
+                    metric = _preconditioner(state, group)
+                change = square_change(parameter.detach(), delta, metric)
+                total = total + (decay / 2 * change).mean()
         return total
 
 
-def _row_terms(weight: Tensor, delta: Delta) -> Tensor:
-    rows = weight.shape[0]
-    direction = delta.direction.reshape(rows, -1)
-    cross = (weight.reshape(rows, -1) * direction).sum(1)
-    square = direction.square().sum(1)
-    return torch.addmv(delta.gate.square() @ (square / 2), delta.gate, cross)
+@torch.no_grad()
+def _preconditioner(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """Return P = √v̂ + eps of the Adam family's last step, v̂ = v/(1 − β₂ᵗ); amsgrad: of max v."""
+    square = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    step = torch.as_tensor(state["step"], dtype=torch.float64)
+    return (square / (1 - group["betas"][1] ** step)).sqrt() + group["eps"]  # type: ignore[no-any-return]
