@@ -24,7 +24,7 @@ from optuna_dstn._rules import (
     layer_rules,
     penalty_rules,
 )
-from optuna_dstn._tracking import is_in_place, is_spread_over_batch, makes_tensor
+from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
 
 
 class _Reading(NamedTuple):
@@ -142,7 +142,9 @@ class Discovery(Interception[_Reading]):
 
         others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
         learning = [t for t in others if t.requires_grad]
-        if any(self._has_batch_axis(t) for t in others):
+        if any(self._has_batch_axis(t) for t in others) or draws_rows(
+            func, args, kwargs, self._examples
+        ):
             if rule is None:
                 raise without_rule(reading.formula, reading.function)
             self._note(self.readers, reading)

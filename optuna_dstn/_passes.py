@@ -27,6 +27,7 @@ from optuna_dstn._rules import (
 from optuna_dstn._space import Columns
 from optuna_dstn._tracking import (
     computed_per_example,
+    draws_rows,
     is_in_place,
     is_spread_over_batch,
     makes_tensor,
@@ -133,7 +134,9 @@ class PerturbedValues(Linearised[PerExample]):
         if rule is None and numbers:
             return self.call_with_values(func, args, kwargs)  # sizes
         others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
-        if any(t.ndim and t.shape[0] == self._examples for t in others):
+        if any(t.ndim and t.shape[0] == self._examples for t in others) or draws_rows(
+            func, args, kwargs, self._examples
+        ):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = rule.apply(*own_args, **own_kwargs)

@@ -60,6 +60,14 @@ def is_spread_over_batch(func: Function, output: Tensor, examples: int) -> bool:
     return func in _SPREADING and output.ndim > 0 and output.shape[0] == examples
 
 
+def draws_rows(
+    func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], examples: int
+) -> bool:
+    """Whether a call that takes no tensor draws one whose first axis is the batch."""
+    size = args[2] if len(args) > 2 else kwargs.get("size", ())
+    return func is torch.normal and bool(size) and size[0] == examples
+
+
 def is_in_place(func: Function) -> bool:
     """Whether a function changes its first argument."""
     name = getattr(func, "__name__", "")

@@ -12,7 +12,6 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._linearize import _load_forward_formulas
 from optuna_dstn._rules import PerExample, hyperparameter_rules
 
@@ -25,15 +24,6 @@ VALUES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
 def empty(*shape: int) -> Tensor:
     """NaNs, so that what is not drawn is seen."""
     return torch.full((EXAMPLES, *shape), math.nan, dtype=torch.float64)
-
-
-def normal_of_size(mean: Any, std: Any, size: Any, **options: Any) -> Tensor:
-    """``torch.normal`` by its rule itself: no tensor among its arguments tells a pass the batch."""
-    h = PerExample(VALUES, "h", "here")
-    if isinstance(mean, Hyperparameter) or isinstance(std, Hyperparameter):
-        mean, std = (h if isinstance(a, Hyperparameter) else a for a in (mean, std))
-        return hyperparameter_rules[torch.normal].apply(mean, std, size, **options)
-    return torch.normal(mean, std, size, **options)
 
 
 # Each draw of shape (4, DRAWS), and its mean and standard deviation at one number h.
@@ -59,11 +49,11 @@ CASES: dict[str, tuple[Callable[[Any], Tensor], Moments]] = {
     "normal_ around h": (lambda h: empty(DRAWS).normal_(mean=h), lambda h: (h, 1)),
     "normal_ in both": (lambda h: empty(DRAWS).normal_(1 / h, 2 * h), lambda h: (1 / h, 2 * h)),
     "torch.normal of a size": (
-        lambda h: normal_of_size(0.0, h, (EXAMPLES, DRAWS), dtype=torch.float64),
+        lambda h: torch.normal(0.0, h, (EXAMPLES, DRAWS), dtype=torch.float64),
         lambda h: (0, h),
     ),
     "torch.normal of a size by name": (
-        lambda h: normal_of_size(mean=h, std=2.0, size=[EXAMPLES, DRAWS]),
+        lambda h: torch.normal(mean=h, std=2.0, size=[EXAMPLES, DRAWS]),
         lambda h: (h, 2),
     ),
     "torch.normal around a tensor": (
@@ -215,7 +205,7 @@ GENERATED: dict[str, Callable[[Any, torch.Generator], Tensor]] = {
     "bernoulli_": lambda h, g: empty(9).bernoulli_(h, generator=g),
     "torch.bernoulli": lambda h, g: torch.bernoulli(empty(9), h, generator=g),
     "normal_": lambda h, g: empty(9).normal_(0, h, generator=g),
-    "torch.normal of a size": lambda h, g: normal_of_size(0.0, h, (EXAMPLES, 9), generator=g),
+    "torch.normal of a size": lambda h, g: torch.normal(0.0, h, (EXAMPLES, 9), generator=g),
     "torch.normal around a tensor": lambda h, g: torch.normal(torch.ones(4, 9), h, generator=g),
     "log_normal_": lambda h, g: empty(9).log_normal_(0, h, generator=g),
     "uniform_": lambda h, g: empty(9).uniform_(0, h, generator=g),
