@@ -19,6 +19,7 @@ from optuna_dstn._interception import Interception, require_sizes
 from optuna_dstn._rules import (
     METADATA_FUNCTIONS,
     ROWWISE_FUNCTIONS,
+    Domain,
     HyperparameterRule,
     hyperparameter_rules,
     layer_rules,
@@ -126,11 +127,27 @@ class Discovery(Interception[_Reading]):
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
-        numbers = leaves((args, kwargs), Hyperparameter)
         reading = self._reading(func, args, kwargs)
         if rule is not None:
-            self._check_domain(rule, func, args, kwargs)
+            self._check_domains(rule, func, args, kwargs)
+        try:
+            return self._noted_call(reading, func, args, kwargs)
+        except HyperparameterError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise HyperparameterError(
+                f"{reading.function} fails with hyperparameter {reading.formula}: {error}"
+            ) from error
+
+    def _noted_call(
+        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the call, and note whether it reads the hyperparameters and for whom."""
+        rule = hyperparameter_rules.get(func)
+        numbers = leaves((args, kwargs), Hyperparameter)
         if func in penalty_rules:
+            for number in numbers:
+                self._check_domain(func, "coefficient", number, Domain(low=0.0))
             self._note(self.readers, reading)
             return self.call_with_values(func, args, kwargs)
         if numbers and makes_tensor(func, args, kwargs):
@@ -190,28 +207,29 @@ class Discovery(Interception[_Reading]):
         for name in reading.names:
             book.setdefault(name, set()).add(reading.function)
 
-    def _check_domain(
+    def _check_domains(
         self,
         rule: HyperparameterRule,
         func: Function,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        """Check that the search range of each argument stays where the function makes sense."""
-        if not rule.domain:
+        if rule.domain:
+            given = inspect.signature(rule.apply).bind(*args, **kwargs).arguments
+            for argument, domain in rule.domain.items():
+                self._check_domain(func, argument, given.get(argument), domain)
+
+    def _check_domain(self, func: Function, argument: str, number: Any, domain: Domain) -> None:
+        """Check that the search range of an argument stays where the function makes sense."""
+        if not isinstance(number, Hyperparameter):
             return
-        given = inspect.signature(rule.apply).bind(*args, **kwargs).arguments
-        for argument, domain in rule.domain.items():
-            number = given.get(argument)
-            if not isinstance(number, Hyperparameter):
-                continue
-            low, high = self._range(number)
-            if low not in domain or high not in domain:
-                raise HyperparameterError(
-                    f"Hyperparameter {formulas([number])} ranges over [{low:g}, {high:g}], but "
-                    f"{argument} of {function_name(func)} makes sense in {domain} only. Suggest it "
-                    f"within {domain}" + (", ends excluded." if domain.is_open else ".")
-                )
+        low, high = self._range(number)
+        if low not in domain or high not in domain:
+            raise HyperparameterError(
+                f"Hyperparameter {formulas([number])} ranges over [{low:g}, {high:g}], but "
+                f"{argument} of {function_name(func)} makes sense in {domain} only. Suggest it "
+                f"within {domain}" + (", ends excluded." if domain.is_open else ".")
+            )
 
     def _range(self, number: Hyperparameter) -> tuple[float, float]:
         """Return the least and the largest value of a formula on the corners of its ranges."""

@@ -44,7 +44,9 @@ class Net(nn.Module):
         return self.outer(torch.relu(self.inner(x)))
 
 
-def make_net(use: Callable[[Any, Tensor], Tensor], low: float = 0.0, high: float = 0.9) -> Any:
+def make_net(
+    use: Callable[[Any, Tensor], Tensor] | None, low: float = 0.0, high: float = 0.9
+) -> Any:
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = Net(trial.suggest_float("h", low, high), use)
         return model, torch.optim.SGD(model.parameters(), lr=0.1)
@@ -264,6 +266,26 @@ def test_a_penalty_on_parameters(shape: tuple[int, ...]) -> None:
 def test_a_range_that_leaves_the_domain_of_its_function() -> None:
     message = error_of_steps(make_net(drop, 0.0, 1.0))
     says(message, "'h' ranges over [0, 1]", "p of torch.nn.functional.dropout", "[0, 1) only")
+
+
+def test_a_class_weight_of_the_wrong_length() -> None:
+    def weighted(model: Any, batch: Batch) -> Tensor:
+        weight = torch.tensor([1.0, model.h]) if model.training else None
+        return F.cross_entropy(model(batch[0]), batch[1], weight=weight)
+
+    message = error_of_steps(make_net(drop), weighted)
+    says(message, "cross_entropy fails with hyperparameter 'h'", "defined either for all", "[2]")
+
+
+def test_a_penalty_that_may_become_a_reward() -> None:
+    def penalised(model: Any, batch: Batch) -> Tensor:
+        loss = loss_fn(model, batch)
+        if not model.training:
+            return loss
+        return loss + optuna_dstn.l2_penalty(model.parameters(), model.h)
+
+    message = error_of_steps(make_net(None, -1.0, 1.0), penalised, start={"h": 0.5})
+    says(message, "'h' ranges over [-1, 1]", "coefficient of", "l2_penalty", "[0, inf) only")
 
 
 def test_a_formula_that_leaves_the_domain_of_its_function() -> None:
