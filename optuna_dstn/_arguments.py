@@ -13,25 +13,25 @@ from optuna_dstn._hyperparameter import Hyperparameter
 
 Function = Callable[..., Any]
 
+_CONTAINERS = (tuple, list, dict, slice)
 
-def holds(arguments: Any, is_meant: Callable[[Any], bool]) -> bool:
-    """Whether something meant is among the arguments, or in a tuple, list or slice among them."""
+
+def holds_hyperparameter(arguments: Iterable[Any]) -> bool:
+    """Whether a hyperparameter is among the arguments, or in a tuple, list or slice among them.
+
+    Every torch call of a training passes here.
+    """
     for argument in arguments:
-        if is_meant(argument):
+        if isinstance(argument, Hyperparameter):
             return True
         if isinstance(argument, (tuple, list)):
-            if holds(argument, is_meant):
+            if holds_hyperparameter(argument):
                 return True
-        elif type(argument) is slice and holds(
-            (argument.start, argument.stop, argument.step), is_meant
+        elif type(argument) is slice and holds_hyperparameter(
+            (argument.start, argument.stop, argument.step)
         ):
             return True
     return False
-
-
-def is_hyperparameter(argument: Any) -> bool:
-    """Whether an argument is a number that a trial suggested."""
-    return isinstance(argument, Hyperparameter)
 
 
 def replaced(
@@ -42,11 +42,20 @@ def replaced(
     """Return the arguments with each ``x`` of these kinds in them replaced by ``value(x)``."""
     if isinstance(arguments, kinds):
         return value(arguments)
-    if type(arguments) in (tuple, list):
-        return type(arguments)(replaced(item, value, kinds) for item in arguments)
-    if type(arguments) is dict:
+    container = type(arguments)
+    if container is tuple or container is list:
+        items = [
+            value(item)
+            if isinstance(item, kinds)
+            else replaced(item, value, kinds)
+            if type(item) in _CONTAINERS
+            else item
+            for item in arguments
+        ]
+        return tuple(items) if container is tuple else items
+    if container is dict:
         return {key: replaced(item, value, kinds) for key, item in arguments.items()}
-    if type(arguments) is slice:
+    if container is slice:
         parts = (arguments.start, arguments.stop, arguments.step)
         return slice(*(replaced(part, value, kinds) for part in parts))
     return arguments

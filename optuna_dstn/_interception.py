@@ -12,8 +12,7 @@ from optuna_dstn._arguments import (
     Function,
     formulas,
     function_name,
-    holds,
-    is_hyperparameter,
+    holds_hyperparameter,
     leaves,
     replaced,
 )
@@ -48,17 +47,15 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
     ) -> Any:
         kwargs = kwargs or {}
         if (
-            holds(args, is_hyperparameter)
-            or (kwargs and holds(kwargs.values(), is_hyperparameter))
+            holds_hyperparameter(args)
+            or (kwargs and holds_hyperparameter(kwargs.values()))
             or (self.tracked and self._holds_tracked(args, kwargs))
         ):
             return self.read(func, args, kwargs)
         return self.call(func, args, kwargs)
 
     def _holds_tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        return holds(args, self.tracked.__contains__) or holds(
-            kwargs.values(), self.tracked.__contains__
-        )
+        return any(tensor in self.tracked for tensor in leaves((args, kwargs), Tensor))
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call that has no hyperparameter among its arguments."""

@@ -112,28 +112,37 @@ class PerturbedValues(Linearised[PerExample]):
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
-        numbers = leaves((args, kwargs), Hyperparameter)
-        if numbers and makes_tensor(func, args, kwargs):
-            return self._new_tensor(numbers, func, args, kwargs)
         function = function_name(func)
+        numbers: list[Hyperparameter] = []
+        perturbed: list[PerExample] = []
+        others: list[Tensor] = []
 
         def per_example(leaf: Any) -> Any:
             if isinstance(leaf, Hyperparameter):
-                values = leaf.expression.evaluate(self._perturbed)
-                is_number = not isinstance(values, Tensor)
-                return values if is_number else PerExample(values, str(leaf.expression), function)
-            source = self.tracked.get(leaf)
-            return leaf if source is None else PerExample(source.values, source.formula, function)
+                numbers.append(leaf)
+                values, formula = leaf.expression.evaluate(self._perturbed), str(leaf.expression)
+                if not isinstance(values, Tensor):
+                    return values
+            else:
+                source = self.tracked.get(leaf)
+                if source is None:
+                    others.append(leaf)
+                    return leaf
+                values, formula = source.values, source.formula
+            perturbed.append(PerExample(values, formula, function))
+            return perturbed[-1]
 
         own_args, own_kwargs = replaced((args, kwargs), per_example)
-        perturbed = leaves((own_args, own_kwargs), PerExample)
+        if numbers and makes_tensor(func, args, kwargs):
+            return self._new_tensor(numbers, func, args, kwargs)
         if not perturbed:
             return self.call(func, own_args, own_kwargs)
         if func in penalty_rules:
             return penalty_rules[func].apply(self.deltas, *own_args, **own_kwargs)
         if rule is None and numbers:
             return self.call_with_values(func, args, kwargs)  # sizes
-        others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
+        if func in METADATA_FUNCTIONS:
+            others = []
         if any(t.ndim and t.shape[0] == self._examples for t in others) or draws_rows(
             func, args, kwargs, self._examples
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+import functools
 import math
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -173,8 +174,12 @@ class Columns(Mapping[str, Tensor]):
         self.matrix = matrix
         self._index = index
 
+    @functools.cached_property
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.matrix.unbind(1)
+
     def __getitem__(self, name: str) -> Tensor:
-        return self.matrix[:, self._index[name]]
+        return self._columns[self._index[name]]
 
     def __contains__(self, name: object) -> bool:
         return name in self._index
