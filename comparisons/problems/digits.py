@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 import functools
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from optuna.trial import BaseTrial
 from sklearn.datasets import load_digits
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from comparisons.problems._data import Batch, Shuffled, Splits, batches, evaluation_loss
 from comparisons.problems._problem import Problem, Trained
 import optuna_dstn
 
-
-Batch = tuple[Tensor, Tensor]
 
 _DROPOUTS = ("input_dropout", "hidden_dropout_1", "hidden_dropout_2")
 _BATCH_SIZE = 64
@@ -50,47 +49,18 @@ class Digits(Problem):
             model,
             torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
             _loss,
-            _Shuffled(data.train, seed),
-            _batches(data.valid),
+            Shuffled(data.train, _BATCH_SIZE, seed),
+            batches(data.valid, _BATCH_SIZE),
             epochs=self.epochs,
         )
-        return Trained(best, functools.partial(_test_loss, model, data.test))
-
-
-class _Splits(NamedTuple):
-    train: Batch
-    valid: Batch
-    test: Batch
+        return Trained(best, functools.partial(evaluation_loss, model, _loss, data.test))
 
 
 @functools.cache
-def _load() -> _Splits:
+def _load() -> Splits:
     images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    x = torch.as_tensor(images, dtype=torch.float32)[order] / 16
-    y = torch.as_tensor(labels)[order]
-    return _Splits((x[:900], y[:900]), (x[900:1350], y[900:1350]), (x[1350:], y[1350:]))
-
-
-def _batches(data: Batch) -> list[Batch]:
-    x, y = data
-    return list(zip(x.split(_BATCH_SIZE), y.split(_BATCH_SIZE), strict=True))
-
-
-class _Shuffled:
-    """Batches in a new order at each iteration, from a generator of its own.
-
-    So the batches are the same for every tuner, however many random numbers it draws itself.
-    """
-
-    def __init__(self, data: Batch, seed: int) -> None:
-        self._data = data
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[Batch]:
-        x, y = self._data
-        order = torch.randperm(len(x), generator=self._generator)
-        return iter([(x[indices], y[indices]) for indices in order.split(_BATCH_SIZE)])
+    x, y = torch.as_tensor(images, dtype=torch.float32) / 16, torch.as_tensor(labels)
+    return Splits.of((x, y), train=900, valid=450, seed=_SPLIT_SEED)
 
 
 def _mlp(input_dropout: float, hidden_dropout_1: float, hidden_dropout_2: float) -> nn.Module:
@@ -109,9 +79,3 @@ def _mlp(input_dropout: float, hidden_dropout_1: float, hidden_dropout_2: float)
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
     x, y = batch
     return F.cross_entropy(model(x), y)
-
-
-@torch.no_grad()
-def _test_loss(model: nn.Module, test: Batch) -> float:
-    model.eval()
-    return _loss(model, test).item()

@@ -7,7 +7,7 @@ import torch
 
 from comparisons._study import Job, Record, run_study
 from comparisons.problems import Digits
-from comparisons.problems.digits import _load, _Shuffled
+from comparisons.problems.digits import _load
 
 
 TINY = Digits(epochs=2)
@@ -18,18 +18,6 @@ def test_splits_are_fixed_and_disjoint() -> None:
     assert [len(x) for x, _ in splits] == [900, 450, 447]
     again = _load.__wrapped__()
     assert all(torch.equal(a[0], b[0]) for a, b in zip(splits, again, strict=True))
-
-
-def test_batches_do_not_depend_on_other_random_numbers() -> None:
-    data = _load().train
-
-    def labels(draws: int) -> torch.Tensor:
-        batches = _Shuffled(data, seed=1)
-        next(iter(batches))
-        torch.rand(draws)
-        return torch.cat([y for _, y in batches])
-
-    assert torch.equal(labels(0), labels(5))
 
 
 def test_same_seed_same_run() -> None:
