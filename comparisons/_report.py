@@ -54,13 +54,14 @@ $body
 
 _NOTES = """\
 Mean ± standard deviation: over the tuner's seeds, and for «retrained» over all retrained runs.
-«Validation loss» is the best that the search saw; the best of many noisy runs is partly luck,
-which retraining takes away. «Own run» is the test loss of the very network that was selected,
-«retrained» that of plain runs at the selected hyperparameters on fresh seeds, the same for every
-tuner. Networks are taken at their best validation loss; test data are looked at only after
-selection. A budget is the CPU time of all that a tuner does, its evaluations included, divided by
-the median CPU time of plain runs measured beside it in the same process; seconds are wall time.
-Retraining is not counted: it is the same for all."""
+«Validation loss» is the best that the search saw; the best of many noisy runs is partly luck, which
+retraining takes away. «Own run» is the test loss of the very network that was selected, «retrained»
+that of plain runs at the selected hyperparameters on fresh seeds, the same for every tuner.
+Networks are taken at their best validation loss; test data are looked at only after selection.
+«Less tpe's» is the retrained loss less TPE's at the same seed, on the same data and from the same
+initial weights: mean over the seeds ± its standard error. A budget is the CPU time of all that a
+tuner does, its evaluations included, divided by the median CPU time of plain runs measured beside
+it in the same process; seconds are wall time. Retraining is not counted: it is the same for all."""
 
 
 def to_report(results: Sequence[Result]) -> str:

@@ -11,13 +11,17 @@ from comparisons._storage import Result
 from comparisons._tuners import TUNERS
 
 
-# Column of the text, its mean and standard deviation among the numbers, and its digits.
+# With which each tuner is compared, seed by seed.
+BASELINE = "tpe"
+
+# Column of the text, its mean and spread among the numbers, and its digits.
 _COLUMNS = (
-    ("validation loss", "validation_loss", 4),
-    ("test loss, own run", "test_loss", 4),
-    ("test loss, retrained", "retrained_test_loss", 4),
-    ("plain runs", "plain_runs", 1),
-    ("seconds", "seconds", 0),
+    ("validation loss", "validation_loss_mean", "validation_loss_sd", ".4f"),
+    ("test loss, own run", "test_loss_mean", "test_loss_sd", ".4f"),
+    ("test loss, retrained", "retrained_test_loss_mean", "retrained_test_loss_sd", ".4f"),
+    (f"less {BASELINE}'s", "difference_mean", "difference_se", "+.4f"),
+    ("plain runs", "plain_runs_mean", "plain_runs_sd", ".1f"),
+    ("seconds", "seconds_mean", "seconds_sd", ".0f"),
 )
 
 
@@ -34,10 +38,14 @@ def summarise(results: Iterable[Result]) -> pd.DataFrame:
     """Return mean and standard deviation of each tuner's results, one row per tuner.
 
     The spread is over the tuner's seeds; for retrained losses over all retrained runs of all its
-    seeds. It is NaN for a single value.
+    seeds. It is NaN for a single value. ``difference`` is what the mean retrained test loss of a
+    seed is less the baseline's at the same seed: its mean over the seeds that both have, and the
+    standard error of that mean. Seeds differ more than tuners do where each divides the data anew.
     """
+    groups = by_tuner(results)
+    baseline = _retrained_test_loss(groups.get(BASELINE, ()))
     rows = []
-    for tuner, group in by_tuner(results).items():
+    for tuner, group in groups.items():
         columns = {
             "validation_loss": [r.validation_loss for r in group],
             "test_loss": [r.test_loss for r in group],
@@ -55,26 +63,39 @@ def summarise(results: Iterable[Result]) -> pd.DataFrame:
         for name, values in columns.items():
             series = pd.Series(values, dtype=float)
             row |= {f"{name}_mean": series.mean(), f"{name}_sd": series.std()}
+        if tuner != BASELINE:
+            difference = (_retrained_test_loss(group) - baseline).dropna()
+            row |= {"difference_mean": difference.mean(), "difference_se": difference.sem()}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
+def _retrained_test_loss(results: Iterable[Result]) -> pd.Series[float]:
+    """Return the mean over the retrained runs of each seed, by seed."""
+    losses = {r.seed: [x.test_loss for x in r.retrained] for r in results if r.retrained}
+    return pd.Series({seed: sum(x) / len(x) for seed, x in losses.items()}, dtype=float)
+
+
 def formatted(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the table people read: «mean ± standard deviation», as text."""
+    """Return the table people read: «mean ± spread», as text; a column without a mean is left out.
+
+    The spread is the standard error for the difference, else the standard deviation.
+    """
     table = pd.DataFrame({"tuner": summary["tuner"]})
-    for title, name, digits in _COLUMNS:
-        table[title] = [
-            _mean_and_spread(mean, spread, digits)
-            for mean, spread in zip(summary[f"{name}_mean"], summary[f"{name}_sd"], strict=True)
-        ]
+    for title, mean, spread, form in _COLUMNS:
+        if mean in summary and summary[mean].notna().any():
+            table[title] = [
+                _mean_and_spread(*numbers, form)
+                for numbers in zip(summary[mean], summary[spread], strict=True)
+            ]
     return table
 
 
-def _mean_and_spread(mean: float, spread: float, digits: int) -> str:
+def _mean_and_spread(mean: float, spread: float, form: str) -> str:
     if math.isnan(mean):
         return "–"
-    text = f"{mean:.{digits}f}"
-    return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
+    text = f"{mean:{form}}"
+    return text if math.isnan(spread) else f"{text} ± {spread:{form.lstrip('+')}}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
