@@ -133,6 +133,7 @@ class _Search:
     def __init__(self, job: Job, tick: Callable[[], Any]) -> None:
         self._job = job
         self._tick = tick
+        self._train = job.problem.trainer(job.seed)
         self._study = TUNERS[job.tuner].create_study(job.problem, job.seed)
         self.plain_cpu_seconds: list[float] = []
 
@@ -159,8 +160,7 @@ class _Search:
         return cost
 
     def _objective(self, trial: optuna.Trial) -> float:
-        job = self._job
-        trained = job.problem.train(trial, training_seed(_Purpose.SEARCH, job.seed))
+        trained = self._train(trial, training_seed(_Purpose.SEARCH, self._job.seed))
         # The earlier trial wins a tie, as in Optuna's storage.
         if self.best is None or trained.validation_loss < self.best[1].validation_loss:
             self.best = trial.number, trained
@@ -174,7 +174,7 @@ class _Search:
 
     def _train_plainly(self, params: dict[str, Any], seed: int) -> Trained:
         watch = Stopwatch()
-        trained = self._job.problem.train(FixedTrial(params), seed)
+        trained = self._train(FixedTrial(params), seed)
         self.plain_cpu_seconds.append(watch.read().cpu_seconds)
         self._tick()
         return trained

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from comparisons.problems._problem import Problem, Trained
+from comparisons.problems.breast_cancer import BreastCancer
+from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
 
 
 PROBLEMS: dict[str, type[Problem]] = {
     "digits": Digits,
+    "diabetes": Diabetes,
+    "breast-cancer": BreastCancer,
 }
 
-__all__ = ["PROBLEMS", "Digits", "Problem", "Trained"]
+__all__ = ["PROBLEMS", "BreastCancer", "Diabetes", "Digits", "Problem", "Trained"]

@@ -53,3 +53,11 @@ class Problem(ABC):
             trial: Any Optuna trial; the same code serves all tuners and plain retraining.
             seed: Fixes initial weights, the order of the batches and all else that is random.
         """
+
+    def trainer(self, study_seed: int) -> Callable[[BaseTrial, int], Trained]:
+        """Return what trains the networks of one study: :meth:`train`, on the study's data.
+
+        A problem whose division of the data follows the study's seed overrides it. The division is
+        then the same for every tuner, and for retraining.
+        """
+        return self.train

@@ -1,0 +1,126 @@
+"""Seven regularisers of an MLP together, on a small table of numbers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import functools
+from typing import ClassVar
+
+from optuna.trial import BaseTrial
+import torch
+from torch import Tensor, nn
+
+from comparisons.problems._data import Batch, Shuffled, Splits, batches, evaluation_loss
+from comparisons.problems._problem import Problem, Trained
+import optuna_dstn
+
+
+_LAYERS = (1, 2, 3)
+_WIDTH = 64
+_BATCH_SIZE = 32
+
+SETTING = (
+    "half of them for training, a quarter each for validation and test, divided anew for each "
+    f"seed; MLP with two hidden layers of {_WIDTH}; tuned: weight decay in [1e-5, 1] and dropout "
+    "in [0, 0.9] of each of three layers, standard deviation of Gaussian input noise in [0, 1]; "
+    f"SGD, learning rate 0.01, momentum 0.9, batches of {_BATCH_SIZE}"
+)
+"""What the descriptions of all these problems end with."""
+
+
+@dataclass(frozen=True)
+class Tabular(Problem):
+    """MLP with a weight decay and a dropout rate for each layer, and Gaussian input noise.
+
+    The test part of such a data set is so small that the luck of one division would decide the
+    comparison. So each study has a division of its own, by its seed: the same for every tuner and
+    for retraining. Standardising takes its statistics from the training part alone.
+    """
+
+    epochs: int = 150
+
+    starts: ClassVar[Mapping[str, Mapping[str, float]]] = {
+        label: {
+            **{f"weight_decay_{layer}": weight_decay for layer in _LAYERS},
+            **{f"dropout_{layer}": float(label) for layer in _LAYERS},
+            "input_noise": float(label),
+        }
+        for label, weight_decay in (("0.05", 1e-4), ("0.5", 1e-2))
+    }
+
+    def trainer(self, study_seed: int) -> Callable[[BaseTrial, int], Trained]:
+        """Return :meth:`train` on the division of this study."""
+        return functools.partial(self.train, split=study_seed)
+
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+        """Train the MLP on the division ``split``; see :class:`Problem`."""
+        data = self._divided(split)
+        torch.manual_seed(seed)
+        model = _MLP(
+            data.train[0].shape[1],
+            [trial.suggest_float(f"dropout_{layer}", 0.0, 0.9) for layer in _LAYERS],
+            trial.suggest_float("input_noise", 0.0, 1.0),
+        )
+        groups = [
+            {
+                "params": linear.parameters(),
+                "weight_decay": trial.suggest_float(f"weight_decay_{layer}", 1e-5, 1.0, log=True),
+            }
+            for layer, linear in zip(_LAYERS, model.linears, strict=True)
+        ]
+        best = optuna_dstn.fit(
+            trial,
+            model,
+            torch.optim.SGD(groups, lr=0.01, momentum=0.9),
+            self._loss,
+            Shuffled(data.train, _BATCH_SIZE, seed),
+            batches(data.valid, _BATCH_SIZE),
+            epochs=self.epochs,
+        )
+        return Trained(best, functools.partial(evaluation_loss, model, self._loss, data.test))
+
+    def _divided(self, split: int) -> Splits:
+        x, y = self._load()
+        return self._standardised(Splits.of((x, y), len(x) // 2, len(x) // 4, seed=split))
+
+    @staticmethod
+    @abstractmethod
+    def _load() -> Batch:
+        """Return all features, shape (N, features), and targets, shape (N,), as float32."""
+
+    @staticmethod
+    @abstractmethod
+    def _loss(model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean loss of predictions of shape (B,)."""
+
+    @staticmethod
+    def _standardised(data: Splits) -> Splits:
+        """Return the features with mean 0 and deviation 1 in the training part."""
+        return Splits(*((standardise(x, data.train[0]), y) for x, y in data))
+
+
+def standardise(values: Tensor, training: Tensor) -> Tensor:
+    """Return ``values`` less the mean of ``training``, over its standard deviation."""
+    return (values - training.mean(0)) / training.std(0)
+
+
+class _MLP(nn.Module):
+    def __init__(self, features: int, dropouts: Sequence[float], noise: float) -> None:
+        super().__init__()
+        widths = [features, _WIDTH, _WIDTH, 1]
+        self.linears = nn.ModuleList(map(nn.Linear, widths, widths[1:]))
+        self._dropouts = nn.ModuleList(map(nn.Dropout, dropouts))
+        self._noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one prediction per example: shape (B, features) to (B,)."""
+        if self.training:
+            x = x + self._noise * torch.randn_like(x)
+        *hidden, last = zip(self._dropouts, self.linears, strict=True)
+        for dropout, linear in hidden:
+            x = linear(dropout(x)).relu()
+        dropout, linear = last
+        prediction: Tensor = linear(dropout(x)).squeeze(1)
+        return prediction

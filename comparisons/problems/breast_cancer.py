@@ -1,0 +1,37 @@
+"""Classification of scikit-learn's breast cancer data, regularised in seven ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import functools
+from typing import ClassVar
+
+from sklearn.datasets import load_breast_cancer
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from comparisons.problems._data import Batch
+from comparisons.problems._tabular import SETTING, Tabular
+
+
+@dataclass(frozen=True)
+class BreastCancer(Tabular):
+    """Whether each of 569 tumours is benign, from thirty features; the loss is in nats."""
+
+    name: ClassVar[str] = "breast-cancer"
+    description: ClassVar[str] = f"scikit-learn's breast cancer: 569 tumours, {SETTING}"
+
+    @staticmethod
+    @functools.cache
+    def _load() -> Batch:
+        features, benign = load_breast_cancer(return_X_y=True)
+        return (
+            torch.as_tensor(features, dtype=torch.float32),
+            torch.as_tensor(benign, dtype=torch.float32),
+        )
+
+    @staticmethod
+    def _loss(model: nn.Module, batch: Batch) -> Tensor:
+        x, y = batch
+        return F.binary_cross_entropy_with_logits(model(x), y)
