@@ -21,7 +21,8 @@ class TunerConfig:
             (Bae & Grosse, 2020, algorithm 1).
         response: ``"structured"``: ΔW = diag(Uε)·R and Δb = (Vε)⊙r for each layer y = Wx + b
             (Bae & Grosse, 2020, section 3.3).
-        train_steps: Steps on weights and response between two visits to the hyperparameters; ≥ 1.
+        response_interval: Steps on the weights for each step on the response; ≥ 1.
+        train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
         valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
         warmup_steps: Steps on weights and response before the first visit; ≥ 0.
         hyper_lr: Learning rate of RMSprop on the unconstrained hyperparameters λ; > 0.
@@ -36,6 +37,7 @@ class TunerConfig:
 
     method: str = "delta-stn"
     response: str = "structured"
+    response_interval: int = 2
     train_steps: int = 5
     valid_steps: int = 1
     warmup_steps: int = 100
@@ -48,7 +50,12 @@ class TunerConfig:
     def __post_init__(self) -> None:
         _check_choice("method", self.method, _METHODS)
         _check_choice("response", self.response, _RESPONSES)
-        for name, minimum in (("train_steps", 1), ("valid_steps", 1), ("warmup_steps", 0)):
+        for name, minimum in (
+            ("response_interval", 1),
+            ("train_steps", 1),
+            ("valid_steps", 1),
+            ("warmup_steps", 0),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise ValueError(

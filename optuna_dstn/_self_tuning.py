@@ -3,7 +3,8 @@
 The bilevel problem min_λ L_V(w*(λ)), w*(λ) = argmin_w L_T(λ, w), is solved by alternating
 
 1. w0:   a gradient step on L_T(λ, w0), unperturbed;
-2. Θ:    a gradient step on E_ε L_T(λ + ε, w0 + Θε), the network linearised at w0;
+2. Θ:    every ``response_interval``, a gradient step on E_ε L_T(λ + ε, w0 + Θε), the network
+         linearised at w0, ε and −ε together;
 3. λ, σ: every ``train_steps``, a gradient step on E_ε L_V(w0 + Θε') − τ·H(ε), linearised likewise,
    with ε' = λ − stop_grad(λ) + ε and Θ fixed
 
@@ -113,7 +114,8 @@ class SelfTuning(Training):
             self._state.space.require_same_place(self._model)
             mode = CurrentValues(self._values, frozenset(self._state.space.names))
             loss = self._weight_step(mode, batch, examples)
-        self._response_step(batch, examples)
+        if self.steps % self._config.response_interval == 0:
+            self._response_step(batch, examples)
         self.steps += 1
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
@@ -122,10 +124,31 @@ class SelfTuning(Training):
         return loss
 
     def _response_step(self, batch: Any, examples: int) -> None:
+        """Take a step on the mean of the response's losses at ε and at −ε.
+
+        One of them alone gives mostly noise: the gradient of each example at Δ = 0 times its ε,
+        which is zero in the mean over ε only. Of the two it cancels, because they share their
+        random numbers (dropout masks, noise).
+        """
+        state = self._settled
+        with torch.no_grad():
+            perturbation = state.space.perturbation(examples, state.findings.shared)
+        state.response_optimizer.zero_grad()
+        with _repeated_random_numbers(perturbation):
+            self._add_response_gradient(batch, examples, perturbation)
+        optimizer = state.response_optimizer.optimizer
+        if not self.steps and not clipped_gradient_norm(optimizer, None):
+            raise HyperparameterError(_CUT_OFF)
+        self._add_response_gradient(batch, examples, -perturbation)
+        norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
+        self.require_finite(norm, "gradient of the response's training loss")
+        state.response_optimizer.step()
+
+    def _add_response_gradient(self, batch: Any, examples: int, perturbation: torch.Tensor) -> None:
+        """Add half the gradient of the response's training loss at this ε, shape (B, h)."""
         state = self._settled
         alike = state.findings.shared
         with torch.no_grad():
-            perturbation = state.space.perturbation(examples, alike)
             values = state.space.constrain(state.space.raw + perturbation)
         perturbed = state.space.columns(values)
         mode = PerturbedValues(
@@ -141,13 +164,7 @@ class SelfTuning(Training):
         if not loss.requires_grad:
             raise HyperparameterError(_CUT_OFF)
         self.require_finite(loss.item(), "training loss of the response")
-        state.response_optimizer.zero_grad()
-        loss.backward()
-        norm = clipped_gradient_norm(state.response_optimizer.optimizer, self._max_grad_norm)
-        self.require_finite(norm, "gradient of the response's training loss")
-        if not norm and not self.steps:
-            raise HyperparameterError(_CUT_OFF)
-        state.response_optimizer.step()
+        (loss / 2).backward()
 
     def _hyperparameter_step(self) -> None:
         state = self._settled
@@ -306,6 +323,12 @@ class SelfTuning(Training):
                 "which overwrites the suggested one."
             )
         return Findings.restored(saved, self._model, self._trial.open_parameters)
+
+
+def _repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
+    """Let what follows draw the random numbers that are drawn inside, on this tensor's device."""
+    devices = [like.device] if like.device.type != "cpu" else []
+    return torch.random.fork_rng(devices, device_type=like.device.type)
 
 
 def _made_plain(optimizer: Optimizer) -> dict[str, set[str]]:

@@ -49,7 +49,7 @@ class Tuner:
         optimizer: An optimizer of its parameters. A suggested ``weight_decay`` in it is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value
             per example, shape (B,). It must call ``model(...)``. Under a Δ-STN trial it is
-            called twice a step, so it should not count its calls.
+            called up to three times a step, so it should not count its calls.
         valid_loader: Validation batches, iterated anew at each evaluation.
         valid_loss_fn: The same on validation batches; ``None`` takes ``loss_fn``. It may not read a
             hyperparameter.

@@ -104,8 +104,8 @@ def spoiled(bad: float, *, at: int) -> Callable[[nn.Module, Batch], Tensor]:
 @pytest.mark.parametrize(
     ("place", "at", "what"),
     [
-        ("train", 3, "training loss"),  # two calls in each step: weights, response
-        ("train", 4, "training loss of the response"),
+        ("train", 4, "training loss"),  # weights, response at ε, at −ε; weights; ...
+        ("train", 3, "training loss of the response"),
         ("valid", 1, "validation loss"),  # tried in the first step
         ("valid", 3, "validation loss at the perturbed hyperparameters"),
     ],

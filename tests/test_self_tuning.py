@@ -111,23 +111,84 @@ def test_the_responses_gradient_equals_that_of_the_loops() -> None:
     state = torch.get_rng_state()
     noise = torch.randn(EXAMPLES, 3, dtype=torch.float64)
     epsilon = (torch.log1p(tuned.space.raw_scale.exp()) * noise).detach()
-    explicit = tuned.explicit(epsilon)
-    values = dict(zip(tuned.tuner.tuned, (tuned.space.raw + epsilon).detach().T, strict=True))
-    strength = 0.1 + 0.4 * torch.sigmoid(values["strength"])
-    logits = linearised_by_loops(tuned.model, x, explicit)
-    loss = F.cross_entropy(logits, y) + (strength * logits.square().sum(1)).mean()
-    for b in range(EXAMPLES):
-        for name, parameter in explicit.parameters.items():
-            decay = 1e-3 * 100 ** torch.sigmoid(values["wd0" if name[0] == "0" else "wd1"][b])
-            weight = parameter.detach() + explicit.change(name, b)
-            loss = loss + decay / 2 * weight.square().sum() / EXAMPLES
+
+    def loss_at(epsilon: Tensor) -> Tensor:
+        explicit = tuned.explicit(epsilon)
+        values = dict(zip(tuned.tuner.tuned, (tuned.space.raw + epsilon).detach().T, strict=True))
+        strength = 0.1 + 0.4 * torch.sigmoid(values["strength"])
+        logits = linearised_by_loops(tuned.model, x, explicit)
+        loss = F.cross_entropy(logits, y) + (strength * logits.square().sum(1)).mean()
+        for b in range(EXAMPLES):
+            for name, parameter in explicit.parameters.items():
+                decay = 1e-3 * 100 ** torch.sigmoid(values["wd0" if name[0] == "0" else "wd1"][b])
+                weight = parameter.detach() + explicit.change(name, b)
+                loss = loss + decay / 2 * weight.square().sum() / EXAMPLES
+        return loss
+
     tensors = tuned.response.parameters()
-    expected = torch.autograd.grad(loss, tensors)
+    expected = torch.autograd.grad((loss_at(epsilon) + loss_at(-epsilon)) / 2, tensors)
 
     torch.set_rng_state(state)
     tuned.training._response_step((x, y), EXAMPLES)
     for tensor, reference in zip(tensors, expected, strict=True):
         assert relative_error(tensor.grad, reference) < 1e-9
+
+
+class Noisy(nn.Module):
+    """Two noises on a linear layer, one of a strength to tune; what it drew is kept."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, CLASSES)
+        self.strength = strength
+        self.drawn: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.drawn.append(torch.randn_like(x))
+            x = F.dropout(x + self.strength * self.drawn[-1], 0.2)
+        return self.layer(x)
+
+
+def noisy(config: TunerConfig, low: float = 0.0, high: float = 1.0) -> tuple[Tuner, Noisy]:
+    models: list[Noisy] = []
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        models.append(Noisy(trial.suggest_float("strength", low, high)).double())
+        return models[0], torch.optim.SGD(models[0].parameters(), lr=0.1)
+
+    start = {"strength": (low + high) / 2}
+    return started(make, cross_entropy, [batch(1)], start=start, config=config), models[0]
+
+
+def test_both_halves_of_a_response_step_draw_the_same_random_numbers() -> None:
+    tuner, model = noisy(TunerConfig(response_interval=1))
+    for step in range(2):
+        tuner.step(batch(step))
+    weight, plus, minus, later, *_ = model.drawn
+    assert torch.equal(plus, minus)
+    assert not torch.equal(weight, plus)
+    assert not torch.equal(minus, later)
+
+
+def test_a_hyperparameter_without_effect_gets_no_response() -> None:
+    """The noise of a single ε would drive it away from zero."""
+    tuner, _ = noisy(TunerConfig(response_interval=1), low=0.0, high=1e-12)
+    for step in range(5):
+        tuner.step(batch(step))
+    training: Any = tuner._training
+    (gain,) = training._settled.response.gains
+    assert gain.abs().max() < 1e-12
+
+
+def test_the_response_steps_at_its_interval() -> None:
+    tuner, model = noisy(TunerConfig(response_interval=3))
+    halves = []
+    for step in range(6):
+        model.drawn.clear()
+        tuner.step(batch(step))
+        halves.append(len(model.drawn) - 1)
+    assert halves == [2, 0, 0, 2, 0, 0]
 
 
 class WithNorm(nn.Module):
@@ -235,7 +296,8 @@ def test_the_responses_optimizer_follows_the_users_schedule() -> None:
         return model, made[0]
 
     made: list[torch.optim.Optimizer] = []
-    tuner = started(make, cross_entropy, [batch(1)])
+    config = TunerConfig(response_interval=1)
+    tuner = started(make, cross_entropy, [batch(1)], config=config)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(made[0], 0.5)
     training: Any = tuner._training
     for step in range(3):

@@ -217,7 +217,7 @@ def test_the_response_learns_to_undo_a_shared_factor() -> None:
 
     torch.manual_seed(0)
     ones = torch.ones(4, 1, dtype=torch.float64)
-    config = TunerConfig(warmup_steps=10_000, initial_scale=0.1)
+    config = TunerConfig(warmup_steps=10_000, initial_scale=0.1, response_interval=1)
     tuner = started(make, loss_fn, [ones], start={"h": 1.0}, config=config)
     for _ in range(4000):
         tuner.step(ones)
