@@ -131,6 +131,14 @@ class Problem(ABC):
         best = min(range(len(points)), key=losses.__getitem__)
         return points[best], losses[best]
 
+    def loss_of_plain_trainings(self, point: Point) -> float:
+        """Return the mean validation loss of plain trainings at these hyperparameters."""
+        return statistics.mean(self._plain(tuple(point.items()), seed) for seed in range(DRAWS))
+
+    @functools.cache  # noqa: B019
+    def _plain(self, items: tuple[tuple[str, float], ...], seed: int) -> float:
+        return self.objective(optuna.trial.FixedTrial(dict(items)), 1000 + seed).evaluate()
+
     def gap(self, loss: float) -> float:
         """Return by how much a loss exceeds the best of the grid, relative to it."""
         return loss / self.answer[1] - 1
@@ -170,14 +178,15 @@ def sgd(parameters: object, **options: object) -> torch.optim.SGD:
 class Regression(Problem):
     """80 noisy training examples of 40 features, half of which matter less.
 
-    In expectation each of these regularisers adds wᵀPw to the mean squared error, so that training
-    ends at w = (XᵀX/N + P)⁻¹Xᵀy/N.
+    In expectation the regularisers, all but decoupled decay, add wᵀPw to the mean squared error, so
+    that training ends at w = (XᵀX/N + P)⁻¹Xᵀy/N.
 
     Attributes:
-        penalty: From hyperparameters and training features to the diagonal of P, shape (40,).
+        penalty: From hyperparameters and training features to the diagonal of P, shape (40,);
+            ``None`` where there is no closed form.
     """
 
-    penalty: Callable[[Point, Tensor], Tensor] = field(kw_only=True)
+    penalty: Callable[[Point, Tensor], Tensor] | None = field(kw_only=True)
 
     def data(self) -> Data:
         generator = torch.Generator().manual_seed(self.data_seed)
@@ -193,6 +202,8 @@ class Regression(Problem):
         return squared_error(model, batch)
 
     def known_loss(self, point: Point) -> float:
+        if self.penalty is None:
+            return self.loss_of_plain_trainings(point)
         (x, y), (x_valid, y_valid) = ((x.double(), y.double()) for x, y in self.data())
         gram = x.T @ x / len(y)
         w = torch.linalg.solve(gram + torch.diag(self.penalty(point, x)), x.T @ y / len(y))
@@ -211,10 +222,32 @@ def group_decay(trial: BaseTrial) -> Training:
     return Training(model, sgd(groups), squared_error)
 
 
-def group_decay_penalty(point: Point, x: Tensor) -> Tensor:
-    # The optimizer's decay is the gradient of half the square.
-    halves = [x.new_full((size,), h / 2) for size, h in zip(SIZES, point.values(), strict=True)]
-    return torch.cat(halves)
+def by_group(point: Point, x: Tensor) -> Tensor:
+    coefficients = zip(SIZES, point.values(), strict=True)
+    return torch.cat([x.new_full((size,), h) for size, h in coefficients])
+
+
+def group_l2_penalty(trial: BaseTrial) -> Training:
+    h = [trial.suggest_float(f"l2_{i}", 5e-5, 5.0, log=True) for i in range(len(SIZES))]
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, ByGroup)
+        penalties = [
+            optuna_dstn.l2_penalty(layer.parameters(), coefficient)
+            for layer, coefficient in zip(model.groups, h, strict=True)
+        ]
+        return squared_error(model, batch) + sum(penalties)
+
+    model = ByGroup()
+    return Training(model, sgd(model.parameters()), loss)
+
+
+def decoupled_decay(trial: BaseTrial) -> Training:
+    model = ByGroup()
+    decay = trial.suggest_float("decay", 1e-3, 10.0, log=True)
+    return Training(
+        model, torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=decay), squared_error
+    )
 
 
 def input_noise(trial: BaseTrial) -> Training:
@@ -324,11 +357,7 @@ class NoisyLabels(Problem):
         return F.cross_entropy(model(x), y)
 
     def known_loss(self, point: Point) -> float:
-        return statistics.mean(self._plain(tuple(point.items()), seed) for seed in range(DRAWS))
-
-    @functools.cache  # noqa: B019
-    def _plain(self, items: tuple[tuple[str, float], ...], seed: int) -> float:
-        return self.objective(optuna.trial.FixedTrial(dict(items)), 1000 + seed).evaluate()
+        return self.loss_of_plain_trainings(point)
 
 
 def linear_classifier(features: int = 10) -> nn.Module:
@@ -361,7 +390,20 @@ def temperature(trial: BaseTrial) -> Training:
 
 
 PROBLEMS: dict[str, Problem] = {
-    "ridge": Regression("weight decay", group_decay, data_seed=1, penalty=group_decay_penalty),
+    "ridge": Regression(
+        "weight decay",
+        group_decay,
+        data_seed=1,
+        steps=3000,
+        # The optimizer's decay is the gradient of half the square.
+        penalty=lambda h, x: by_group(h, x) / 2,
+    ),
+    "ridge in the loss": Regression(
+        "penalties", group_l2_penalty, data_seed=1, steps=3000, penalty=by_group
+    ),
+    "decoupled decay": Regression(
+        "weight decay", decoupled_decay, data_seed=1, grid_points=17, penalty=None
+    ),
     "input noise": Regression(
         "noise", input_noise, data_seed=1, penalty=lambda h, x: x.new_full((40,), h["std"] ** 2)
     ),
