@@ -14,6 +14,7 @@ The gap of the run's own network, as last evaluated, stands beside it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -379,14 +380,14 @@ def label_smoothing(trial: BaseTrial) -> Training:
 
 
 def temperature(trial: BaseTrial) -> Training:
-    value = trial.suggest_float("temperature", 0.1, 10.0, log=True)
+    value = trial.suggest_float("temperature", 0.25, 4.0, log=True)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
         return F.cross_entropy(model(x) / value, y)
 
     model = linear_classifier()
-    return Training(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), loss)
+    return Training(model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), loss)
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -501,13 +502,19 @@ def row(end: str, runs: Sequence[Run]) -> str:
 )
 @click.option("--seeds", default=10, show_default=True, help="Runs from each end.")
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of TunerConfig."
+)
 @click.option("--quick", is_flag=True, help="A few steps and a coarse grid: does it run at all?")
-def main(names: tuple[str, ...], seeds: int, jobs: int, quick: bool) -> None:
+def main(
+    names: tuple[str, ...], seeds: int, jobs: int, settings: tuple[str, ...], quick: bool
+) -> None:
     """Print how many runs end within 10 % of the best validation loss of a fine grid."""
     quiet()
-    config = optuna_dstn.TunerConfig()
+    pairs = (setting.split("=", 1) for setting in settings)
+    config = optuna_dstn.TunerConfig(**{name: ast.literal_eval(value) for name, value in pairs})
     if quick:
-        config, seeds = optuna_dstn.TunerConfig(warmup_steps=0), 1
+        config, seeds = replace(config, warmup_steps=0), 1
         for name, problem in PROBLEMS.items():
             PROBLEMS[name] = replace(problem, steps=12, grid_points=3)
     print(config)

@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 import torch
 from torch import Tensor
-from torch.optim import Optimizer, RMSprop
+from torch.optim import Adam, Optimizer
 
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._findings import Findings
@@ -60,7 +60,9 @@ class BilevelState:
         groups: list[dict[str, Any]] = [{"params": [self.space.raw], "lr": config.hyper_lr}]
         if config.tune_scale:
             groups.append({"params": [self.space.raw_scale], "lr": config.scale_lr})
-        self.hyper_optimizer = RMSprop(groups)
+        # RMSprop with its mean square corrected for the start at zero: the first steps would be ten
+        # times as long otherwise, while the response is hardly trained.
+        self.hyper_optimizer = Adam(groups, betas=(0.0, 0.99))
         self.trained: list[Tensor] = [tensor for group in groups for tensor in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
