@@ -282,14 +282,14 @@ class Mixture(Problem):
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
 
-        w = normal(30)
-        biased = w + 0.4 * normal(30)
+        w = normal(20)
+        biased = w + 0.5 * normal(20)
 
         def sample(count: int, w: Tensor, noise: float) -> Batch:
             x = normal(count, len(w))
             return x, x @ w + noise * normal(count)
 
-        sources = zip(sample(40, w, 1.5), sample(120, biased, 1.5), strict=True)
+        sources = zip(sample(40, w, 2.0), sample(120, biased, 2.0), strict=True)
         is_biased = torch.arange(160) >= 40
         return Data((*map(torch.cat, sources), is_biased.float()), sample(400, w, 0.3))
 
@@ -315,7 +315,7 @@ def source_weight(trial: BaseTrial) -> Training:
         x, y, is_biased = batch
         return source_weights(weight, is_biased) * (model(x).squeeze(1) - y).square()
 
-    model = nn.Linear(30, 1, bias=False)
+    model = nn.Linear(20, 1, bias=False)
     return Training(model, sgd(model.parameters()), loss)
 
 
@@ -423,7 +423,7 @@ PROBLEMS: dict[str, Problem] = {
     "label smoothing": NoisyLabels(
         "losses", label_smoothing, train_noise=0.0, valid_noise=0.4, grid_points=19
     ),
-    "weight of a biased source": Mixture("losses", source_weight, data_seed=2),
+    "weight of a biased source": Mixture("losses", source_weight, data_seed=0),
     "temperature": NoisyLabels(
         "losses", temperature, train_noise=0.4, valid_noise=0.4, grid_points=21
     ),

@@ -35,7 +35,6 @@ def test_every_problem_runs_from_both_ends(tmp_path):
         ("ridge", 0.95),
         ("input dropout", 0.3),
         ("weight of a biased source", 0.4),
-        ("weight of a biased source", 0.95),
     ],
 )
 def test_plain_training_ends_at_the_closed_form(name, fraction):
