@@ -26,8 +26,8 @@ class Response:
     """Δp = diag(Uε)·R for every responding parameter p (Bae & Grosse, 2020, section 3.3).
 
     R is shaped as p and U has a row for each output unit (p's first axis) and a column for each
-    hyperparameter. U starts at zero, so that training starts at Δp = 0; R starts at random, as
-    large as a fresh layer's weights, because with both at zero no gradient would reach either.
+    hyperparameter. U starts at zero, so that training starts at Δp = 0; R starts as the weights
+    themselves.
 
     The rows U of all parameters that share an optimizer group are stored as one matrix: one product
     gives the gates of all of them.
@@ -42,7 +42,7 @@ class Response:
         self.directions: list[dict[str, Tensor]] = []
         self.gains: list[Tensor] = []
         for group in self._groups:
-            self.directions.append({name: _random_direction(p) for name, p in group.items()})
+            self.directions.append({name: _first_direction(p) for name, p in group.items()})
             like = next(iter(group.values()), torch.empty(0))
             rows = sum(p.shape[0] for p in group.values())
             self.gains.append(like.new_zeros(rows, hyperparameters).requires_grad_())
@@ -98,8 +98,20 @@ class Response:
             gain.copy_(saved)
 
 
-def _random_direction(parameter: Tensor) -> Tensor:
-    """Return R ~ U(±1/√fan_in), PyTorch's own start of a layer's weights; for a bias U(±1)."""
+def _first_direction(parameter: Tensor) -> Tensor:
+    """Return R at the start: along the weights of each unit, so that Δ first rescales the unit.
+
+    It is of the size of PyTorch's own start of a layer, U(±1/√fan_in), whatever the weights'. Where
+    a unit's weights are zero, and for a bias, it is random: from U = 0 and R = 0 no gradient would
+    lead away.
+    """
     direction = torch.empty_like(parameter, requires_grad=False)
     fan_in = direction[0].numel() if direction.ndim > 1 else 1
-    return direction.uniform_(-(fan_in**-0.5), fan_in**-0.5).requires_grad_()
+    bound = fan_in**-0.5
+    direction.uniform_(-bound, bound)
+    if direction.ndim > 1:
+        units = (-1, *[1] * (direction.ndim - 1))
+        norm = parameter.detach().flatten(1).norm(dim=1).view(units)
+        along = parameter.detach() * (bound * (fan_in / 3) ** 0.5 / norm)
+        direction = torch.where(norm > 0, along, direction)
+    return direction.requires_grad_()

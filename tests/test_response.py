@@ -37,14 +37,31 @@ def test_the_response_starts_at_zero_and_can_leave_it(
         assert delta.direction.abs().max() > 0  # or no gradient would reach U
 
 
-def test_directions_are_as_large_as_a_fresh_layers_weights() -> None:
-    weight = nn.Parameter(torch.empty(2000, 3, 5))
-    (direction,) = (
-        d.direction for d in Response([{"w": weight}], 1).deltas(torch.zeros(2, 1)).values()
-    )
-    bound = 15**-0.5
+def first_direction(weight: Tensor) -> Tensor:
+    (delta,) = Response([{"w": nn.Parameter(weight)}], 1).deltas(torch.zeros(2, 1)).values()
+    return delta.direction.detach()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_directions_lie_along_each_units_weights_and_are_as_large_as_fresh_ones(
+    scale: float,
+) -> None:
+    weight = scale * torch.randn(5, 3, 2, 2) * torch.rand(5, 1, 1, 1)
+    direction = first_direction(weight)
+    alike = torch.cosine_similarity(direction.flatten(1), weight.flatten(1))
+    torch.testing.assert_close(alike, torch.ones(5))
+    # The root of the mean square of U(±b) is b/√3, and 12 weights lead to a unit.
+    rms = direction.flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(rms, torch.full((5,), (12 * 3) ** -0.5))
+
+
+def test_where_there_are_no_weights_the_direction_is_random() -> None:
+    """A layer that starts at zero could never respond otherwise."""
+    weight = torch.cat([torch.zeros(400, 30), torch.ones(1, 30)])
+    direction, bound = first_direction(weight)[:400], 30**-0.5
     assert direction.abs().max() <= bound
     assert direction.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert first_direction(torch.zeros(400)).std().item() == pytest.approx(3**-0.5, rel=0.2)
 
 
 def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter]]) -> None:

@@ -208,7 +208,7 @@ def test_the_response_learns_to_undo_a_shared_factor() -> None:
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = Scalar().double()
         model.h = trial.suggest_float("h", 0.0, 2.0)  # type: ignore[assignment]
-        return model, torch.optim.SGD(model.parameters(), lr=0.05)
+        return model, torch.optim.SGD(model.parameters(), lr=0.2)
 
     def loss_fn(model: Any, batch: Tensor) -> Tensor:
         w = model(batch)
