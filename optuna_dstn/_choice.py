@@ -92,7 +92,7 @@ class Choice(nn.Module):
         for index, (option, function) in enumerate(self._functions.items()):
             if function is None or self._is_out(option):
                 continue
-            changed = function(input)
+            changed = function(input.clone())  # it may work in place
             if changed.shape != input.shape:
                 raise ValueError(
                     f"Option {option!r} of choice {self.name!r} turned shape "

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from optuna_dstn._arguments import Function, formulas, function_name, leaves
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._interception import Interception, require_sizes
@@ -26,6 +26,7 @@ from optuna_dstn._rules import (
     penalty_rules,
 )
 from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
+from optuna_dstn._vectors import Vectors
 
 
 class _Reading(NamedTuple):
@@ -46,6 +47,8 @@ class Discovery(Interception[_Reading]):
 
     Attributes:
         readers: For each hyperparameter, the functions that read it.
+        penalties: For each that is the coefficient of a penalty, the penalties.
+        penalised: For each of these, the parameters under them.
         plain_readers: For each, the functions that took it as a size, an axis or a count.
         shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
             so that their perturbation is one draw for the whole batch.
@@ -63,6 +66,8 @@ class Discovery(Interception[_Reading]):
         self._examples = examples
         self._distributions = distributions
         self.readers: dict[str, set[str]] = {}
+        self.penalties: dict[str, set[str]] = {}
+        self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
         self.shared: set[str] = set()
         self.layers: dict[int, bool] = {}
@@ -72,13 +77,19 @@ class Discovery(Interception[_Reading]):
         self._reweighted: ByIdentity[Tensor] = ByIdentity()
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
+        self._vectors = Vectors(examples)
+        self._has_warned = False
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._vectors.require_clear(func, args, kwargs)
         output = func(*args, **kwargs)
         if isinstance(output, Tensor):
             tensors = leaves((args, kwargs), Tensor)
+            self._vectors.note(output, tensors, reads=False)
             if all(self._is_without_data(t) for t in tensors):
                 self._note_without_data(func, tensors, output)
+            else:
+                self._warn_of_penalty(func, tensors)
         rule = layer_rules.get(func)
         if rule is not None:
             for argument in rule.responding(*args, **kwargs):
@@ -106,14 +117,23 @@ class Discovery(Interception[_Reading]):
 
     def _note_weights_read(self, reading: _Reading, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.ndim:
-            raise HyperparameterError(
-                f"Hyperparameter {reading.formula} meets the model's parameters alone in "
-                f"{reading.function}, where their response to it is not seen. For a penalty on "
-                "weights give the optimizer weight_decay=h, or add optuna_dstn.l2_penalty("
-                "model.parameters(), h) or optuna_dstn.l1_penalty(...) to the loss; otherwise "
-                "write float(...) around it to leave it to the study's sampler."
-            )
+            raise _penalty_error(reading)
         self._weights_read[output] = reading
+
+    def _is_penalty(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a scalar function of parameters alone."""
+        return tensor.requires_grad and not tensor.ndim and self._is_without_data(tensor)
+
+    def _warn_of_penalty(self, func: Function, tensors: list[Tensor]) -> None:
+        if not self._has_warned and any(
+            self._is_penalty(t) and not isinstance(t, Parameter) for t in tensors
+        ):
+            self._has_warned = True
+            logger.warning(
+                f"A penalty on the model's parameters joins the loss in {function_name(func)}. The "
+                "parameters' response to the hyperparameters does not see it there: write "
+                "optuna_dstn.l2_penalty(model.parameters(), 1e-4), l1_penalty or weight_decay=."
+            )
 
     def _note_layer(self, argument: Tensor, output: Tensor) -> None:
         parameter = self._reweighted.get(argument)
@@ -148,7 +168,9 @@ class Discovery(Interception[_Reading]):
         if func in penalty_rules:
             for number in numbers:
                 self._check_domain(func, "coefficient", number, Domain(low=0.0))
-            self._note(self.readers, reading)
+            self._note(self.penalties, reading)
+            for name in reading.names:
+                self.penalised.setdefault(name, []).extend(leaves((args, kwargs), Tensor))
             return self.call_with_values(func, args, kwargs)
         if numbers and makes_tensor(func, args, kwargs):
             return self._track(reading, func, args, kwargs)
@@ -165,13 +187,18 @@ class Discovery(Interception[_Reading]):
             if rule is None:
                 raise without_rule(reading.formula, reading.function)
             self._note(self.readers, reading)
-            return self.call_with_values(func, args, kwargs)
+            output = self.call_with_values(func, args, kwargs)
+            target = args[0] if is_in_place(func) else output
+            self._vectors.note(target, others, reads=True)
+            return output
         if not learning and (not numbers or (rule is not None and rule.takes_tensors)):
             return self._track(reading, func, args, kwargs)
 
         self._note(self.readers, reading)
         self.shared |= reading.names
         output = self.call_with_values(func, args, kwargs)
+        if any(self._is_penalty(t) for t in learning):
+            raise _penalty_error(reading)
         if learning and all(self._is_without_data(t) for t in others):
             self._note_weights_read(reading, output)
         return output
@@ -199,6 +226,7 @@ class Discovery(Interception[_Reading]):
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
                 self._note(self.readers, reading)
+                self._vectors.note(tensor, (), reads=True)
             else:
                 self.tracked[tensor] = reading
         return output
@@ -215,7 +243,7 @@ class Discovery(Interception[_Reading]):
         kwargs: dict[str, Any],
     ) -> None:
         if rule.domain:
-            given = inspect.signature(rule.apply).bind(*args, **kwargs).arguments
+            given = inspect.signature(rule.apply).bind_partial(*args, **kwargs).arguments
             for argument, domain in rule.domain.items():
                 self._check_domain(func, argument, given.get(argument), domain)
 
@@ -240,6 +268,16 @@ class Discovery(Interception[_Reading]):
             for corner in itertools.product(*bounds)
         ]
         return min(values), max(values)
+
+
+def _penalty_error(reading: _Reading) -> HyperparameterError:
+    return HyperparameterError(
+        f"Hyperparameter {reading.formula} meets the model's parameters alone in "
+        f"{reading.function}, where their response to it is not seen. For a penalty on weights "
+        "give the optimizer weight_decay=h, or add optuna_dstn.l2_penalty(model.parameters(), h) "
+        "or optuna_dstn.l1_penalty(...) to the loss; otherwise write float(...) around it to leave "
+        "it to the study's sampler."
+    )
 
 
 def _bounds(distribution: BaseDistribution | None) -> tuple[float, float]:

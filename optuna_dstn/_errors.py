@@ -1,8 +1,14 @@
-"""The two errors of the library: a hyperparameter misused, and a training that diverged."""
+"""What the library says when something is wrong: two errors, and a logger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import optuna
+
+
+# A child of Optuna's logger: optuna.logging.set_verbosity governs it.
+logger = optuna.logging.get_logger("optuna.dstn")
 
 
 class HyperparameterError(ValueError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optuna_dstn._discovery import Discovery
@@ -19,6 +19,7 @@ _NOT_READ = (
     "no torch function reads it in training, or only as a plain number (float(h), 0.01 * h of an "
     "int h: write h * 0.01)"
 )
+_IDLE = "what it penalises does not respond"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Findings:
         shared: The tuned ones that are read where there is no batch axis: their perturbation is
             one draw for the whole batch.
         kept: For each other open one, why it keeps its start value.
+        idle: Those of the latter that training reads nevertheless.
         responding: The responding parameters by name, one mapping per group of the optimizer.
         not_responding: For each other parameter of the model, why it does not respond.
     """
@@ -37,6 +39,7 @@ class Findings:
     readers: Mapping[str, tuple[str, ...]]
     shared: tuple[str, ...]
     kept: Mapping[str, str]
+    idle: frozenset[str]
     responding: tuple[Mapping[str, nn.Parameter], ...]
     not_responding: Mapping[str, str]
 
@@ -46,6 +49,7 @@ class Findings:
             "readers": dict(self.readers),
             "shared": list(self.shared),
             "kept": dict(self.kept),
+            "idle": sorted(self.idle),
             "responding": [list(group) for group in self.responding],
             "not_responding": dict(self.not_responding),
         }
@@ -60,6 +64,7 @@ class Findings:
             readers=saved["readers"],
             shared=tuple(saved["shared"]),
             kept={name: why for name, why in saved["kept"].items() if name in opened},
+            idle=frozenset(saved["idle"]),
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
             not_responding=saved["not_responding"],
         )
@@ -67,7 +72,7 @@ class Findings:
 
 def settle(
     met: Discovery,
-    decaying: Collection[str],
+    decaying: Mapping[str, list[Tensor]],
     trial: DSTNTrial,
     model: nn.Module,
     optimizer: Optimizer,
@@ -76,7 +81,7 @@ def settle(
 
     Args:
         met: The mode under which the first weight step ran.
-        decaying: Names of the hyperparameters that are the optimizer's weight decay.
+        decaying: For each hyperparameter that is a weight decay, the parameters that decay.
         trial: The trial that suggested them.
         model: The model.
         optimizer: Its optimizer.
@@ -86,42 +91,67 @@ def settle(
             would be tuned has a single value, starts on an edge by the user's wish, is used as a
             size too, or comes from another trial.
     """
+    responding, not_responding = _responding(met.layers, model, optimizer)
     readers = {name: set(functions) for name, functions in met.readers.items()}
-    for name in decaying:
-        readers.setdefault(name, set()).add(f"{type(optimizer).__name__}(weight_decay=)")
+    idle: set[str] = set()
+    for name, functions, parameters in _penalties(met, decaying, optimizer):
+        if any(p is own for group in responding for own in group.values() for p in parameters):
+            readers.setdefault(name, set()).update(functions)
+        else:
+            idle.add(name)
+    idle -= readers.keys()
     opened = trial.open_parameters
     for name in readers:
         _check_tunable(name, readers[name], met.plain_readers.get(name, set()), trial)
     kept = {
-        name: f"a plain number in {_listed(met.plain_readers[name])}"
+        name: _IDLE
+        if name in idle
+        else f"a plain number in {_listed(met.plain_readers[name])}"
         if name in met.plain_readers
         else _NOT_READ
         for name in opened
         if name not in readers
     }
+    reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
+    if not any(responding) and (readers or idle):
+        raise HyperparameterError(
+            f"No parameter of the model responds to {_listed(readers.keys() | idle)} ({reasons}). "
+            "Parameters of Linear and convolution layers respond; let loss_fn call model(...) on a "
+            "batch whose first axis is the example."
+        )
+    if not readers and idle:
+        raise HyperparameterError(
+            f"Hyperparameter {_listed(idle)} only penalises parameters that do not respond "
+            f"({reasons}), so there is nothing to tune by gradient. Penalise weights of Linear and "
+            "convolution layers too, or take optuna.create_study."
+        )
     if not readers:
         suggested = _listed(opened) if opened else "none"
         raise HyperparameterError(
             "No hyperparameter of this trial reaches the training computation (suggested as "
             f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
-            "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...) "
-            "first, and check that the model is in training mode; or take optuna.create_study."
-        )
-    responding, not_responding = _responding(met.layers, model, optimizer)
-    if not any(responding):
-        reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
-        raise HyperparameterError(
-            f"No parameter of the model responds to {_listed(readers)} ({reasons}). Parameters of "
-            "Linear and convolution layers respond; let loss_fn call model(...) on a batch whose "
-            "first axis is the example."
+            "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...), "
+            "round(...), min(...) or max(...) first, and check that the model is in training mode; "
+            "or take optuna.create_study."
         )
     return Findings(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
-        shared=tuple(name for name in opened if name in met.shared),
+        shared=tuple(name for name in opened if name in met.shared and name in readers),
         kept=kept,
+        idle=frozenset(idle),
         responding=responding,
         not_responding=not_responding,
     )
+
+
+def _penalties(
+    met: Discovery, decaying: Mapping[str, list[Tensor]], optimizer: Optimizer
+) -> Iterator[tuple[str, set[str], list[Tensor]]]:
+    """Yield each hyperparameter that penalises parameters, by which functions, and them."""
+    for name, parameters in decaying.items():
+        yield name, {f"{type(optimizer).__name__}(weight_decay=)"}, parameters
+    for name, parameters in met.penalised.items():
+        yield name, met.penalties[name], parameters
 
 
 def _check_tunable(

@@ -55,8 +55,9 @@ def linearised(model: nn.Module, mode: Linearised[Any]) -> Iterator[None]:
         raise NotImplementedError(
             f"The model uses an operation that PyTorch cannot differentiate in forward mode "
             f"({str(error).splitlines()[0]}). Δ-STN needs that for every operation that follows a "
-            "responding layer: replace the operation (on CPU, an nn.LSTM or nn.RNN after a Linear "
-            "layer is one), or let no responding layer come before it."
+            "responding layer: replace the operation, or let no responding layer come before it. "
+            "On CPU an nn.LSTM or nn.RNN is one, and fast attention: run the model under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
         ) from error
     finally:
         for buffer, count in counts.items():
@@ -82,7 +83,8 @@ def require_merged(loss: Tensor, source: str) -> None:
     """
     if forward_ad.unpack_dual(loss).tangent is not None:
         raise ValueError(
-            f"{source} uses layers of the model without calling model(...). The linearised "
-            "prediction is completed where the model itself returns: let the loss function call "
-            "model(...), not model.some_method(...) or one of its layers."
+            f"{source} uses layers of the model without calling model(...), or an activation "
+            "that the model kept. The linearised prediction is completed where the model itself "
+            "returns: let the loss function call model(...), not model.some_method(...) or one of "
+            "its layers, and let the model return every activation that a penalty needs."
         )

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
 from optuna_dstn._discovery import without_rule
+from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._interception import Interception, Tracked, read_in_validation
@@ -19,6 +20,7 @@ from optuna_dstn._response import Delta
 from optuna_dstn._rules import (
     METADATA_FUNCTIONS,
     ROWWISE_FUNCTIONS,
+    HyperparameterRule,
     PerExample,
     hyperparameter_rules,
     layer_rules,
@@ -33,6 +35,7 @@ from optuna_dstn._tracking import (
     makes_tensor,
     values_of_new_tensor,
 )
+from optuna_dstn._vectors import Vectors
 
 
 class Linearised(Interception[Tracked]):
@@ -94,6 +97,9 @@ class PerturbedValues(Linearised[PerExample]):
         deltas: Δ of each responding parameter, by ``id(parameter)``.
         perturbed: The tuned hyperparameters' values, one per example.
         shared: The values of those that are perturbed alike in the whole batch.
+
+    Attributes:
+        names: The hyperparameters read so far.
     """
 
     def __init__(
@@ -104,14 +110,24 @@ class PerturbedValues(Linearised[PerExample]):
         shared: Mapping[str, float],
     ) -> None:
         super().__init__({**values, **shared}, deltas)
+        self.names: set[str] = set()
         self._columns = perturbed
         self._examples = perturbed.matrix.shape[0]
         self._perturbed: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
+        self._vectors = Vectors(self._examples)
+
+    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._vectors.require_clear(func, args, kwargs)
+        output = super().call(func, args, kwargs)
+        if isinstance(output, Tensor) and output.ndim == 1:
+            self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
+        return output
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
+        self._vectors.require_clear(func, args, kwargs)
         function = function_name(func)
         numbers: list[Hyperparameter] = []
         perturbed: list[PerExample] = []
@@ -120,6 +136,7 @@ class PerturbedValues(Linearised[PerExample]):
         def per_example(leaf: Any) -> Any:
             if isinstance(leaf, Hyperparameter):
                 numbers.append(leaf)
+                self.names |= leaf.names
                 values, formula = leaf.expression.evaluate(self._perturbed), str(leaf.expression)
                 if not isinstance(values, Tensor):
                     return values
@@ -148,12 +165,32 @@ class PerturbedValues(Linearised[PerExample]):
         ):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
-            output = rule.apply(*own_args, **own_kwargs)
+            output = self._by_rule(rule, perturbed, own_args, own_kwargs)
             self.prediction.note(func, own_args, own_kwargs, output, rule.apply)
+            self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
-        if any(_responds(t) for t in others) and rule is not None:
-            return rule.apply(*own_args, **own_kwargs)  # says that the batch axis is missing
+        if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
+            return self._by_rule(rule, perturbed, own_args, own_kwargs)
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
+
+    def _by_rule(
+        self,
+        rule: HyperparameterRule,
+        sources: list[PerExample],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            return rule.apply(*args, **kwargs)
+        except HyperparameterError:
+            raise
+        except (RuntimeError, TypeError, IndexError) as error:
+            formula = ", ".join(dict.fromkeys(source.formula for source in sources))
+            raise HyperparameterError(
+                f"{sources[0].function} fails with one value of {formula} for each of the "
+                f"{self._examples} examples ({error}). Let what it meets have the batch as its "
+                "first axis, whole: x * torch.where(chosen[:, None], h, 1.0), not x[chosen] * h."
+            ) from error
 
     def _new_tensor(
         self,
@@ -198,7 +235,9 @@ class PerturbedValues(Linearised[PerExample]):
     def _track(self, func: Function, tensor: Tensor, source: PerExample) -> Tensor:
         if is_spread_over_batch(func, tensor, self._examples):
             rows = source.values.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-            return tensor.copy_(rows) if is_in_place(func) else rows.contiguous()
+            spread = tensor.copy_(rows) if is_in_place(func) else rows.contiguous()
+            self._vectors.note(spread, (), reads=True)
+            return spread
         self.tracked[tensor] = source
         return tensor
 

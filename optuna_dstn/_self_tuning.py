@@ -14,12 +14,12 @@ Response Jacobians", algorithm 1). ε has one row per example.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
-import optuna
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -29,7 +29,7 @@ from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._discovery import Discovery
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._evaluation import LossFunction, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
@@ -49,9 +49,6 @@ _CUT_OFF = (
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
 )
-
-# A child of Optuna's logger: optuna.logging.set_verbosity governs it.
-_logger = optuna.logging.get_logger("optuna.dstn")
 
 
 class SelfTuning(Training):
@@ -103,6 +100,7 @@ class SelfTuning(Training):
         self._plain_in_optimizer = _made_plain(optimizer)
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
+        self._read: set[str] = set()  # by any response step
 
     # -- the three steps -------------------------------------------------------------------------
 
@@ -112,13 +110,15 @@ class SelfTuning(Training):
             loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
-            mode = CurrentValues(self._values, frozenset(self._state.space.names))
+            findings = self._state.findings
+            mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
             loss = self._weight_step(mode, batch, examples)
         if self.steps % self._config.response_interval == 0:
             self._response_step(batch, examples)
         self.steps += 1
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
+            self._require_all_read()
             for _ in range(self._config.valid_steps):
                 self._hyperparameter_step()
         return loss
@@ -160,11 +160,26 @@ class SelfTuning(Training):
         with linearised(self._model, mode):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
-        loss = loss + self._weight_decay.response_loss(mode.deltas, perturbed)
+        self._read |= mode.names
+        decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
+        loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
         if not loss.requires_grad:
             raise HyperparameterError(_CUT_OFF)
         self.require_finite(loss.item(), "training loss of the response")
         (loss / 2).backward()
+
+    def _require_all_read(self) -> None:
+        """Check that training goes on reading what the first step read."""
+        state = self._settled
+        unread = set(state.space.names) - self._read - self._weight_decay.names
+        if unread:
+            where = sorted({f for name in unread for f in state.findings.readers[name]})
+            raise HyperparameterError(
+                f"Hyperparameter {', '.join(map(repr, sorted(unread)))} was read in the first step "
+                f"(in {', '.join(where)}) and never since, so no gradient could tune it. Do not "
+                "keep a tensor that was made from it (functools.cache, an attribute of the model): "
+                "make it anew in each call of loss_fn."
+            )
 
     def _hyperparameter_step(self) -> None:
         state = self._settled
@@ -199,7 +214,9 @@ class SelfTuning(Training):
         met = Discovery(self._values, examples, {name: opened[name][0] for name in opened})
         met.plain_readers.update(self._plain_in_optimizer)
         loss = self._weight_step(met, batch, examples)
-        findings = settle(met, self._weight_decay.names, self._trial, self._model, self._optimizer)
+        findings = settle(
+            met, self._weight_decay.parameters, self._trial, self._model, self._optimizer
+        )
         self._check_validation_loss()
         self._start(findings)
         return loss
@@ -224,7 +241,7 @@ class SelfTuning(Training):
         trial.set_user_attr(START, trial.parameter_values(start))
         trial.set_user_attr(TUNED, list(self.tuned))
         trial.set_user_attr(CONFIG, asdict(config))
-        _logger.info(
+        logger.info(
             f"Trial {trial.number}: {config.method} tunes {', '.join(self.tuned)}"
             + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
         )
@@ -240,7 +257,7 @@ class SelfTuning(Training):
         """Return the values at the end of the trial; warn if nothing but its length kept them."""
         is_settled = self._state is not None
         if is_settled and not self.hyperparameter_steps and not self._trial.is_pruned:
-            _logger.warning(
+            logger.warning(
                 f"Trial {self._trial.number} ended after {self.steps} steps, before its first step "
                 f"on the hyperparameters: {', '.join(self.tuned)} kept their start values. Train "
                 f"longer, or shorten TunerConfig(warmup_steps={self._config.warmup_steps}, "

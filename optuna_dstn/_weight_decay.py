@@ -83,6 +83,15 @@ class WeightDecay:
         """Names of the hyperparameters that are, or take part in, a weight decay."""
         return frozenset().union(*(number.names for number in self._numbers.values()))
 
+    @property
+    def parameters(self) -> dict[str, list[Tensor]]:
+        """For each of :attr:`names`, the parameters that decay by it."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for index, number in self._numbers.items():
+            for name in number.names:
+                found[name] += self._optimizer.param_groups[index]["params"]
+        return found
+
     def set(self, values: Mapping[str, float]) -> None:
         """Give the optimizer today's values.
 
@@ -98,7 +107,7 @@ class WeightDecay:
             self._optimizer.param_groups[index]["weight_decay"] = value
 
     def response_loss(
-        self, deltas: Mapping[int, Delta], perturbed: Mapping[str, Tensor]
+        self, deltas: Mapping[int, Delta], perturbed: Mapping[str, Tensor | float]
     ) -> Tensor | float:
         """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
 
@@ -106,7 +115,7 @@ class WeightDecay:
 
         Args:
             deltas: u_b (gate) and R (direction) of each responding parameter, by ``id(parameter)``.
-            perturbed: The hyperparameters, one value per example, shape (B,) each.
+            perturbed: The hyperparameters: one value per example, shape (B,), or one for all.
         """
         total: Tensor | float = 0.0
         for index, group in enumerate(self._optimizer.param_groups):

@@ -624,3 +624,101 @@ def test_an_error_in_an_objective_keeps_what_was_tuned() -> None:
     study.optimize(objective, n_trials=2, catch=(ZeroDivisionError,))
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.PRUNED]
     assert [t.params["h"] for t in study.trials] == reached
+
+
+def test_a_tensor_that_is_kept_from_the_first_step() -> None:
+    def use(h: Any, x: Tensor) -> Tensor:
+        if not hasattr(h, "kept"):
+            h.kept = torch.tensor(h)
+        return x * h.kept
+
+    message = error_of_steps(make_net(use))
+    says(message, "'h' was read in the first step", "never since", "make it anew in each call")
+
+
+def test_a_decay_of_parameters_that_do_not_respond() -> None:
+    class Normed(nn.Module):
+        def __init__(self, h: float) -> None:
+            super().__init__()
+            self.norm, self.net = nn.LayerNorm(4), Net(h, drop)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(self.norm(x))
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Normed(trial.suggest_float("h", 0.0, 0.9))
+        decay = trial.suggest_float("decay", 1e-4, 1e-1)
+        groups = [
+            {"params": model.norm.parameters(), "weight_decay": decay},
+            {"params": model.net.parameters()},
+        ]
+        return model, torch.optim.SGD(groups, lr=0.1)
+
+    def penalised(model: Any, batch: Batch) -> Tensor:
+        loss = loss_fn(model, batch)
+        if not model.training:
+            return loss
+        return loss + optuna_dstn.l2_penalty(model.norm.parameters(), coefficient[0])
+
+    coefficient: list[float] = []
+
+    def make_both(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        coefficient.append(trial.suggest_float("coefficient", 0.0, 1.0))
+        return make(trial)
+
+    tuner = started(make_both, penalised, [BATCH])
+    for _ in range(2):
+        tuner.step(BATCH)
+    assert tuner.tuned == ("h",)
+    why = "what it penalises does not respond"
+    assert tuner.summary().kept == {"coefficient": why, "decay": why}
+
+
+def test_only_a_decay_of_parameters_that_do_not_respond() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        norm, net = nn.LayerNorm(4), nn.Linear(4, 3)
+        decay = trial.suggest_float("decay", 1e-4, 1e-1)
+        groups = [
+            {"params": norm.parameters(), "weight_decay": decay},
+            {"params": net.parameters()},
+        ]
+        return nn.Sequential(norm, net), torch.optim.SGD(groups, lr=0.1)
+
+    says(error_of_steps(make), "Hyperparameter decay only penalises parameters that do not respond")
+
+
+@pytest.mark.parametrize(
+    "combined",
+    [
+        lambda loss, weight, h: loss.add(weight.norm(), alpha=h),
+        lambda loss, weight, h: torch.lerp(loss, weight.norm(), h),
+    ],
+)
+def test_a_penalty_in_disguise(combined: Any) -> None:
+    def penalised(model: Any, batch: Batch) -> Tensor:
+        return combined(loss_fn(model, batch), model.inner.weight, model.h)
+
+    message = error_of_steps(make_net(None), penalised, valid_loss_fn=loss_fn)
+    says(message, "'h' meets the model's parameters alone", "optuna_dstn.l2_penalty(")
+
+
+def test_a_constant_penalty_written_by_hand(caplog: pytest.LogCaptureFixture) -> None:
+    def penalised(model: Any, batch: Batch) -> Tensor:
+        return loss_fn(model, batch) + 1e-3 * model.inner.weight.square().sum()
+
+    optuna.logging.enable_propagation()
+    try:
+        started(make_net(drop), penalised, [BATCH]).step(BATCH)
+    finally:
+        optuna.logging.disable_propagation()
+    (message,) = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    says(message, "A penalty on the model's parameters joins the loss", "optuna_dstn.l2_penalty(")
+
+
+def test_a_part_of_the_batch() -> None:
+    def use(h: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:2] = x[:2] * h
+        return x
+
+    says(error_of_steps(make_net(use)), "fails with one value of h for each", "first axis, whole")

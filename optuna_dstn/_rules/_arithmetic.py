@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule
 
@@ -30,15 +31,21 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def rule(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
         args += tuple(kwargs.pop(name) for name in _OPERANDS if name in kwargs)
         tensor = next(operand for operand in args if isinstance(operand, Tensor))
-        operands = [a.like(tensor) if isinstance(a, PerExample) else a for a in args]
+        operands = [_like(tensor, a) if isinstance(a, PerExample) else a for a in args]
         if isinstance(alpha, PerExample):  # add(x, y, alpha=a) = x + a·y
             scaled = operands[1] if isinstance(operands[1], Tensor) else tensor
-            operands[1] = operands[1] * alpha.like(scaled)
+            operands[1] = operands[1] * _like(scaled, alpha)
         elif alpha != 1:
             kwargs["alpha"] = alpha
         return function(*operands, **kwargs)
 
     return rule
+
+
+def _like(tensor: Tensor, number: PerExample) -> Tensor:
+    """Return h_b beside ``tensor``, whose precision a number leaves as it is."""
+    values = number.like(tensor)
+    return values.to(tensor.dtype) if tensor.is_floating_point() else values
 
 
 for _name in _NAMES:
@@ -48,7 +55,12 @@ for _name in _NAMES:
             hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
 
 
-@hyperparameter_rule(Tensor.__setitem__, takes_tensors=True)
+def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:
+    """Whether the value may be one: whole numbers in the index alone are sizes."""
+    return isinstance(value, (Tensor, Hyperparameter))
+
+
+@hyperparameter_rule(Tensor.__setitem__, is_active=_assigns_hyperparameter, takes_tensors=True)
 def assign(input: Tensor, index: Any, value: PerExample) -> None:
     """x[i] = h: every entry of x that the index picks is set to h_b of its own example."""
     input[index] = value.like(input).expand_as(input)[index].to(input)
