@@ -204,7 +204,7 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "Hyperband": lambda: pruners.HyperbandPruner(min_resource=1, max_resource=4),
     "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     "patient": lambda: pruners.PatientPruner(
-        pruners.PercentilePruner(50.0, n_startup_trials=2), patience=1
+        pruners.PercentilePruner(50.0, n_startup_trials=2), patience=0
     ),
     "threshold": lambda: pruners.ThresholdPruner(upper=0.9, n_warmup_steps=1),
 }
