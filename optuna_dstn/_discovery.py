@@ -77,6 +77,8 @@ class Discovery(Interception[_Reading]):
         self._reweighted: ByIdentity[Tensor] = ByIdentity()
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
+        # What l2_penalty and its like returned.
+        self._visible_penalties: ByIdentity[None] = ByIdentity()
         self._vectors = Vectors(examples)
         self._has_warned = False
 
@@ -90,6 +92,8 @@ class Discovery(Interception[_Reading]):
                 self._note_without_data(func, tensors, output)
             else:
                 self._warn_of_penalty(func, tensors)
+        if func in penalty_rules:
+            self._visible_penalties[output] = None
         rule = layer_rules.get(func)
         if rule is not None:
             for argument in rule.responding(*args, **kwargs):
@@ -126,7 +130,10 @@ class Discovery(Interception[_Reading]):
 
     def _warn_of_penalty(self, func: Function, tensors: list[Tensor]) -> None:
         if not self._has_warned and any(
-            self._is_penalty(t) and not isinstance(t, Parameter) for t in tensors
+            self._is_penalty(t)
+            and not isinstance(t, Parameter)
+            and t not in self._visible_penalties
+            for t in tensors
         ):
             self._has_warned = True
             logger.warning(

@@ -702,17 +702,30 @@ def test_a_penalty_in_disguise(combined: Any) -> None:
     says(message, "'h' meets the model's parameters alone", "optuna_dstn.l2_penalty(")
 
 
-def test_a_constant_penalty_written_by_hand(caplog: pytest.LogCaptureFixture) -> None:
+def by_hand(model: Any) -> Tensor:
+    return 1e-3 * model.inner.weight.square().sum()
+
+
+def by_function(model: Any) -> Tensor:
+    return optuna_dstn.l2_penalty(model.inner.weight, 1e-3)
+
+
+@pytest.mark.parametrize(("penalty", "warnings"), [(by_hand, 1), (by_function, 0)])
+def test_a_constant_penalty_written_by_hand(
+    penalty: Any, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
     def penalised(model: Any, batch: Batch) -> Tensor:
-        return loss_fn(model, batch) + 1e-3 * model.inner.weight.square().sum()
+        return loss_fn(model, batch) + penalty(model)
 
     optuna.logging.enable_propagation()
     try:
         started(make_net(drop), penalised, [BATCH]).step(BATCH)
     finally:
         optuna.logging.disable_propagation()
-    (message,) = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
-    says(message, "A penalty on the model's parameters joins the loss", "optuna_dstn.l2_penalty(")
+    messages = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    assert len(messages) == warnings
+    for message in messages:
+        says(message, "A penalty on the model's parameters joins the loss", "l2_penalty(")
 
 
 def test_a_part_of_the_batch() -> None:
