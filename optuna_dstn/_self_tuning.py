@@ -302,6 +302,7 @@ class SelfTuning(Training):
             "hyperparameter_steps": self.hyperparameter_steps,
             "values": dict(self._values),
             "valid_batches_drawn": self._valid_batches.drawn,
+            "read": sorted(self._read),
         }
         if self._state is not None:
             state |= {
@@ -319,6 +320,7 @@ class SelfTuning(Training):
         self.steps = state["steps"]
         self.hyperparameter_steps = state["hyperparameter_steps"]
         self._valid_batches.skip_to(state["valid_batches_drawn"])
+        self._read = set(state["read"])
 
     def _restored_findings(self, saved: Mapping[str, Any]) -> Findings:
         missing = saved["readers"].keys() - self._trial.open_parameters.keys()

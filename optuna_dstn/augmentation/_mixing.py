@@ -91,7 +91,8 @@ def _weight(owner: str, input: Tensor, strength: float) -> Tensor:
     """
     domains = {"strength": Domain(0)}
     alpha = per_example(owner, input, {"strength": strength}, domains)["strength"]
-    gamma = Gamma(alpha + 1, torch.ones_like(alpha)).sample((2,))
-    log_power = torch.log1p(-torch.rand_like(gamma)) / alpha.clamp(min=_SMALLEST)
-    log_first, log_second = gamma.log() + log_power
+    both = alpha[:, None].expand(-1, 2)
+    gamma = Gamma(both + 1, torch.ones_like(both)).sample()
+    log_power = torch.log1p(-torch.rand_like(gamma)) / both.clamp(min=_SMALLEST)
+    log_first, log_second = (gamma.log() + log_power).unbind(1)
     return torch.where(alpha > 0, torch.sigmoid(log_first - log_second), 1)
