@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._attributes import DIRECTION, SCHEDULE
 from optuna_dstn._batch import EMPTY_LOADER
 from optuna_dstn._direction import direction_of
+from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
 from optuna_dstn._plain_training import PlainTraining
 from optuna_dstn._response_optimizer import OptimizerFactory
@@ -113,6 +114,7 @@ class Tuner:
             trial.set_user_attr(DIRECTION, self._direction)
         else:
             self._training = PlainTraining(trial, model, optimizer, loss_fn, max_grad_norm)
+        self._start = self._training.hyperparameters
 
     def step(self, batch: Any) -> float:
         """Train on one batch: in place of zero_grad, forward, backward and the optimizer's step.
@@ -217,7 +219,16 @@ class Tuner:
 
     def _final_hyperparameters(self) -> Mapping[str, float]:
         last = self._training.final_hyperparameters()
-        return last if self._best is None else self._best.hyperparameters
+        if self._best is None:
+            return last
+        if self._best.hyperparameters == self._start != last:
+            logger.warning(
+                f"The best evaluation of trial {self._trial.number} came before the first step on "
+                "the hyperparameters, so the trial keeps their start values; those tuned since are "
+                "in optuna_dstn.hyperparameter_schedule(trial). Few validation data, or a start "
+                "that is hard to improve on, can be the reason."
+            )
+        return self._best.hyperparameters
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer."""

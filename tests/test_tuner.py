@@ -278,3 +278,29 @@ def test_a_state_of_another_objective_is_refused() -> None:
     other = started(without_decay, loss_fn, [batch()], config=CONFIG)
     with pytest.raises(optuna_dstn.HyperparameterError, match="tunes wd, which this trial has not"):
         other.load_state_dict(tuner.state_dict())
+
+
+def test_values_from_before_the_tuning_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The best evaluation may come in the warm-up: then nothing tuned is kept."""
+    values = iter([0.9, 0.1, 0.2])
+
+    def metric(model: nn.Module, batch: Batch) -> float:
+        return next(values)
+
+    def objective(trial: Any) -> float:
+        tuner = Tuner(trial, *make(trial), loss_fn, [batch()], metric_fn=metric)
+        for _ in range(3):
+            tuner.step(batch())
+            tuner.evaluate()
+        return tuner.best_value
+
+    study = optuna_dstn.create_study(
+        direction="maximize", config=TunerConfig(warmup_steps=1, train_steps=1)
+    )
+    optuna.logging.enable_propagation()
+    try:
+        study.optimize(objective, n_trials=1)
+    finally:
+        optuna.logging.disable_propagation()
+    assert study.best_params == study.best_trial.user_attrs["dstn:start"]
+    assert "trial 0 came before the first step on the hyperparameters" in caplog.text
