@@ -60,6 +60,22 @@ def test_each_example_draws_by_its_own_probabilities() -> None:
     assert frequency[2] == pytest.approx(0.75, abs=5 * math.sqrt(0.75 * 0.25 / 4000))
 
 
+def test_options_may_work_in_place() -> None:
+    chances = {"c=add": torch.tensor([1.0, 0.0, 0.0]), "c=double": torch.tensor([0.0, 1.0, 0.0])}
+    chances["c=none"] = 1 - chances["c=add"] - chances["c=double"]
+    options: dict[str, Any] = {
+        "add": lambda x: x.add_(5),
+        "double": lambda x: x.mul_(2),
+        "none": None,
+    }
+    numbers = {name: hyperparameter(1 / 3, Symbol(f"c={name}")) for name in options}
+    x = torch.ones(3, 1)
+    with perturbing(chances):
+        result = Choice("c", options, numbers)(x)
+    assert result.flatten().tolist() == [6, 2, 1]
+    assert (x == 1).all()
+
+
 def test_outside_training_nothing_is_changed() -> None:
     module = Choice("c", {"a": torch.neg, "b": None}, {"a": 1.0, "b": 0.0}).eval()
     assert torch.equal(module(BATCH[0]), BATCH[0])

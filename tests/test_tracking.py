@@ -203,3 +203,32 @@ def test_a_rate_for_each_unit_is_tuned() -> None:
         tuner.step(batch)
     assert len(tuner.tuned) == 100
     assert tuner.summary().shared == ()
+
+
+def test_draws_from_a_tensor_of_hyperparameters() -> None:
+    chances = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    draws = [
+        lambda: torch.bernoulli(torch.full((UNITS,), a)),
+        lambda: torch.full((UNITS,), a).bernoulli(),
+        lambda: torch.bernoulli(torch.tensor(a)).expand(UNITS),
+    ]
+    for draw in draws:
+        with Discovery({"a": 0.5}, EXAMPLES, {"a": FloatDistribution(0.0, 1.0)}):
+            draw()
+        with perturbing({"a": chances}):
+            result = torch.ones(EXAMPLES, UNITS) * draw()
+        assert torch.equal(result, chances[:, None].expand(-1, UNITS))
+
+
+def test_whole_numbers_may_say_where_to_assign(x: Tensor) -> None:
+    k: Any = hyperparameter(2, Symbol("k"))
+    with perturbing(VALUES, {**TODAY, "k": 2}):
+        x[:, :k] = 0.0
+    assert (x[:, :2] == 0).all()
+    assert (x[:, 2] > 0).all()
+
+
+def test_arithmetic_keeps_a_low_precision(x: Tensor) -> None:
+    with perturbing(VALUES, TODAY):
+        for result in (x.bfloat16() * a, a + x.bfloat16(), x.bfloat16().add(x.bfloat16(), alpha=a)):
+            assert result.dtype == torch.bfloat16
