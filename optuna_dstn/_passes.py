@@ -128,6 +128,10 @@ class PerturbedValues(Linearised[PerExample]):
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
         self._vectors.require_clear(func, args, kwargs)
+        if makes_tensor(func, args, kwargs):
+            made_of = leaves((args, kwargs), Hyperparameter)
+            if made_of:
+                return self._new_tensor(made_of, func, args, kwargs)
         function = function_name(func)
         numbers: list[Hyperparameter] = []
         perturbed: list[PerExample] = []
@@ -150,8 +154,6 @@ class PerturbedValues(Linearised[PerExample]):
             return perturbed[-1]
 
         own_args, own_kwargs = replaced((args, kwargs), per_example)
-        if numbers and makes_tensor(func, args, kwargs):
-            return self._new_tensor(numbers, func, args, kwargs)
         if not perturbed:
             return self.call(func, own_args, own_kwargs)
         if func in penalty_rules:
@@ -199,6 +201,7 @@ class PerturbedValues(Linearised[PerExample]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        self.names.update(*(number.names for number in numbers))
         output = self.call_with_values(func, args, kwargs)
         if all(number.names.isdisjoint(self._columns) for number in numbers):
             return output

@@ -36,6 +36,7 @@ from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import CurrentValues, ValidationValues
 from optuna_dstn._linearize import linearised, require_merged
 from optuna_dstn._passes import LinearisedValidation, PerturbedValues
+from optuna_dstn._response import Delta
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training, clipped_gradient_norm
@@ -133,19 +134,34 @@ class SelfTuning(Training):
         state = self._settled
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.findings.shared)
+        deltas = state.response.deltas(perturbation)
+        # The gates are linear in ε, so both halves share one product with U, and its derivative.
+        gates = {key: delta.gate.detach().requires_grad_() for key, delta in deltas.items()}
         state.response_optimizer.zero_grad()
         with _repeated_random_numbers(perturbation):
-            self._add_response_gradient(batch, examples, perturbation)
-        optimizer = state.response_optimizer.optimizer
-        if not self.steps and not clipped_gradient_norm(optimizer, None):
+            half = {key: delta._replace(gate=gates[key]) for key, delta in deltas.items()}
+            self._add_response_gradient(batch, examples, perturbation, half)
+        if not self.steps and not any(g.grad is not None and g.grad.any() for g in gates.values()):
             raise HyperparameterError(_CUT_OFF)
-        self._add_response_gradient(batch, examples, -perturbation)
+        mirrored = {key: delta._replace(gate=-gates[key]) for key, delta in deltas.items()}
+        self._add_response_gradient(batch, examples, -perturbation, mirrored)
+        reached = [key for key, gate in gates.items() if gate.grad is not None]
+        torch.autograd.backward(
+            [deltas[key].gate for key in reached], [gates[key].grad for key in reached]
+        )
+        optimizer = state.response_optimizer.optimizer
         norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
         state.response_optimizer.step()
 
-    def _add_response_gradient(self, batch: Any, examples: int, perturbation: torch.Tensor) -> None:
-        """Add half the gradient of the response's training loss at this ε, shape (B, h)."""
+    def _add_response_gradient(
+        self,
+        batch: Any,
+        examples: int,
+        perturbation: torch.Tensor,
+        deltas: Mapping[int, Delta],
+    ) -> None:
+        """Add half the gradient of the response's training loss at ε, shape (B, h), and its Δ."""
         state = self._settled
         alike = state.findings.shared
         with torch.no_grad():
@@ -153,7 +169,7 @@ class SelfTuning(Training):
         perturbed = state.space.columns(values)
         mode = PerturbedValues(
             self._values,
-            state.response.deltas(perturbation),
+            deltas,
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
