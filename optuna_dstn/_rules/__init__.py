@@ -1,6 +1,6 @@
 """What each torch function does with a hyperparameter or a responding parameter, a family a file.
 
-Importing this package fills the two tables that it names.
+Importing this package fills the tables that it names.
 """
 
 from __future__ import annotations
