@@ -139,11 +139,11 @@ class SelfTuning(Training):
         gates = {key: delta.gate.detach().requires_grad_() for key, delta in deltas.items()}
         state.response_optimizer.zero_grad()
         with _repeated_random_numbers(perturbation):
-            half = {key: delta._replace(gate=gates[key]) for key, delta in deltas.items()}
+            half = {key: Delta(gates[key], delta.direction) for key, delta in deltas.items()}
             self._add_response_gradient(batch, examples, perturbation, half)
         if not self.steps and not any(g.grad is not None and g.grad.any() for g in gates.values()):
             raise HyperparameterError(_CUT_OFF)
-        mirrored = {key: delta._replace(gate=-gates[key]) for key, delta in deltas.items()}
+        mirrored = {key: Delta(-gates[key], delta.direction) for key, delta in deltas.items()}
         self._add_response_gradient(batch, examples, -perturbation, mirrored)
         reached = [key for key, gate in gates.items() if gate.grad is not None]
         torch.autograd.backward(
