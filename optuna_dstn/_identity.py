@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -28,16 +27,8 @@ class ByIdentity(Generic[Note]):
         found = self._notes.get(id(thing))
         return None if found is None else found[1]
 
-    def pop(self, thing: Any) -> Note | None:
-        """Forget the note about ``thing`` and return it, or ``None``."""
-        found = self._notes.pop(id(thing), None)
-        return None if found is None else found[1]
-
     def __contains__(self, thing: Any) -> bool:
         return id(thing) in self._notes
 
     def __bool__(self) -> bool:
         return bool(self._notes)
-
-    def __iter__(self) -> Iterator[Note]:
-        return iter([note for _, note in self._notes.values()])

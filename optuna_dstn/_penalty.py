@@ -6,7 +6,7 @@ rules in :mod:`optuna_dstn._rules._penalty` take their place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
@@ -37,10 +37,7 @@ def l2_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Ten
         ValueError: If there are no parameters, one was computed from others, or the coefficient is
             negative.
     """
-    parameters = _checked(parameters, coefficient, "l2_penalty")
-    if has_torch_function(parameters):
-        return _intercepted(l2_penalty, parameters, coefficient)
-    return torch.stack([p.square().sum() for p in parameters]).sum() * coefficient
+    return _penalty(l2_penalty, torch.square, parameters, coefficient)
 
 
 def l1_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Tensor:
@@ -61,16 +58,21 @@ def l1_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Ten
         ValueError: If there are no parameters, one was computed from others, or the coefficient is
             negative.
     """
-    parameters = _checked(parameters, coefficient, "l1_penalty")
-    if has_torch_function(parameters):
-        return _intercepted(l1_penalty, parameters, coefficient)
-    return torch.stack([p.abs().sum() for p in parameters]).sum() * coefficient
+    return _penalty(l1_penalty, torch.abs, parameters, coefficient)
 
 
-def _intercepted(function: Any, parameters: list[Tensor], coefficient: float) -> Tensor:
-    """Call the function through the active modes."""
-    penalty: Tensor = handle_torch_function(function, parameters, parameters, coefficient)
-    return penalty
+def _penalty(
+    function: Callable[..., Tensor],
+    of_entry: Callable[[Tensor], Tensor],
+    parameters: Tensor | Iterable[Tensor],
+    coefficient: float,
+) -> Tensor:
+    """Return coefficient·Σ_p Σ_j of_entry(p_j); under a mode, what it makes of ``function``."""
+    checked = _checked(parameters, coefficient, function.__name__)
+    if has_torch_function(checked):
+        penalty: Tensor = handle_torch_function(function, checked, checked, coefficient)
+        return penalty
+    return torch.stack([of_entry(p).sum() for p in checked]).sum() * coefficient
 
 
 def _checked(parameters: Any, coefficient: Any, function: str) -> list[Tensor]:

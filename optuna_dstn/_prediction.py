@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 
 
@@ -22,8 +23,8 @@ class Prediction:
     """
 
     def __init__(self) -> None:
-        # By id of an output: the output, kept so that its id stays its own, and how to complete it.
-        self._ends: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
+        # How to complete an output that may be the model's.
+        self._ends: ByIdentity[Callable[[], Tensor]] = ByIdentity()
 
     def note(
         self,
@@ -45,12 +46,9 @@ class Prediction:
         if not isinstance(output, Tensor):
             return
         if func in OUTPUT_FUNCTIONS or (
-            func in FOLLOWING_FUNCTIONS and any(id(argument) in self._ends for argument in args)
+            func in FOLLOWING_FUNCTIONS and any(argument in self._ends for argument in args)
         ):
-            self._ends[id(output)] = (
-                output,
-                lambda: (rule or func)(*self._merged(args), **self._merged(kwargs)),
-            )
+            self._ends[output] = lambda: (rule or func)(*self._merged(args), **self._merged(kwargs))
 
     def complete(self, output: Any) -> Any:
         """Return a model's output with every dual number in it completed.
@@ -82,8 +80,8 @@ class Prediction:
         primal, tangent = forward_ad.unpack_dual(tensor)
         if tangent is None:
             return tensor
-        if id(tensor) in self._ends:
-            _, complete = self._ends[id(tensor)]
+        complete = self._ends.get(tensor)
+        if complete is not None:
             return complete()
         if of_model and not tensor.ndim:
             raise ValueError(

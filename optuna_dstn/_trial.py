@@ -14,6 +14,7 @@ from optuna_dstn._attributes import START
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._held_parameters import FinalValues, HeldParameters
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
+from optuna_dstn._relaxed_choice import OptionProbability
 
 
 class DSTNTrial(optuna.Trial):
@@ -75,7 +76,7 @@ class DSTNTrial(optuna.Trial):
         """
         self.held.relax(name)
         self.suggest_categorical(name, options)
-        names = {f"{name}={option}": option for option in options}
+        names = {OptionProbability(name, option).name: option for option in options}
         starts = self.open_parameters
         if not starts.keys() >= names.keys():
             raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._hyperparameter import Hyperparameter
+from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule
 
@@ -18,7 +19,7 @@ _NAMES = """
     lt less le less_equal gt greater ge greater_equal eq ne not_equal
     add_ sub_ subtract_ mul_ multiply_ div_ divide_ true_divide_ pow_
     __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __pow__ __ipow__ __eq__
-""".split()
+"""
 
 
 # What torch calls the operands when they are given by name.
@@ -48,11 +49,8 @@ def _like(tensor: Tensor, number: PerExample) -> Tensor:
     return values.to(tensor.dtype) if tensor.is_floating_point() else values
 
 
-for _name in _NAMES:
-    for _owner in (torch, torch.Tensor):
-        _function = getattr(_owner, _name, None)
-        if _function is not None:
-            hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
+for _function in functions((torch, Tensor), _NAMES):
+    hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
 
 
 def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._rules._domain import Domain
+from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule
 
@@ -48,7 +49,7 @@ _NAMES = """
     where lerp clamp_min clamp_max fmod remainder float_power
     lerp_ clamp_min_ clamp_max_ fmod_ remainder_ float_power_
     __mod__ __rmod__
-""".split()
+"""
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -59,11 +60,8 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return rule
 
 
-for _name in _NAMES:
-    for _owner in (torch, Tensor):
-        _function = getattr(_owner, _name, None)
-        if _function is not None:
-            hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
+for _function in functions((torch, Tensor), _NAMES):
+    hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
 
 
 # -- functions written out, since torch takes numbers there ---------------------------------------
