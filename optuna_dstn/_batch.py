@@ -16,33 +16,34 @@ EMPTY_LOADER = (
 )
 
 
-def batch_size(batch: Any) -> int:
-    """Return the length of the first axis of the first tensor in ``batch``.
+def batch_size(batch: Any, axis: int = 0) -> int:
+    """Return the length of the batch axis of the first tensor in ``batch`` that has it.
 
     Args:
         batch: What a loader yields: a tensor, or tuples, lists and mappings with tensors inside.
+        axis: 0, or 1 for sequence-first tensors (T, B, ...).
 
     Raises:
         ValueError: If there is no tensor with a batch axis in it.
     """
-    tensor = _first_tensor(batch)
+    tensor = _first_tensor(batch, axis)
     if tensor is None:
         raise ValueError(
             f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
             "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
             "of tensors whose first axis is the batch."
         )
-    return tensor.shape[0]
+    return tensor.shape[axis]
 
 
-def _first_tensor(batch: Any) -> Tensor | None:
+def _first_tensor(batch: Any, axis: int) -> Tensor | None:
     if isinstance(batch, Tensor):
-        return batch if batch.ndim else None
+        return batch if batch.ndim > axis else None
     if isinstance(batch, Mapping):
         batch = batch.values()
     elif not isinstance(batch, (tuple, list)):
         return None
-    return next((t for item in batch if (t := _first_tensor(item)) is not None), None)
+    return next((t for item in batch if (t := _first_tensor(item, axis)) is not None), None)
 
 
 class EndlessBatches:

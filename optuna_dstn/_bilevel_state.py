@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._findings import Findings
-from optuna_dstn._response import Response
+from optuna_dstn._response import RESPONSES
 from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
 from optuna_dstn._space import Space
 
@@ -30,6 +30,8 @@ class BilevelState:
     Attributes:
         findings: As given.
         space: λ and σ.
+        drawn_alike: The hyperparameters of which all examples of a training batch get one draw.
+        drawn_for_validation: Likewise of a validation batch.
         response: Θ.
         response_optimizer: Steps Θ.
         hyper_optimizer: Steps :attr:`trained`.
@@ -53,7 +55,15 @@ class BilevelState:
             scale=config.initial_scale,
             like=weights.detach(),
         )
-        self.response = Response(findings.responding, len(self.space))
+        # A function that sees one Δ for the whole batch needs one ε for the whole batch.
+        is_batchwise = config.perturbation == "batch" or (
+            config.perturbation == "auto" and bool(findings.alike)
+        )
+        self.drawn_alike = self.space.names if is_batchwise else findings.shared
+        self.drawn_for_validation = self.space.names if is_batchwise else ()
+        self.response = RESPONSES[config.response](
+            findings.responding, len(self.space), findings.axes
+        )
         self.response_optimizer = ResponseOptimizer(
             self.response.parameter_groups(), optimizer, optimizer_factory
         )

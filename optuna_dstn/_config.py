@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import math
 
 
-_METHODS = ("delta-stn",)
-_RESPONSES = ("structured",)
+_METHODS = ("delta-stn", "centered-stn")
+_RESPONSES = ("structured", "gated", "full")
+_PERTURBATIONS = ("auto", "example", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,11 @@ class TunerConfig:
             (Bae & Grosse, 2020, algorithm 1).
         response: ``"structured"``: ΔW = diag(Uε)·R and Δb = (Vε)⊙r for each layer y = Wx + b
             (Bae & Grosse, 2020, section 3.3).
+            ``"gated"``: ΔW = diag(Uε)·W, the units are rescaled, and nothing of the weights' size
+            is stored. ``"full"``: ΔW = Θε with a dense Jacobian, h times the weights' size.
+        perturbation: Whether each example has an ε of its own (``"example"``), or the whole batch
+            one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
+            takes part in a function that cannot tell the examples apart.
         response_interval: Steps on the weights for each step on the response; ≥ 1.
         train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
         valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
@@ -37,6 +43,7 @@ class TunerConfig:
 
     method: str = "delta-stn"
     response: str = "structured"
+    perturbation: str = "auto"
     response_interval: int = 2
     train_steps: int = 5
     valid_steps: int = 1
@@ -50,6 +57,7 @@ class TunerConfig:
     def __post_init__(self) -> None:
         _check_choice("method", self.method, _METHODS)
         _check_choice("response", self.response, _RESPONSES)
+        _check_choice("perturbation", self.perturbation, _PERTURBATIONS)
         for name, minimum in (
             ("response_interval", 1),
             ("train_steps", 1),

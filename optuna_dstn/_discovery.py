@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 import inspect
 import itertools
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from optuna_dstn._arguments import Function, formulas, function_name, leaves
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._identity import ByIdentity
@@ -19,14 +21,44 @@ from optuna_dstn._interception import Interception, require_sizes
 from optuna_dstn._rules import (
     METADATA_FUNCTIONS,
     ROWWISE_FUNCTIONS,
+    TRANSPOSING_FUNCTIONS,
     Domain,
     HyperparameterRule,
+    examples_met,
     hyperparameter_rules,
     layer_rules,
     penalty_rules,
 )
 from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
 from optuna_dstn._vectors import Vectors
+
+
+@dataclass
+class ParameterUse:
+    """How the functions of the first step let a parameter respond.
+
+    Attributes:
+        axes: The axes along which its units may lie, the preferred one first.
+        alike: Functions that see one Δ for the whole batch, since they have no rule, or since no
+            example of the batch is in sight.
+    """
+
+    axes: tuple[int, ...] = (0, 1)
+    alike: set[str] = field(default_factory=set)
+
+
+class _Origin(NamedTuple):
+    """How a tensor was computed from parameters alone.
+
+    Attributes:
+        parameters: Those that took part.
+        mixed_by: The function because of which it was not entry by entry; ``None`` if it was.
+        transposed: Whether it was that of the transposed parameter.
+    """
+
+    parameters: tuple[Tensor, ...]
+    mixed_by: str | None = None
+    transposed: bool = False
 
 
 class _Reading(NamedTuple):
@@ -42,8 +74,9 @@ class Discovery(Interception[_Reading]):
 
     Args:
         values: Today's value of each hyperparameter.
-        examples: The size of the batch.
+        batch: Where the examples are.
         distributions: The search range of each hyperparameter.
+        linear: Whether the passes at the response are linearised.
 
     Attributes:
         readers: For each hyperparameter, the functions that read it.
@@ -52,53 +85,57 @@ class Discovery(Interception[_Reading]):
         plain_readers: For each, the functions that took it as a size, an axis or a count.
         shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
             so that their perturbation is one draw for the whole batch.
-        layers: ``id`` of each argument that a layer rule would let respond, and whether every
-            output it took part in has the batch as its first axis.
+        uses: ``id`` of each parameter that took part, and how.
     """
 
     def __init__(
         self,
         values: Mapping[str, float],
-        examples: int,
+        batch: BatchLayout,
         distributions: Mapping[str, BaseDistribution],
+        *,
+        linear: bool = True,
     ) -> None:
         super().__init__(values)
-        self._examples = examples
+        self._batch = batch
+        self._examples = batch.examples
+        self._linear = linear
         self._distributions = distributions
         self.readers: dict[str, set[str]] = {}
         self.penalties: dict[str, set[str]] = {}
         self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
         self.shared: set[str] = set()
-        self.layers: dict[int, bool] = {}
+        self.uses: dict[int, ParameterUse] = {}
         # What was computed without data, and whether from parameters (else from nothing).
         self._without_data: ByIdentity[bool] = ByIdentity()
-        # The parameter from which a tensor was computed row by row.
-        self._reweighted: ByIdentity[Tensor] = ByIdentity()
+        # What was computed from parameters alone, and how.
+        self._origins: ByIdentity[_Origin] = ByIdentity()
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
         # What l2_penalty and its like returned.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
-        self._vectors = Vectors(examples)
+        self._vectors = Vectors(batch.examples)
         self._has_warned = False
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
         output = func(*args, **kwargs)
-        if isinstance(output, Tensor):
-            tensors = leaves((args, kwargs), Tensor)
-            self._vectors.note(output, tensors, reads=False)
+        self._batch.note(func, args, output)
+        tensors = leaves((args, kwargs), Tensor)
+        outputs = leaves((output,), Tensor)
+        if outputs:
+            if len(outputs) == 1:
+                self._vectors.note(output, tensors, reads=False)
             if all(self._is_without_data(t) for t in tensors):
-                self._note_without_data(func, tensors, output)
+                for result in outputs:
+                    self._note_without_data(func, tensors, result)
             else:
                 self._warn_of_penalty(func, tensors)
         if func in penalty_rules:
             self._visible_penalties[output] = None
-        rule = layer_rules.get(func)
-        if rule is not None:
-            for argument in rule.responding(*args, **kwargs):
-                if argument is not None:
-                    self._note_layer(argument, output)
+        else:
+            self._note_uses(func, args, kwargs, outputs)
         return output
 
     def _is_without_data(self, tensor: Tensor) -> bool:
@@ -114,10 +151,6 @@ class Discovery(Interception[_Reading]):
             reading = self._weights_read.get(tensor)
             if reading is not None:
                 self._note_weights_read(reading, output)
-        origins = [t if (p := self._reweighted.get(t)) is None else p for t in learning]
-        is_of_one = bool(origins) and all(origin is origins[0] for origin in origins)
-        if func in ROWWISE_FUNCTIONS and is_of_one and output.shape == origins[0].shape:
-            self._reweighted[output] = origins[0]
 
     def _note_weights_read(self, reading: _Reading, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.ndim:
@@ -142,11 +175,75 @@ class Discovery(Interception[_Reading]):
                 "optuna_dstn.l2_penalty(model.parameters(), 1e-4), l1_penalty or weight_decay=."
             )
 
-    def _note_layer(self, argument: Tensor, output: Tensor) -> None:
-        parameter = self._reweighted.get(argument)
-        key = id(argument if parameter is None else parameter)
-        batch_first = output.shape[0] == self._examples
-        self.layers[key] = self.layers.get(key, True) and batch_first
+    def _note_uses(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
+    ) -> None:
+        """Note how the parameters among the arguments respond through this call."""
+        weights = [
+            t
+            for t in leaves((args, kwargs), Tensor)
+            if t.requires_grad and self._is_of_parameters(t)
+        ]
+        if not weights or not any(t.is_floating_point() for t in outputs):
+            return
+        rule = layer_rules.get(func)
+        is_layer = rule is not None and (
+            not rule.takes_batch or self._batch.holds(args[0] if args else kwargs.get("input"))
+        )
+        if rule is not None and is_layer:
+            for argument, axes in rule.responding(*args, **kwargs):
+                if any(argument is weight for weight in weights):
+                    self._note_use(argument, axes, func)
+        elif all(output in self._without_data for output in outputs):
+            self._note_origin(func, weights, outputs)
+        elif not self.in_model:  # a penalty, which the response does not see
+            return
+        elif examples_met(func, args, kwargs, self._batch, self._is_without_data) is not None:
+            for weight in weights:
+                self._note_use(weight, (0, 1), func)
+        else:
+            for weight in weights:
+                self._note_use(weight, (), func)
+
+    def _note_origin(self, func: Function, weights: list[Tensor], outputs: list[Tensor]) -> None:
+        """Note that a call has computed tensors from parameters alone."""
+        origins = [self._origin(weight) for weight in weights]
+        parameters = tuple({id(p): p for o in origins for p in o.parameters}.values())
+        first = origins[0]
+        is_entry_by_entry = (
+            self._linear
+            and func in ROWWISE_FUNCTIONS
+            and len(parameters) == 1
+            and all(o.mixed_by is None and o.transposed == first.transposed for o in origins)
+            and all(output.shape == weights[0].shape for output in outputs)
+        )
+        is_transposed = func in TRANSPOSING_FUNCTIONS and weights[0].ndim == 2
+        mixed_by = next((o.mixed_by for o in origins if o.mixed_by), function_name(func))
+        if is_transposed:
+            is_entry_by_entry = first.mixed_by is None
+        origin = _Origin(
+            parameters,
+            None if is_entry_by_entry else mixed_by,
+            first.transposed != is_transposed,
+        )
+        for output in outputs:
+            self._origins[output] = origin
+
+    def _origin(self, weight: Tensor) -> _Origin:
+        return self._origins.get(weight) or _Origin((weight,))
+
+    def _note_use(self, weight: Tensor, axes: tuple[int, ...], func: Function) -> None:
+        """Note a call that lets a weight respond along some axes; along none is by its mean."""
+        origin = self._origin(weight)
+        if origin.transposed:
+            axes = tuple(1 - axis for axis in axes)
+        for parameter in origin.parameters:
+            use = self.uses.setdefault(id(parameter), ParameterUse())
+            common = tuple(axis for axis in use.axes if axis in axes)
+            if origin.mixed_by is None and common:
+                use.axes = common
+            else:
+                use.alike.add(origin.mixed_by or function_name(func))
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -222,8 +319,7 @@ class Discovery(Interception[_Reading]):
         return _Reading(names, formula, function_name(func))
 
     def _has_batch_axis(self, tensor: Tensor) -> bool:
-        has_its_length = tensor.ndim > 0 and tensor.shape[0] == self._examples
-        return has_its_length and not self._is_of_parameters(tensor)
+        return self._batch.holds(tensor) and not self._is_of_parameters(tensor)
 
     def _track(
         self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]

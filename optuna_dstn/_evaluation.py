@@ -29,7 +29,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def mean_over(
-    loader: Iterable[Any], model: nn.Module, function: LossFunction, *, is_metric: bool
+    loader: Iterable[Any],
+    model: nn.Module,
+    function: LossFunction,
+    *,
+    is_metric: bool,
+    batch_axis: int = 0,
 ) -> float:
     """Return the mean over all examples of ``function(model, batch)``.
 
@@ -38,6 +43,7 @@ def mean_over(
         model: The model, put in evaluation mode meanwhile.
         function: Returns a scalar mean, or one value per example.
         is_metric: Whether plain numbers and tensors of whole numbers may be returned too.
+        batch_axis: Where the examples are in the batch's tensors.
 
     Raises:
         ValueError: If the loader yields nothing.
@@ -46,7 +52,7 @@ def mean_over(
     count = 0
     with evaluating(model):
         for batch in loader:
-            examples = batch_size(batch)
+            examples = batch_size(batch, batch_axis)
             value = function(model, batch)
             if is_metric:
                 value = _as_floating_point(value)

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optuna_dstn._discovery import Discovery
+from optuna_dstn._discovery import Discovery, ParameterUse
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._trial import DSTNTrial
 
@@ -33,6 +33,8 @@ class Findings:
         kept: For each other open one, why it keeps its start value.
         idle: Those of the latter that training reads nevertheless.
         responding: The responding parameters by name, one mapping per group of the optimizer.
+        axes: For each, the axis along which its units lie.
+        alike: For each that has one Δ for the whole batch, the functions that make it so.
         not_responding: For each other parameter of the model, why it does not respond.
     """
 
@@ -41,6 +43,8 @@ class Findings:
     kept: Mapping[str, str]
     idle: frozenset[str]
     responding: tuple[Mapping[str, nn.Parameter], ...]
+    axes: Mapping[str, int]
+    alike: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,6 +55,8 @@ class Findings:
             "kept": dict(self.kept),
             "idle": sorted(self.idle),
             "responding": [list(group) for group in self.responding],
+            "axes": dict(self.axes),
+            "alike": dict(self.alike),
             "not_responding": dict(self.not_responding),
         }
 
@@ -66,6 +72,8 @@ class Findings:
             kept={name: why for name, why in saved["kept"].items() if name in opened},
             idle=frozenset(saved["idle"]),
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
+            axes=saved["axes"],
+            alike=saved["alike"],
             not_responding=saved["not_responding"],
         )
 
@@ -91,7 +99,7 @@ def settle(
             would be tuned has a single value, starts on an edge by the user's wish, is used as a
             size too, or comes from another trial.
     """
-    responding, not_responding = _responding(met.layers, model, optimizer)
+    responding, not_responding = _responding(met.uses, model, optimizer)
     readers = {name: set(functions) for name, functions in met.readers.items()}
     idle: set[str] = set()
     for name, functions, parameters in _penalties(met, decaying, optimizer):
@@ -116,14 +124,14 @@ def settle(
     if not any(responding) and (readers or idle):
         raise HyperparameterError(
             f"No parameter of the model responds to {_listed(readers.keys() | idle)} ({reasons}). "
-            "Parameters of Linear and convolution layers respond; let loss_fn call model(...) on a "
-            "batch whose first axis is the example."
+            "Those that take part in model(...) and are in the optimizer respond; let loss_fn call "
+            "model(...) on the batch."
         )
     if not readers and idle:
         raise HyperparameterError(
             f"Hyperparameter {_listed(idle)} only penalises parameters that do not respond "
-            f"({reasons}), so there is nothing to tune by gradient. Penalise weights of Linear and "
-            "convolution layers too, or take optuna.create_study."
+            f"({reasons}), so there is nothing to tune by gradient. Penalise parameters "
+            "that take part in model(...) and are in the optimizer, or take optuna.create_study."
         )
     if not readers:
         suggested = _listed(opened) if opened else "none"
@@ -134,12 +142,15 @@ def settle(
             "round(...), min(...) or max(...) first, and check that the model is in training mode; "
             "or take optuna.create_study."
         )
+    uses = {n: met.uses[id(p)] for group in responding for n, p in group.items()}
     return Findings(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
         shared=tuple(name for name in opened if name in met.shared and name in readers),
         kept=kept,
         idle=frozenset(idle),
         responding=responding,
+        axes={name: use.axes[0] for name, use in uses.items()},
+        alike={name: tuple(sorted(use.alike)) for name, use in uses.items() if use.alike},
         not_responding=not_responding,
     )
 
@@ -188,7 +199,7 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
 
 
 def _responding(
-    layers: Mapping[int, bool], model: nn.Module, optimizer: Optimizer
+    uses: Mapping[int, ParameterUse], model: nn.Module, optimizer: Optimizer
 ) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
     group_of = {
         id(parameter): index
@@ -202,10 +213,8 @@ def _responding(
             not_responding[name] = "it does not require grad"
         elif id(parameter) not in group_of:
             not_responding[name] = "it is not in the optimizer"
-        elif id(parameter) not in layers:
-            not_responding[name] = "the operation on it has no rule yet"
-        elif not layers[id(parameter)]:
-            not_responding[name] = "the batch is not the first axis of its layer's output"
+        elif id(parameter) not in uses:
+            not_responding[name] = "it took no part in the first step"
         else:
             responding[group_of[id(parameter)]][name] = parameter
     return responding, not_responding

@@ -35,11 +35,13 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
     Attributes:
         tracked: What is known of tensors that were made from hyperparameters: a call with one of
             them is read too.
+        in_model: Whether the model is being called.
     """
 
     def __init__(self, values: Mapping[str, float]) -> None:
         super().__init__()
         self._values = values
+        self.in_model = False
         self.tracked: ByIdentity[Tracked] = ByIdentity()
 
     def __torch_function__(

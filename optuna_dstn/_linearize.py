@@ -1,15 +1,15 @@
 """The network linearised at its weights: f(x; w) + J_w f·Δ, by forward-mode differentiation.
 
-Inside :func:`linearised` a layer whose parameters respond returns a dual number (its output and the
-output's derivative in the direction Δ), every other operation carries the derivative along, and the
-model's own output is turned into the linearised prediction, primal + tangent, before any loss sees
-it. The result can be differentiated in reverse mode with respect to Δ.
+Inside :func:`at_response` a layer whose parameters respond returns a dual number (its output and
+the output's derivative in the direction Δ), every other operation carries the derivative along, and
+the model's own output is turned into the linearised prediction, primal + tangent, before any loss
+sees it. The result can be differentiated in reverse mode with respect to Δ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import functools
 import threading
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from optuna_dstn._passes import Linearised
+from optuna_dstn._interception import Interception
+from optuna_dstn._passes import Responding
 
 
 # PyTorch allows one dual level in the whole process: trials that run in threads take turns.
@@ -27,16 +28,18 @@ _DUAL_LEVEL = threading.Lock()
 
 
 @contextmanager
-def linearised(model: nn.Module, mode: Linearised[Any]) -> Iterator[None]:
-    """Make calls of ``model`` return its linearised prediction at the deltas of ``mode``.
+def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
+    """Make calls of ``model`` return its prediction at the deltas of ``mode``.
 
-    Inside, the parameters do not require grad: the result is differentiable in Δ alone, and second
-    derivatives of activations, which some lack, are never asked for. The normalisation layers'
-    counts of batches end as they were; their running averages are left alone by the layers' rules.
+    It is the prediction of the network linearised at its weights where the deltas are linear, else
+    that of the network at the weights that have moved. Inside, the parameters do not require grad:
+    the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
+    are never asked for. The normalisation layers' counts of batches end as they were; their running
+    averages are left alone by the layers' rules.
 
     Args:
         model: The user's model.
-        mode: The interception whose layer rules make the duals.
+        mode: The interception whose layer rules move the parameters.
 
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
@@ -47,17 +50,14 @@ def linearised(model: nn.Module, mode: Linearised[Any]) -> Iterator[None]:
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        with _DUAL_LEVEL:
-            _load_forward_formulas()
-            with forward_ad.dual_level(), mode:
-                yield
+        with _dual_level() if mode.deltas.linear else nullcontext(), inside(model, mode), mode:
+            yield
     except NotImplementedError as error:
         raise NotImplementedError(
             f"The model uses an operation that PyTorch cannot differentiate in forward mode "
             f"({str(error).splitlines()[0]}). Δ-STN needs that for every operation that follows a "
             "responding layer: replace the operation, or let no responding layer come before it. "
-            "On CPU an nn.LSTM or nn.RNN is one, and fast attention: run the model under "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+            "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:
         for buffer, count in counts.items():
@@ -65,6 +65,35 @@ def linearised(model: nn.Module, mode: Linearised[Any]) -> Iterator[None]:
         for parameter in parameters:
             parameter.requires_grad_(True)
         hook.remove()
+
+
+@contextmanager
+def inside(model: nn.Module, mode: Interception[Any]) -> Iterator[None]:
+    """Let ``mode`` know when it is inside a call of ``model``."""
+
+    def enter(*_: Any) -> None:
+        mode.in_model = True
+
+    def leave(*_: Any) -> None:
+        mode.in_model = False
+
+    hooks = [
+        model.register_forward_pre_hook(enter),
+        model.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _dual_level() -> Iterator[None]:
+    with _DUAL_LEVEL:
+        _load_forward_formulas()
+        with forward_ad.dual_level():
+            yield
 
 
 @functools.cache
@@ -76,7 +105,7 @@ def _load_forward_formulas() -> None:
 
 
 def require_merged(loss: Tensor, source: str) -> None:
-    """Check, inside :func:`linearised`, that the loss was computed from merged predictions.
+    """Check, inside :func:`at_response`, that the loss was computed from merged predictions.
 
     Raises:
         ValueError: If the model was used in another way than by calling it.

@@ -1,27 +1,31 @@
-"""The linearised passes: of the response, on training data, and of λ, on validation data."""
+"""The passes at the response: of the response itself, on training data, and of λ, on validation."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
+import functools
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
+from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._discovery import without_rule
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._hyperparameter import Hyperparameter
-from optuna_dstn._identity import ByIdentity
 from optuna_dstn._interception import Interception, Tracked, read_in_validation
 from optuna_dstn._prediction import Prediction
-from optuna_dstn._response import Delta
 from optuna_dstn._rules import (
     METADATA_FUNCTIONS,
     ROWWISE_FUNCTIONS,
+    TRANSPOSING_FUNCTIONS,
     HyperparameterRule,
     PerExample,
+    examples_met,
+    for_each_example,
     hyperparameter_rules,
     layer_rules,
     penalty_rules,
@@ -38,63 +42,102 @@ from optuna_dstn._tracking import (
 from optuna_dstn._vectors import Vectors
 
 
-class Linearised(Interception[Tracked]):
-    """A pass of the network linearised at its weights, at Δ given by the response.
+class Responding(Interception[Tracked]):
+    """A pass of the network at Δ given by the response.
 
     Args:
         values: Today's value of each hyperparameter.
-        deltas: Δ of each responding parameter, by ``id(parameter)``.
+        deltas: Δ of the responding parameters, each example its own; whether the network is
+            linearised in it; and where the batch is.
 
     Attributes:
         deltas: As given, and Δ of what the pass computes from the parameters.
         prediction: Completes what the model returns.
     """
 
-    def __init__(self, values: Mapping[str, float], deltas: Mapping[int, Delta]) -> None:
+    def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
         super().__init__(values)
-        self.deltas = dict(deltas)
-        # Keeps what was computed from parameters, so that its id stays its own.
-        self._reweighted: ByIdentity[None] = ByIdentity()
+        self.deltas = deltas
         self.prediction = Prediction()
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        deltas = self.deltas
         rule = layer_rules.get(func)
-        if rule is not None:
-            return rule.apply(self.deltas, *args, **kwargs)
-        if func in ROWWISE_FUNCTIONS:
-            own = [delta for a in args if (delta := self.deltas.get(id(a))) is not None]
-            if own and all(delta.gate is own[0].gate for delta in own):
-                return self._reweight(own[0].gate, func, args, kwargs)
-        output = func(*args, **kwargs)
+        if rule is not None and (
+            not rule.takes_batch or deltas.batch.holds(args[0] if args else kwargs.get("input"))
+        ):
+            return rule.apply(deltas, *args, **kwargs)
+        own = [t for t in leaves((args, kwargs), Tensor) if t in deltas]
+        if own and self.in_model:
+            output = self._combined(own, func, args, kwargs)
+        else:
+            output = func(*args, **kwargs)
+        deltas.batch.note(func, args, output)
         self.prediction.note(func, args, kwargs, output)
         return output
 
-    def _reweight(
-        self, gate: Tensor, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _combined(
+        self, own: list[Tensor], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Run a call of a function without a rule on responding parameters, ``own``."""
+        deltas = self.deltas
+        if deltas.linear and func in ROWWISE_FUNCTIONS:
+            output = self._reweighted(own, func, args, kwargs)
+            if output is not None:
+                return output
+        if func in TRANSPOSING_FUNCTIONS and own[0].ndim == 2:
+            transposed: Tensor = func(*args, **kwargs)
+            terms = deltas.of(own[0])
+            deltas.add(transposed, [Delta(g, d.t(), 1 - axis) for g, d, axis in terms])
+            return transposed
+        like = examples_met(func, args, kwargs, deltas.batch, deltas.__contains__)
+        if like is None:
+            move = deltas.alike
+        elif args[0] is own[0] and like.ndim and len(leaves((args, kwargs), Tensor)) == 1:
+            return for_each_example(deltas, own[0], like).expand(like.shape)
+        else:
+            move = functools.partial(for_each_example, deltas, like=like)
+        args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
+        return func(*args, **kwargs)
+
+    def _reweighted(
+        self, own: list[Tensor], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
         """Return W̃ = g(W), and let it respond: Δ_W̃ = J_g·diag(Uε)R = diag(Uε)·(J_g R).
 
-        The last step holds because g acts on each entry of W by itself.
+        The last step holds because g acts on each entry of W by itself. ``None`` says that the
+        result has another shape, because the weight met something else than weights.
         """
+        deltas = self.deltas
+        gates = {id(term.gate): term for t in own for term in deltas.of(t)}
+        terms = []
+        primal = None
+        for term in gates.values():
 
-        def dual(argument: Any) -> Any:
-            delta = self.deltas.get(id(argument))
-            return argument if delta is None else forward_ad.make_dual(argument, delta.direction)
+            def dual(t: Any, gate: Tensor = term.gate) -> Any:
+                mine = [d.direction for d in deltas.of(t) if d.gate is gate]
+                return forward_ad.make_dual(t, torch.stack(mine).sum(0)) if mine else t
 
-        output = func(*(dual(argument) for argument in args), **kwargs)
-        primal, tangent = forward_ad.unpack_dual(output)
-        if tangent is not None and primal.shape[0] == gate.shape[1]:
-            self._reweighted[primal] = None
-            self.deltas[id(primal)] = Delta(gate, tangent)
+            # Each term must see the same random numbers; the last call leaves them advanced.
+            state = torch.get_rng_state() if term is not next(reversed(gates.values())) else None
+            own_args, own_kwargs = replaced((args, kwargs), dual, Tensor)
+            primal, tangent = forward_ad.unpack_dual(func(*own_args, **own_kwargs))
+            if state is not None:
+                torch.set_rng_state(state)
+            if tangent is None or primal.shape != own[0].shape:
+                return None
+            terms.append(Delta(term.gate, tangent, term.axis))
+        assert isinstance(primal, Tensor)
+        deltas.add(primal, terms)
         return primal
 
 
-class PerturbedValues(Linearised[PerExample]):
+class PerturbedValues(Responding[PerExample]):
     """The response's pass: every hyperparameter is one value per example.
 
     Args:
         values: Today's value of each hyperparameter.
-        deltas: Δ of each responding parameter, by ``id(parameter)``.
+        deltas: Δ of the responding parameters.
         perturbed: The tuned hyperparameters' values, one per example.
         shared: The values of those that are perturbed alike in the whole batch.
 
@@ -105,7 +148,7 @@ class PerturbedValues(Linearised[PerExample]):
     def __init__(
         self,
         values: Mapping[str, float],
-        deltas: Mapping[int, Delta],
+        deltas: Deltas,
         perturbed: Columns,
         shared: Mapping[str, float],
     ) -> None:
@@ -150,7 +193,7 @@ class PerturbedValues(Linearised[PerExample]):
                     others.append(leaf)
                     return leaf
                 values, formula = source.values, source.formula
-            perturbed.append(PerExample(values, formula, function))
+            perturbed.append(PerExample(values, formula, function, self.deltas.batch))
             return perturbed[-1]
 
         own_args, own_kwargs = replaced((args, kwargs), per_example)
@@ -162,7 +205,7 @@ class PerturbedValues(Linearised[PerExample]):
             return self.call_with_values(func, args, kwargs)  # sizes
         if func in METADATA_FUNCTIONS:
             others = []
-        if any(t.ndim and t.shape[0] == self._examples for t in others) or draws_rows(
+        if any(self.deltas.batch.holds(t) for t in others) or draws_rows(
             func, args, kwargs, self._examples
         ):
             if rule is None:
@@ -209,7 +252,8 @@ class PerturbedValues(Linearised[PerExample]):
             func, args, kwargs, output, self._columns, lambda e: e.evaluate(self._perturbed)
         )
         formula = ", ".join(str(number.expression) for number in numbers)
-        return self._track(func, output, PerExample(values, formula, function_name(func)))
+        source = PerExample(values, formula, function_name(func), self.deltas.batch)
+        return self._track(func, output, source)
 
     def _computed(
         self,
@@ -231,7 +275,8 @@ class PerturbedValues(Linearised[PerExample]):
                 return output
             results = computed_per_example(func, args, kwargs, self._examples)
         formula = ", ".join(dict.fromkeys(source.formula for source in sources))
-        sources = [PerExample(values, formula, function_name(func)) for values in results]
+        batch = self.deltas.batch
+        sources = [PerExample(values, formula, function_name(func), batch) for values in results]
         tracked = [self._track(func, *pair) for pair in zip(targets, sources, strict=True)]
         return tracked[0] if output is targets[0] else output
 
@@ -245,8 +290,8 @@ class PerturbedValues(Linearised[PerExample]):
         return tensor
 
 
-class LinearisedValidation(Linearised[str]):
-    """The hyperparameters' pass: linearised, on validation data, where reading one is an error."""
+class RespondingValidation(Responding[str]):
+    """The hyperparameters' pass: on validation data, where reading one is an error."""
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return read_in_validation(self, func, args, kwargs)

@@ -25,6 +25,7 @@ class PlainTraining(Training):
         optimizer: Its optimizer.
         loss_fn: ``loss_fn(model, batch)``.
         max_grad_norm: Clips the gradient to this norm; ``None`` does not.
+        batch_axis: Where the examples are in the batch's tensors.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class PlainTraining(Training):
         optimizer: Optimizer,
         loss_fn: LossFunction,
         max_grad_norm: float | None = None,
+        batch_axis: int = 0,
     ) -> None:
-        super().__init__(model, optimizer, loss_fn, max_grad_norm)
+        super().__init__(model, optimizer, loss_fn, max_grad_norm, batch_axis)
         self._trial = trial
 
     def step(self, batch: Any) -> float:
-        value = self._weight_step(nullcontext(), batch, batch_size(batch))
+        value = self._weight_step(nullcontext(), batch, batch_size(batch, self._batch_axis))
         self.steps += 1
         return value
 

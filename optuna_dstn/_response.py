@@ -1,85 +1,135 @@
-"""The structured best response: how each parameter moves when the hyperparameters do."""
+"""The best response: how each parameter moves when the hyperparameters do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class Delta(NamedTuple):
-    """The response of one parameter, one for each of B examples: Δp = diag(gate)·direction.
-
-    Attributes:
-        gate: Uε, shape (B, c): a factor for each of the parameter's c output units.
-        direction: R, shaped as the parameter, whose first axis is c.
-    """
-
-    gate: Tensor
-    direction: Tensor
+from optuna_dstn._delta import Delta
 
 
-class Response:
-    """Δp = diag(Uε)·R for every responding parameter p (Bae & Grosse, 2020, section 3.3).
-
-    R is shaped as p and U has a row for each output unit (p's first axis) and a column for each
-    hyperparameter. U starts at zero, so that training starts at Δp = 0; R starts as the weights
-    themselves.
-
-    The rows U of all parameters that share an optimizer group are stored as one matrix: one product
-    gives the gates of all of them.
+class Response(ABC):
+    """Δp = Θ_p·ε for every responding parameter p, Θ_p of some structure.
 
     Args:
         groups: The responding parameters by name, one mapping per group of the user's optimizer.
-        hyperparameters: h, the number of columns of U.
+        axes: The axis of each parameter along which its units lie; 0 where it is not said.
+        hyperparameters: h, the number of columns of Θ.
     """
 
-    def __init__(self, groups: Iterable[Mapping[str, nn.Parameter]], hyperparameters: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, nn.Parameter]],
+        hyperparameters: int,
+        axes: Mapping[str, int] | None = None,
+    ) -> None:
         self._groups = [dict(group) for group in groups]
-        self.directions: list[dict[str, Tensor]] = []
-        self.gains: list[Tensor] = []
-        for group in self._groups:
-            self.directions.append({name: _first_direction(p) for name, p in group.items()})
-            like = next(iter(group.values()), torch.empty(0))
-            rows = sum(p.shape[0] for p in group.values())
-            self.gains.append(like.new_zeros(rows, hyperparameters).requires_grad_())
+        self._hyperparameters = hyperparameters
+        self._axes = axes or {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the responding parameters."""
         return tuple(name for group in self._groups for name in group)
 
+    def _axis(self, name: str) -> int:
+        return self._axes.get(name, 0)
+
+    @abstractmethod
     def parameter_groups(self) -> list[list[Tensor]]:
-        """Return U and every R, in the groups of the user's optimizer."""
+        """Return the tensors of Θ, in the groups of the user's optimizer."""
+
+    def parameters(self) -> list[Tensor]:
+        """Return the tensors of Θ, in one list."""
+        return [tensor for group in self.parameter_groups() for tensor in group]
+
+    @abstractmethod
+    def gates(self, perturbation: Tensor) -> list[Tensor]:
+        """Return what of Δ is linear in ε: a matrix of B rows for each group.
+
+        Args:
+            perturbation: ε, shape (B, h).
+        """
+
+    @abstractmethod
+    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
+        """Return every responding parameter's Δ as terms, by ``id(parameter)``.
+
+        Args:
+            gates: As :meth:`gates` returned them, or multiples of them.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors of Θ by the names of the parameters they belong to."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, for the same parameters."""
+
+
+class StructuredResponse(Response):
+    """Δp = diag(Uε)·R (Bae & Grosse, 2020, section 3.3).
+
+    R is shaped as p; U has a row for each of its units (the entries along one of its axes, an
+    output each of a layer y = Wx + b) and a column for each hyperparameter. U starts at zero, so
+    that training starts at Δp = 0; R starts as the weights themselves.
+
+    The rows U of all parameters that share an optimizer group are stored as one matrix: one product
+    gives the gates of all of them.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, nn.Parameter]],
+        hyperparameters: int,
+        axes: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(groups, hyperparameters, axes)
+        self.directions: list[dict[str, Tensor]] = []
+        self.gains: list[Tensor] = []
+        self._units: list[list[int]] = []
+        first = next(p for group in self._groups for p in group.values())
+        for group in self._groups:
+            self.directions.append(
+                {n: _first_direction(p, self._axis(n)) for n, p in group.items() if self._moves(p)}
+            )
+            self._units.append([p.shape[self._axis(n)] if p.ndim else 1 for n, p in group.items()])
+            like = next(iter(group.values()), first)
+            gain = like.new_zeros(sum(self._units[-1]), hyperparameters)
+            self.gains.append(gain.requires_grad_())
+
+    def _moves(self, parameter: Tensor) -> bool:
+        """Whether a parameter has a direction R of its own."""
+        return True
+
+    def parameter_groups(self) -> list[list[Tensor]]:
         return [
             [gain, *directions.values()]
             for gain, directions in zip(self.gains, self.directions, strict=True)
         ]
 
-    def parameters(self) -> list[Tensor]:
-        """Return U and every R, in one list."""
-        return [tensor for group in self.parameter_groups() for tensor in group]
+    def gates(self, perturbation: Tensor) -> list[Tensor]:
+        return [F.linear(perturbation, gain) for gain in self.gains]
 
-    def deltas(self, perturbation: Tensor) -> dict[int, Delta]:
-        """Return every responding parameter's Δ at ε, by ``id(parameter)``.
-
-        Args:
-            perturbation: ε, shape (B, h).
-        """
-        deltas: dict[int, Delta] = {}
-        for group, directions, gain in zip(self._groups, self.directions, self.gains, strict=True):
-            if not group:
-                continue
-            gates = F.linear(perturbation, gain).split([p.shape[0] for p in group.values()], dim=1)
-            for (name, parameter), gate in zip(group.items(), gates, strict=True):
-                deltas[id(parameter)] = Delta(gate, directions[name])
+    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
+        deltas: dict[int, tuple[Delta, ...]] = {}
+        for group, directions, units, of_group in zip(
+            self._groups, self.directions, self._units, gates, strict=True
+        ):
+            for (name, parameter), gate in zip(
+                group.items(), of_group.split(units, dim=1), strict=True
+            ):
+                direction = directions.get(name, parameter)
+                deltas[id(parameter)] = (Delta(gate, direction, self._axis(name)),)
         return deltas
 
     def state_dict(self) -> dict[str, Any]:
-        """Return U and R by the names of the parameters they belong to."""
         return {
             "directions": [
                 {name: direction.detach().clone() for name, direction in group.items()}
@@ -90,7 +140,6 @@ class Response:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, for the same parameters."""
         for mine, theirs in zip(self.directions, state["directions"], strict=True):
             for name, direction in mine.items():
                 direction.copy_(theirs[name])
@@ -98,7 +147,76 @@ class Response:
             gain.copy_(saved)
 
 
-def _first_direction(parameter: Tensor) -> Tensor:
+class GatedResponse(StructuredResponse):
+    """Δp = diag(Uε)·p: the weights of each unit are scaled, and nothing of their size is stored.
+
+    Vectors (biases, the scales of normalisation) keep a direction of their own: they are small, and
+    may be zero.
+    """
+
+    def _moves(self, parameter: Tensor) -> bool:
+        return parameter.ndim < 2
+
+
+class FullResponse(Response):
+    """Δp = Σ_j ε_j·Θ_j with a dense Jacobian Θ, which starts at zero.
+
+    It is h times as large as the parameters: for small models.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, nn.Parameter]],
+        hyperparameters: int,
+        axes: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(groups, hyperparameters, axes)
+        self.jacobians: list[dict[str, Tensor]] = [
+            {n: p.new_zeros(hyperparameters, *p.shape).requires_grad_() for n, p in group.items()}
+            for group in self._groups
+        ]
+
+    def parameter_groups(self) -> list[list[Tensor]]:
+        return [list(group.values()) for group in self.jacobians]
+
+    def gates(self, perturbation: Tensor) -> list[Tensor]:
+        return [perturbation]
+
+    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
+        (perturbation,) = gates
+        columns = perturbation.split(1, dim=1)
+        return {
+            id(p): tuple(
+                Delta(column, direction)
+                for column, direction in zip(columns, jacobians[name], strict=True)
+            )
+            for group, jacobians in zip(self._groups, self.jacobians, strict=True)
+            for name, p in group.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "jacobians": [
+                {name: jacobian.detach().clone() for name, jacobian in group.items()}
+                for group in self.jacobians
+            ]
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for mine, theirs in zip(self.jacobians, state["jacobians"], strict=True):
+            for name, jacobian in mine.items():
+                jacobian.copy_(theirs[name])
+
+
+RESPONSES: dict[str, type[Response]] = {
+    "structured": StructuredResponse,
+    "gated": GatedResponse,
+    "full": FullResponse,
+}
+
+
+def _first_direction(parameter: Tensor, axis: int) -> Tensor:
     """Return R at the start: along the weights of each unit, so that Δ first rescales the unit.
 
     It is of the size of PyTorch's own start of a layer, U(±1/√fan_in), whatever the weights'. Where
@@ -106,12 +224,13 @@ def _first_direction(parameter: Tensor) -> Tensor:
     lead away.
     """
     direction = torch.empty_like(parameter, requires_grad=False)
-    fan_in = direction[0].numel() if direction.ndim > 1 else 1
+    units = parameter.shape[axis] if parameter.ndim else 1
+    fan_in = parameter.numel() // units
     bound = fan_in**-0.5
     direction.uniform_(-bound, bound)
     if direction.ndim > 1:
-        units = (-1, *[1] * (direction.ndim - 1))
-        norm = parameter.detach().flatten(1).norm(dim=1).view(units)
+        others = [a for a in range(direction.ndim) if a != axis]
+        norm = torch.linalg.vector_norm(parameter.detach(), dim=others, keepdim=True)
         along = parameter.detach() * (bound * (fan_in / 3) ** 0.5 / norm)
         direction = torch.where(norm > 0, along, direction)
     return direction.requires_grad_()

@@ -15,7 +15,7 @@ Response Jacobians", algorithm 1). ε has one row per example.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -26,17 +26,18 @@ from torch.optim import Optimizer
 
 from optuna_dstn._attributes import CONFIG, START, TUNED
 from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
+from optuna_dstn._delta import Deltas
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._evaluation import LossFunction, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import CurrentValues, ValidationValues
-from optuna_dstn._linearize import linearised, require_merged
-from optuna_dstn._passes import LinearisedValidation, PerturbedValues
-from optuna_dstn._response import Delta
+from optuna_dstn._linearize import at_response, inside, require_merged
+from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training, clipped_gradient_norm
@@ -69,6 +70,7 @@ class SelfTuning(Training):
             of the same class and settings as ``optimizer``.
         max_grad_norm: Clips the gradients of weights and response, each to this norm; ``None`` does
             not.
+        batch_axis: Where the examples are in the batch's tensors: 0, or 1 for sequence-first ones.
 
     Attributes:
         hyperparameter_steps: Steps taken on the hyperparameters so far.
@@ -85,8 +87,9 @@ class SelfTuning(Training):
         config: TunerConfig,
         optimizer_factory: OptimizerFactory | None,
         max_grad_norm: float | None = None,
+        batch_axis: int = 0,
     ) -> None:
-        super().__init__(model, optimizer, loss_fn, max_grad_norm)
+        super().__init__(model, optimizer, loss_fn, max_grad_norm, batch_axis)
         self.hyperparameter_steps = 0
         self._trial = trial
         self._valid_loss_fn = valid_loss_fn
@@ -106,7 +109,7 @@ class SelfTuning(Training):
     # -- the three steps -------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
-        examples = batch_size(batch)
+        examples = batch_size(batch, self._batch_axis)
         if self._state is None:
             loss = self._discovering_weight_step(batch, examples)
         else:
@@ -133,22 +136,21 @@ class SelfTuning(Training):
         """
         state = self._settled
         with torch.no_grad():
-            perturbation = state.space.perturbation(examples, state.findings.shared)
-        deltas = state.response.deltas(perturbation)
+            perturbation = state.space.perturbation(examples, state.drawn_alike)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
-        gates = {key: delta.gate.detach().requires_grad_() for key, delta in deltas.items()}
+        gates = state.response.gates(perturbation)
+        leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
         state.response_optimizer.zero_grad()
         with _repeated_random_numbers(perturbation):
-            half = {key: Delta(gates[key], delta.direction) for key, delta in deltas.items()}
-            self._add_response_gradient(batch, examples, perturbation, half)
-        if not self.steps and not any(g.grad is not None and g.grad.any() for g in gates.values()):
+            self._add_response_gradient(batch, examples, perturbation, leaves)
+        if not self.steps and not any(
+            t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
+        ):
             raise HyperparameterError(_CUT_OFF)
-        mirrored = {key: Delta(-gates[key], delta.direction) for key, delta in deltas.items()}
-        self._add_response_gradient(batch, examples, -perturbation, mirrored)
-        reached = [key for key, gate in gates.items() if gate.grad is not None]
-        torch.autograd.backward(
-            [deltas[key].gate for key in reached], [gates[key].grad for key in reached]
-        )
+        self._add_response_gradient(batch, examples, -perturbation, [-leaf for leaf in leaves])
+        for gate, leaf in zip(gates, leaves, strict=True):
+            if leaf.grad is not None:
+                gate.backward(leaf.grad)
         optimizer = state.response_optimizer.optimizer
         norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
@@ -159,10 +161,11 @@ class SelfTuning(Training):
         batch: Any,
         examples: int,
         perturbation: torch.Tensor,
-        deltas: Mapping[int, Delta],
+        gates: Sequence[torch.Tensor],
     ) -> None:
         """Add half the gradient of the response's training loss at ε, shape (B, h), and its Δ."""
         state = self._settled
+        deltas = self._deltas(gates, examples)
         alike = state.findings.shared
         with torch.no_grad():
             values = state.space.constrain(state.space.raw + perturbation)
@@ -173,7 +176,7 @@ class SelfTuning(Training):
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
-        with linearised(self._model, mode):
+        with at_response(self._model, mode):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
         self._read |= mode.names
@@ -197,15 +200,24 @@ class SelfTuning(Training):
                 "make it anew in each call of loss_fn."
             )
 
+    def _deltas(self, gates: Sequence[torch.Tensor], examples: int) -> Deltas:
+        batch = BatchLayout(examples, self._batch_axis)
+        return Deltas(self._settled.response.deltas(gates), batch, linear=self._is_linear)
+
+    @property
+    def _is_linear(self) -> bool:
+        return self._config.method == "delta-stn"
+
     def _hyperparameter_step(self) -> None:
         state = self._settled
         batch = next(self._valid_batches)
-        examples = batch_size(batch)
+        examples = batch_size(batch, self._batch_axis)
         # Its value is ε; its derivative with respect to λ is the identity.
         raw = state.space.raw
-        point = raw - raw.detach() + state.space.perturbation(examples)
-        mode = LinearisedValidation(self._values, state.response.deltas(point))
-        with evaluating(self._model), linearised(self._model, mode):
+        point = raw - raw.detach() + state.space.perturbation(examples, state.drawn_for_validation)
+        gates = state.response.gates(point)
+        mode = RespondingValidation(self._values, self._deltas(gates, examples))
+        with evaluating(self._model), at_response(self._model, mode):
             loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             require_merged(loss, _VALID_LOSS)
         objective = loss - self._config.entropy_weight * state.space.entropy()
@@ -227,9 +239,15 @@ class SelfTuning(Training):
     def _discovering_weight_step(self, batch: Any, examples: int) -> float:
         """Take the first weight step, and settle what is tuned and what responds."""
         opened = self._trial.open_parameters
-        met = Discovery(self._values, examples, {name: opened[name][0] for name in opened})
+        met = Discovery(
+            self._values,
+            BatchLayout(examples, self._batch_axis),
+            {name: opened[name][0] for name in opened},
+            linear=self._is_linear,
+        )
         met.plain_readers.update(self._plain_in_optimizer)
-        loss = self._weight_step(met, batch, examples)
+        with inside(self._model, met):
+            loss = self._weight_step(met, batch, examples)
         findings = settle(
             met, self._weight_decay.parameters, self._trial, self._model, self._optimizer
         )
@@ -242,7 +260,9 @@ class SelfTuning(Training):
         batch = next(self._valid_batches)
         with torch.no_grad(), evaluating(self._model), self.reading_validation():
             loss = mean_loss(
-                self._valid_loss_fn(self._model, batch), batch_size(batch), _VALID_LOSS
+                self._valid_loss_fn(self._model, batch),
+                batch_size(batch, self._batch_axis),
+                _VALID_LOSS,
             )
         self.require_finite(loss.item(), "validation loss")
 
@@ -309,6 +329,7 @@ class SelfTuning(Training):
             shared=self._state.findings.shared,
             kept=self._state.findings.kept,
             responding=self._state.response.names,
+            alike=self._state.findings.alike,
             not_responding=self._state.findings.not_responding,
         )
 

@@ -18,6 +18,8 @@ class Summary:
         kept: For each other one, why it keeps the value that the sampler suggested.
         hyperparameter_steps: Steps taken on the tuned ones so far; 0 during the warm-up.
         responding: Names of the model's parameters that respond to the hyperparameters.
+        alike: For each of those that have one response for all examples of a batch, the functions
+            that cannot tell the examples apart.
         not_responding: For each other parameter, why it does not.
     """
 
@@ -27,6 +29,7 @@ class Summary:
     kept: Mapping[str, str] = field(default_factory=dict)
     hyperparameter_steps: int = 0
     responding: tuple[str, ...] = ()
+    alike: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     not_responding: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -42,6 +45,9 @@ class Summary:
             lines.append(f"{len(self.kept)} kept as suggested")
             lines += [f"  {name}  ({why})" for name, why in self.kept.items()]
         lines.append(f"{len(self.responding)} of {total} parameters respond")
-        lines += [f"  {name}" for name in self.responding]
+        for name in self.responding:
+            functions = self.alike.get(name)
+            why = f"  (alike in the whole batch, in {', '.join(functions)})" if functions else ""
+            lines.append(f"  {name}{why}")
         lines += [f"  {name}  — no response: {why}" for name, why in self.not_responding.items()]
         return "\n".join(lines)

@@ -26,6 +26,7 @@ class Training(ABC):
         optimizer: Its optimizer.
         loss_fn: ``loss_fn(model, batch)`` on training batches.
         max_grad_norm: Clips each gradient to this norm; ``None`` does not.
+        batch_axis: Where the examples are in the batch's tensors.
 
     Attributes:
         steps: Weight steps taken so far.
@@ -37,12 +38,14 @@ class Training(ABC):
         optimizer: Optimizer,
         loss_fn: LossFunction,
         max_grad_norm: float | None,
+        batch_axis: int = 0,
     ) -> None:
         self.steps = 0
         self._model = model
         self._optimizer = optimizer
         self._loss_fn = loss_fn
         self._max_grad_norm = max_grad_norm
+        self._batch_axis = batch_axis
 
     @abstractmethod
     def step(self, batch: Any) -> float:

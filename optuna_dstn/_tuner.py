@@ -63,6 +63,8 @@ class Tuner:
             makes one of the class and settings of ``optimizer``.
         max_grad_norm: Clips the gradient to this norm before each step, the response's likewise;
             ``None`` does not.
+        batch_axis: Where the examples are in the batch's tensors: 0, or 1 where they are
+            sequence-first, (T, B, ...).
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
@@ -84,11 +86,14 @@ class Tuner:
         direction: str | None = None,
         response_optimizer: OptimizerFactory | None = None,
         max_grad_norm: float | None = None,
+        batch_axis: int = 0,
     ) -> None:
+        _require_axis(batch_axis)
         _require_batches(valid_loader)
         _require_own_parameters(model, optimizer)
         self._trial = trial
         self._model = model
+        self._batch_axis = batch_axis
         self._valid_loader = valid_loader
         self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         self._metric_fn = metric_fn
@@ -109,11 +114,14 @@ class Tuner:
                 trial.config,
                 response_optimizer,
                 max_grad_norm,
+                batch_axis,
             )
             trial.follow(self._final_hyperparameters)
             trial.set_user_attr(DIRECTION, self._direction)
         else:
-            self._training = PlainTraining(trial, model, optimizer, loss_fn, max_grad_norm)
+            self._training = PlainTraining(
+                trial, model, optimizer, loss_fn, max_grad_norm, batch_axis
+            )
         self._start = self._training.hyperparameters
 
     def step(self, batch: Any) -> float:
@@ -154,6 +162,7 @@ class Tuner:
                 self._model,
                 function,
                 is_metric=is_metric,
+                batch_axis=self._batch_axis,
             )
         what = "metric" if is_metric else "validation loss"
         self._training.require_finite(value, what)
@@ -262,6 +271,14 @@ def _copied_state(model: nn.Module) -> dict[str, Any]:
         key: value.detach().clone() if isinstance(value, Tensor) else value
         for key, value in model.state_dict().items()
     }
+
+
+def _require_axis(batch_axis: int) -> None:
+    if batch_axis not in (0, 1):
+        raise ValueError(
+            f"Tuner(batch_axis={batch_axis!r}): give 0 where tensors have the batch first, or 1 "
+            "where they are sequence-first, (T, B, ...)."
+        )
 
 
 def _require_eager(model: nn.Module) -> None:

@@ -33,9 +33,9 @@ from torch.optim import (
     RMSprop,
 )
 
+from optuna_dstn._delta import Deltas
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter
-from optuna_dstn._response import Delta
 from optuna_dstn._rules import square_change
 
 
@@ -107,14 +107,14 @@ class WeightDecay:
             self._optimizer.param_groups[index]["weight_decay"] = value
 
     def response_loss(
-        self, deltas: Mapping[int, Delta], perturbed: Mapping[str, Tensor | float]
+        self, deltas: Deltas, perturbed: Mapping[str, Tensor | float]
     ) -> Tensor | float:
         """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
 
         P is 1 for coupled decay. What is constant in Δ is left out.
 
         Args:
-            deltas: u_b (gate) and R (direction) of each responding parameter, by ``id(parameter)``.
+            deltas: u_b (gate) and R (direction) of each responding parameter.
             perturbed: The hyperparameters: one value per example, shape (B,), or one for all.
         """
         total: Tensor | float = 0.0
@@ -128,8 +128,8 @@ class WeightDecay:
             if group.get("maximize"):  # of L − (wd/2)·‖w‖², the response's loss too
                 decay = -decay
             for parameter in group["params"]:
-                delta = deltas.get(id(parameter))
-                if delta is None:
+                terms = deltas.of(parameter)
+                if not terms:
                     continue
                 metric = None
                 if group.get("decoupled_weight_decay"):
@@ -137,7 +137,7 @@ class WeightDecay:
                     if not state:  # without a gradient so far it is not decayed either
                         continue
                     metric = _preconditioner(state, group)
-                change = square_change(parameter.detach(), delta, metric)
+                change = square_change(parameter.detach(), terms, metric)
                 total = total + (decay / 2 * change).mean()
         return total
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._delta import Deltas
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn._passes import PerturbedValues
-from optuna_dstn._response import Delta
 from optuna_dstn._space import Columns
 
 
@@ -22,11 +23,16 @@ def suggested(name: str) -> Any:
     return hyperparameter(TODAY, Symbol(name))
 
 
-def response_pass(deltas: Mapping[int, Delta], **values: Tensor) -> PerturbedValues:
+def response_pass(deltas: Deltas | None, **values: Tensor) -> PerturbedValues:
     """Return the mode of a pass at these values of the hyperparameters, shape (B,) each."""
     index = {name: column for column, name in enumerate(values)}
     columns = Columns(torch.stack(list(values.values()), dim=1), index)
-    return PerturbedValues(dict.fromkeys(values, TODAY), deltas, columns, {})
+    return PerturbedValues(
+        dict.fromkeys(values, TODAY),
+        deltas or Deltas({}, BatchLayout(len(columns.matrix))),
+        columns,
+        {},
+    )
 
 
 def perturbed(function: Callable[..., Any], *args: Any, **values: Tensor) -> Any:
@@ -37,5 +43,5 @@ def perturbed(function: Callable[..., Any], *args: Any, **values: Tensor) -> Any
         args: Passed on.
         values: Of each hyperparameter, shape (B,).
     """
-    with response_pass({}, **values):
+    with response_pass(None, **values):
         return function(*args, **{name: suggested(name) for name in values})

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import optuna_dstn
-from optuna_dstn._linearize import linearised
-from optuna_dstn._passes import LinearisedValidation, PerturbedValues
-from optuna_dstn._response import Delta
+from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._linearize import at_response
+from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._space import Columns
 
 
@@ -50,12 +51,13 @@ class Explicit:
     def tensors(self) -> list[Tensor]:
         return [self.epsilon, *self.gains.values(), *self.directions.values()]
 
-    def deltas(self) -> dict[int, Delta]:
+    def deltas(self) -> Deltas:
         """What the engine takes."""
-        return {
-            id(p): Delta(self.epsilon @ self.gains[n].T, self.directions[n])
+        terms = {
+            id(p): [Delta(self.epsilon @ self.gains[n].T, self.directions[n])]
             for n, p in self.parameters.items()
         }
+        return Deltas(terms, BatchLayout(len(self.epsilon)))
 
     def change(self, name: str, example: int) -> Tensor:
         """Δp of one example, with an explicit diagonal matrix: diag(Uε)·R."""
@@ -100,8 +102,13 @@ def linearised_by_loops(model: nn.Sequential, x: Tensor, explicit: Explicit) -> 
 
 
 def linearised_by_engine(model: nn.Module, x: Tensor, explicit: Explicit) -> Tensor:
-    with linearised(model, LinearisedValidation({}, explicit.deltas())):
+    with at_response(model, RespondingValidation({}, explicit.deltas())):
         return model(x)
+
+
+def deltas_of(changes: Mapping[nn.Parameter, Delta], examples: int) -> Deltas:
+    """What the engine takes, where each parameter has one term."""
+    return Deltas({id(p): [delta] for p, delta in changes.items()}, BatchLayout(examples))
 
 
 def perturbing(
@@ -112,7 +119,9 @@ def perturbing(
     """The response's pass at these values, shape (B,) each, in which no parameter responds."""
     names = {name: column for column, name in enumerate(perturbed)}
     columns = Columns(torch.stack(list(perturbed.values()), dim=1), names)
-    return PerturbedValues(today or dict.fromkeys(names, 0.5), {}, columns, shared or {})
+    examples = columns.matrix.shape[0]
+    none_respond = Deltas({}, BatchLayout(examples))
+    return PerturbedValues(today or dict.fromkeys(names, 0.5), none_respond, columns, shared or {})
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

@@ -68,12 +68,14 @@ def test_the_first_step_finds_what_is_tuned_and_what_responds() -> None:
     assert summary.kept.keys() == {"unused", "lr"}
     assert summary.kept["unused"] == _NOT_READ
     assert summary.kept["lr"] == "a plain number in SGD(lr=)"
-    assert set(summary.responding) == {"conv.weight", "conv.bias", "last.weight", "last.bias"}
+    layers = ["conv", "norm", "unbatched", "last"]
+    assert set(summary.responding) == {f"{n}.{p}" for n in layers for p in ("weight", "bias")}
+    function = ("torch.nn.functional.linear",)
+    assert summary.alike == {"unbatched.weight": function, "unbatched.bias": function}
     why = summary.not_responding
     assert why["frozen.weight"] == why["frozen.bias"] == "it does not require grad"
     assert why["elsewhere.weight"] == "it is not in the optimizer"
-    assert why["norm.weight"] == why["norm.bias"] == "the operation on it has no rule yet"
-    assert why["unbatched.weight"] == "the batch is not the first axis of its layer's output"
+    assert why.keys() == {f"{n}.{p}" for n in ("frozen", "elsewhere") for p in ("weight", "bias")}
 
 
 def test_the_summary_says_it_in_words() -> None:
@@ -84,8 +86,9 @@ def test_the_summary_says_it_in_words() -> None:
     assert "  rate  (in torch.nn.functional.dropout)\n" in text
     assert "2 kept as suggested\n" in text
     assert f"  unused  ({_NOT_READ})\n" in text
-    assert "4 of 12 parameters respond\n" in text
+    assert "8 of 12 parameters respond\n" in text
     assert "  last.bias\n" in text
+    assert "  unbatched.bias  (alike in the whole batch, in torch.nn.functional.linear)\n" in text
     assert "  frozen.weight  — no response: it does not require grad\n" in text
 
 
@@ -101,7 +104,7 @@ def test_what_is_kept_is_stored_at_once() -> None:
 
 
 def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
-    """Then it does not respond at all: its change would be wrong where it has no batch."""
+    """Then all examples of a batch share an ε, for its change must be the same in both places."""
 
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = Both(trial.suggest_float("rate", 0.0, 0.5))
@@ -119,18 +122,23 @@ def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
 
     tuner = started(make, loss_fn, [BATCH])
     tuner.step(BATCH)
-    assert tuner.summary().responding == ("last.weight", "last.bias")
+    summary = tuner.summary()
+    assert len(summary.responding) == 4
+    assert summary.alike.keys() == {"shared.weight", "shared.bias"}
+    state = tuner._training._settled  # type: ignore[attr-defined]
+    assert state.drawn_alike == state.drawn_for_validation == ("rate",)
 
 
 def test_nothing_that_responds_is_an_error() -> None:
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         net = nn.Sequential(nn.Dropout(trial.suggest_float("rate", 0, 0.5)), nn.BatchNorm1d(3))
-        return net, torch.optim.SGD(net.parameters(), lr=0.1)
+        net.spare = nn.Parameter(torch.zeros(1))
+        return net, torch.optim.SGD([net.spare], lr=0.1)
 
     tuner = started(make, lambda model, batch: model(batch[0]).square().mean(), [BATCH])
     with pytest.raises(HyperparameterError) as error:
         tuner.step(BATCH)
     message = str(error.value)
     assert "No parameter of the model responds to rate" in message
-    assert "1.weight: the operation on it has no rule yet" in message
-    assert "Parameters of Linear and convolution layers respond" in message
+    assert "1.weight: it is not in the optimizer" in message
+    assert "spare: it took no part in the first step" in message

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from _reference import perturbing
+from _reference import deltas_of, perturbing
 from optuna.distributions import FloatDistribution, IntDistribution
 import pytest
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn._interception import CurrentValues, Interception, ValidationValues
-from optuna_dstn._passes import LinearisedValidation
+from optuna_dstn._passes import RespondingValidation
 
 
 EXAMPLES = 3
@@ -30,7 +31,8 @@ def x() -> Tensor:
 
 
 def discovered(x: Tensor, function: Any) -> Discovery:
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
+        met.in_model = True
         function(x)
     return met
 
@@ -67,7 +69,7 @@ def test_dropout_outside_training_reads_nothing(x: Tensor) -> None:
     ],
 )
 def test_a_whole_number_as_a_size_stays_plain(x: Tensor, function: Any) -> None:
-    met = Discovery({"size": 2, "rate": 0.5}, EXAMPLES, RANGES)
+    met = Discovery({"size": 2, "rate": 0.5}, BatchLayout(EXAMPLES), RANGES)
     with met:
         function(x)
     assert met.plain_readers.keys() == {"size"}
@@ -95,14 +97,10 @@ def test_a_function_without_a_rule_is_an_error(x: Tensor, function: Any, name: s
 def test_layers_are_noted_with_the_place_of_the_batch(x: Tensor) -> None:
     a, b, c = nn.Linear(4, 2), nn.Linear(4, 2), nn.Conv1d(1, 1, 1)
     met = discovered(x, lambda x: (a(x), b(x[:2]), c(x[:, None]), b(x)))
-    assert met.layers == {
-        id(a.weight): True,
-        id(a.bias): True,
-        id(b.weight): False,
-        id(b.bias): False,
-        id(c.weight): True,
-        id(c.bias): True,
-    }
+    assert {id(p) for net in (a, b, c) for p in net.parameters()} == met.uses.keys()
+    alike = {key for key, use in met.uses.items() if use.alike}
+    assert alike == {id(b.weight), id(b.bias)}
+    assert met.uses[id(b.weight)].alike == {"torch.nn.functional.linear"}
 
 
 # -- the other passes ----------------------------------------------------------------------------
@@ -110,7 +108,7 @@ def test_layers_are_noted_with_the_place_of_the_batch(x: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    [Discovery(TODAY, EXAMPLES, RANGES), CurrentValues(TODAY, frozenset(TODAY))],
+    [Discovery(TODAY, BatchLayout(EXAMPLES), RANGES), CurrentValues(TODAY, frozenset(TODAY))],
 )
 def test_a_weight_step_uses_todays_values_not_the_suggested_ones(
     mode: Interception, x: Tensor
@@ -162,7 +160,9 @@ def test_a_perturbed_pass_keeps_what_is_not_tuned_at_todays_value(x: Tensor) -> 
         assert torch.equal(x[:, :size], x[:, :1])
 
 
-@pytest.mark.parametrize("mode", [ValidationValues(TODAY), LinearisedValidation(TODAY, {})])
+@pytest.mark.parametrize(
+    "mode", [ValidationValues(TODAY), RespondingValidation(TODAY, deltas_of({}, EXAMPLES))]
+)
 def test_validation_may_not_read_a_hyperparameter(mode: Interception, x: Tensor) -> None:
     with mode, pytest.raises(HyperparameterError) as error:
         F.dropout(x, rate)
@@ -173,7 +173,9 @@ def test_validation_may_not_read_a_hyperparameter(mode: Interception, x: Tensor)
     assert "training=self.training" in message
 
 
-@pytest.mark.parametrize("mode", [ValidationValues(TODAY), LinearisedValidation(TODAY, {})])
+@pytest.mark.parametrize(
+    "mode", [ValidationValues(TODAY), RespondingValidation(TODAY, deltas_of({}, EXAMPLES))]
+)
 def test_validation_may_use_a_size_and_dropout_that_is_off(mode: Interception, x: Tensor) -> None:
     with mode:
         assert x[:, :size].shape == (EXAMPLES, 1)
@@ -182,7 +184,7 @@ def test_validation_may_use_a_size_and_dropout_that_is_off(mode: Interception, x
 
 def test_calls_without_a_hyperparameter_pass(x: Tensor) -> None:
     for mode in (
-        Discovery(TODAY, EXAMPLES, RANGES),
+        Discovery(TODAY, BatchLayout(EXAMPLES), RANGES),
         CurrentValues(TODAY, NONE),
         ValidationValues(TODAY),
         perturbing({"rate": torch.zeros(EXAMPLES)}, TODAY),

@@ -3,15 +3,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from _reference import Explicit, linearised_by_engine, linearised_by_loops, relative_error
+from _reference import (
+    Explicit,
+    deltas_of,
+    linearised_by_engine,
+    linearised_by_loops,
+    relative_error,
+)
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._linearize import linearised, require_merged
-from optuna_dstn._passes import LinearisedValidation
+from optuna_dstn._linearize import at_response, require_merged
+from optuna_dstn._passes import RespondingValidation
 
 
 EXAMPLES = 5
@@ -197,7 +203,7 @@ class Structured(nn.Module):
 def test_every_prediction_in_a_structure_is_completed() -> None:
     model, x = Structured(), torch.randn(EXAMPLES, 3)
     explicit = Explicit(model, ["layer.weight"], EXAMPLES, 1)
-    with linearised(model, LinearisedValidation({}, explicit.deltas())):
+    with at_response(model, RespondingValidation({}, explicit.deltas())):
         answer = model(x)
         assert forward_ad.unpack_dual(answer.logits).tangent is None
     expected = linearised_by_loops(
@@ -237,7 +243,7 @@ def test_the_model_is_left_as_it_was_by_an_exception() -> None:
     before = _state(model)
     with (
         pytest.raises(ZeroDivisionError),
-        linearised(model, LinearisedValidation({}, {})),
+        at_response(model, RespondingValidation({}, deltas_of({}, EXAMPLES))),
     ):
         raise ZeroDivisionError
     assert _state(model) == before
@@ -274,7 +280,7 @@ def test_instance_norm_with_running_statistics() -> None:
 def test_a_loss_of_an_unmerged_prediction_is_refused() -> None:
     model, x = mlp()
     explicit = Explicit(model, ["0.weight"], EXAMPLES, 1)
-    with linearised(model, LinearisedValidation({}, explicit.deltas())):
+    with at_response(model, RespondingValidation({}, explicit.deltas())):
         require_merged(model(x).sum(), "loss_fn")
         with pytest.raises(ValueError, match=r"loss_fn uses layers .* without calling model"):
             require_merged(model[0](x).sum(), "loss_fn")

@@ -11,7 +11,7 @@ from _problems import (
     small_regression,
     squared_error,
 )
-from _reference import started
+from _reference import deltas_of, started
 import numpy as np
 import optuna
 import pytest
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError, TunerConfig, l1_penalty, l2_penalty
+from optuna_dstn._delta import Delta
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._linearize import linearised
-from optuna_dstn._passes import LinearisedValidation, PerturbedValues
-from optuna_dstn._response import Delta
+from optuna_dstn._linearize import at_response
+from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._space import Columns
 from optuna_dstn._weight_decay import WeightDecay
 
@@ -51,9 +51,9 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 3, (2, 3)), nn.Linear(4, 2), nn.BatchNorm1d(2)).double()
 
 
-def random_deltas(parameters: Iterator[nn.Parameter]) -> dict[int, Delta]:
+def random_deltas(parameters: Iterator[nn.Parameter]) -> dict[nn.Parameter, Delta]:
     return {
-        id(p): Delta(
+        p: Delta(
             torch.randn(EXAMPLES, p.shape[0], dtype=torch.float64, requires_grad=True),
             torch.randn_like(p, requires_grad=True),
         )
@@ -61,15 +61,17 @@ def random_deltas(parameters: Iterator[nn.Parameter]) -> dict[int, Delta]:
     }
 
 
-def perturbed(deltas: dict[int, Delta], values: Tensor) -> PerturbedValues:
+def perturbed(deltas: dict[nn.Parameter, Delta], values: Tensor) -> PerturbedValues:
     """The response's pass at these values of "h", shape (EXAMPLES,)."""
-    return PerturbedValues({"h": 0.1}, deltas, Columns(values[:, None], {"h": 0}), {})
+    return PerturbedValues(
+        {"h": 0.1}, deltas_of(deltas, EXAMPLES), Columns(values[:, None], {"h": 0}), {}
+    )
 
 
 def reference(
     norm: Callable[[Tensor], Tensor],
     parameters: list[nn.Parameter],
-    deltas: dict[int, Delta],
+    deltas: dict[nn.Parameter, Delta],
     coefficients: list[Any],
 ) -> Tensor:
     """The mean over examples of the coefficient times the norm of that example's parameters."""
@@ -77,18 +79,18 @@ def reference(
     for b in range(EXAMPLES):
         for p in parameters:
             moved = p.detach()
-            if id(p) in deltas:
-                gate, direction = deltas[id(p)]
+            if p in deltas:
+                gate, direction, _ = deltas[p]
                 rows = [g * r for g, r in zip(gate[b], direction, strict=True)]
                 moved = moved + torch.stack(rows)
             total = total + coefficients[b] * norm(moved)
     return total / EXAMPLES
 
 
-def compare(result: Tensor, expected: Tensor, deltas: dict[int, Delta]) -> None:
+def compare(result: Tensor, expected: Tensor, deltas: dict[nn.Parameter, Delta]) -> None:
     """Compare values, and gradients with respect to every gate and direction."""
     torch.testing.assert_close(result.detach(), expected.detach(), rtol=1e-12, atol=0)
-    tensors = [t for delta in deltas.values() for t in delta]
+    tensors = [t for delta in deltas.values() for t in delta[:2]]
     mine = torch.autograd.grad(result, tensors)
     theirs = torch.autograd.grad(expected, tensors)
     for my, their in zip(mine, theirs, strict=True):
@@ -124,7 +126,7 @@ def test_a_coefficient_for_each_example(penalty: Penalty, norm: Any, model: nn.M
     deltas = random_deltas(iter(parameters[:4]))  # those of the normalisation do not respond
     values = torch.rand(EXAMPLES, dtype=torch.float64)
     formula = 0.5 * coefficient() + 0.1
-    with linearised(model, perturbed(deltas, values)):
+    with at_response(model, perturbed(deltas, values)):
         result = penalty(model.parameters(), formula)
     compare(result, reference(norm, parameters, deltas, list(0.5 * values + 0.1)), deltas)
 
@@ -138,9 +140,11 @@ def test_a_constant_coefficient(
     deltas = random_deltas(iter(parameters[:3]))
     values = {"h": torch.rand(EXAMPLES, dtype=torch.float64)}
     mode = (
-        perturbed(deltas, values["h"]) if is_training else LinearisedValidation({"h": 0.1}, deltas)
+        perturbed(deltas, values["h"])
+        if is_training
+        else RespondingValidation({"h": 0.1}, deltas_of(deltas, EXAMPLES))
     )
-    with linearised(model, mode):
+    with at_response(model, mode):
         result = penalty(parameters, coefficient=0.3)
     compare(result, reference(norm, parameters, deltas, [0.3] * EXAMPLES), deltas)
 
@@ -150,7 +154,7 @@ def test_parameters_that_do_not_respond(penalty: Penalty, norm: Any, model: nn.M
     values = torch.rand(EXAMPLES, dtype=torch.float64)
     outside = torch.randn(3, dtype=torch.float64, requires_grad=True)
     parameters = [*model.parameters(), outside]
-    with linearised(model, perturbed({}, values)):
+    with at_response(model, perturbed({}, values)):
         result = penalty(parameters, coefficient())
     expected = values.mean() * sum(norm(p.detach()) for p in parameters)
     torch.testing.assert_close(result, expected, rtol=1e-13, atol=0)
@@ -161,7 +165,7 @@ def test_the_l1_penalty_on_kinks_and_zeros() -> None:
     """As abs() has it: derivative zero on a kink."""
     parameter = nn.Parameter(torch.randn(6, 7, dtype=torch.float64))
     deltas = random_deltas(iter([parameter]))
-    ((gate, direction),) = deltas.values()
+    ((gate, direction, _),) = deltas.values()
     with torch.no_grad():
         parameter[0] = 0  # with a gate of zero, as at the start of a training: on the kinks
         gate[:, 0] = 0
@@ -174,7 +178,7 @@ def test_the_l1_penalty_on_kinks_and_zeros() -> None:
         gate[:, 5] *= 1e6  # beyond every kink
     values = torch.rand(EXAMPLES, dtype=torch.float64)
     model = nn.ParameterList([parameter])
-    with linearised(model, perturbed(deltas, values)):
+    with at_response(model, perturbed(deltas, values)):
         result = l1_penalty(parameter, coefficient())
     compare(result, reference(absolute, [parameter], deltas, list(values)), deltas)
 
@@ -188,7 +192,9 @@ def test_parameters_in_any_memory_format(penalty: Penalty, norm: Any) -> None:
         ),
     ]
     deltas = random_deltas(iter(parameters))
-    with linearised(nn.ParameterList(parameters), LinearisedValidation({}, deltas)):
+    with at_response(
+        nn.ParameterList(parameters), RespondingValidation({}, deltas_of(deltas, EXAMPLES))
+    ):
         result = penalty(parameters, 0.3)
     compare(result, reference(norm, parameters, deltas, [0.3] * EXAMPLES), deltas)
 
@@ -219,8 +225,8 @@ def test_the_response_sees_the_l2_penalty_as_it_sees_weight_decay(model: nn.Modu
     deltas = random_deltas(model[:2].parameters())  # type: ignore[index]
     values = {"h": torch.rand(EXAMPLES, dtype=torch.float64)}
     optimizer = torch.optim.SGD(model.parameters(), weight_decay=coefficient())
-    decay = WeightDecay(optimizer).response_loss(deltas, values)
-    with linearised(model, perturbed(deltas, values["h"])):
+    decay = WeightDecay(optimizer).response_loss(deltas_of(deltas, EXAMPLES), values)
+    with at_response(model, perturbed(deltas, values["h"])):
         penalty = l2_penalty(model.parameters(), coefficient() / 2)
     norm = sum(p.detach().square().sum() for p in model.parameters())
     assert isinstance(decay, Tensor)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optuna_dstn._response import Response
+from optuna_dstn._delta import Delta
+from optuna_dstn._response import Response, StructuredResponse
 
 
 EXAMPLES, HYPERPARAMETERS = 5, 3
@@ -21,6 +22,11 @@ def groups() -> list[dict[str, nn.Parameter]]:
     ]
 
 
+def deltas_at(response: Response, perturbation: Tensor) -> dict[int, Delta]:
+    deltas = response.deltas(response.gates(perturbation))
+    return {key: delta for key, (delta,) in deltas.items()}
+
+
 def randomise(response: Response) -> None:
     with torch.no_grad():
         for tensor in response.parameters():
@@ -30,15 +36,16 @@ def randomise(response: Response) -> None:
 def test_the_response_starts_at_zero_and_can_leave_it(
     groups: list[dict[str, nn.Parameter]],
 ) -> None:
-    response = Response(groups, HYPERPARAMETERS)
-    deltas = response.deltas(torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64))
+    response = StructuredResponse(groups, HYPERPARAMETERS)
+    deltas = deltas_at(response, torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64))
     for delta in deltas.values():
         assert (delta.gate == 0).all()
         assert delta.direction.abs().max() > 0  # or no gradient would reach U
 
 
 def first_direction(weight: Tensor) -> Tensor:
-    (delta,) = Response([{"w": nn.Parameter(weight)}], 1).deltas(torch.zeros(2, 1)).values()
+    response = StructuredResponse([{"w": nn.Parameter(weight)}], 1)
+    (delta,) = deltas_at(response, torch.zeros(2, 1)).values()
     return delta.direction.detach()
 
 
@@ -66,14 +73,14 @@ def test_where_there_are_no_weights_the_direction_is_random() -> None:
 
 def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter]]) -> None:
     """The change of each row is a linear function of ε times a fixed direction."""
-    response = Response(groups, HYPERPARAMETERS)
+    response = StructuredResponse(groups, HYPERPARAMETERS)
     randomise(response)
     parameters = {n: p for group in groups for n, p in group.items()}
     assert response.names == tuple(parameters)
 
-    units = response.deltas(torch.eye(HYPERPARAMETERS, dtype=torch.float64))
+    units = deltas_at(response, torch.eye(HYPERPARAMETERS, dtype=torch.float64))
     epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
-    deltas = response.deltas(epsilon)
+    deltas = deltas_at(response, epsilon)
     assert deltas.keys() == {id(p) for p in parameters.values()}
     seen: list[Tensor] = []
     for name, parameter in parameters.items():
@@ -91,12 +98,12 @@ def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter
 
 
 def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> None:
-    response = Response(groups, HYPERPARAMETERS)
+    response = StructuredResponse(groups, HYPERPARAMETERS)
     randomise(response)
     epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
     total: Tensor = sum(
         (d.gate.square().sum() + d.direction.square().sum())
-        for d in response.deltas(epsilon).values()
+        for d in deltas_at(response, epsilon).values()
     )
     total.backward()
     for tensor in response.parameters():
@@ -107,7 +114,7 @@ def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> N
 
 
 def test_groups_follow_those_of_the_optimizer(groups: list[dict[str, nn.Parameter]]) -> None:
-    response = Response(groups, HYPERPARAMETERS)
+    response = StructuredResponse(groups, HYPERPARAMETERS)
     sizes = [sum(t.numel() for t in group) for group in response.parameter_groups()]
     expected = [
         sum(p.numel() + p.shape[0] * HYPERPARAMETERS for p in group.values()) for group in groups
@@ -116,15 +123,18 @@ def test_groups_follow_those_of_the_optimizer(groups: list[dict[str, nn.Paramete
 
 
 def test_a_saved_state_gives_the_same_changes(groups: list[dict[str, nn.Parameter]]) -> None:
-    saved, fresh = Response(groups, HYPERPARAMETERS), Response(groups, HYPERPARAMETERS)
+    saved, fresh = (
+        StructuredResponse(groups, HYPERPARAMETERS),
+        StructuredResponse(groups, HYPERPARAMETERS),
+    )
     randomise(saved)
     state = saved.state_dict()
     epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
     expected = {
-        key: (d.gate.clone(), d.direction.clone()) for key, d in saved.deltas(epsilon).items()
+        key: (d.gate.clone(), d.direction.clone()) for key, d in deltas_at(saved, epsilon).items()
     }
     randomise(saved)  # the state is a copy
     fresh.load_state_dict(state)
-    for key, delta in fresh.deltas(epsilon).items():
+    for key, delta in deltas_at(fresh, epsilon).items():
         assert torch.equal(delta.gate, expected[key][0])
         assert torch.equal(delta.direction, expected[key][1])

@@ -215,7 +215,9 @@ def jacobian(tuner: Tuner, model: nn.Module) -> Tensor:
     """Θ, (FEATURES, h): what the response makes of each unit vector of λ."""
     training: Any = tuner._training
     count = len(tuner.tuned)
-    deltas = training._settled.response.deltas(torch.eye(count, dtype=torch.float64))
+    response = training._settled.response
+    gates = response.gates(torch.eye(count, dtype=torch.float64))
+    deltas = {key: terms[0] for key, terms in response.deltas(gates).items()}
     rows = [
         (deltas[id(p)].gate[:, :, None] * deltas[id(p)].direction).flatten(1)
         for p in model.parameters()

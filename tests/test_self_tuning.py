@@ -79,7 +79,8 @@ class Tuned:
         names = list(self.response.names)
         explicit = Explicit(self.model, names, EXAMPLES, 3)
         explicit.epsilon = epsilon
-        units = self.response.deltas(torch.eye(3, dtype=torch.float64))
+        gates = self.response.gates(torch.eye(3, dtype=torch.float64))
+        units = {key: terms[0] for key, terms in self.response.deltas(gates).items()}
         for name, parameter in explicit.parameters.items():
             explicit.gains[name] = units[id(parameter)].gate.T
             explicit.directions[name] = units[id(parameter)].direction

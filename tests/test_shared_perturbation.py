@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from _reference import Explicit, linearised_by_engine, linearised_by_loops, relative_error, started
+from _reference import (
+    Explicit,
+    deltas_of,
+    linearised_by_engine,
+    linearised_by_loops,
+    relative_error,
+    started,
+)
 from optuna.distributions import FloatDistribution
 import pytest
 import torch
@@ -12,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError, TunerConfig
+from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._delta import Delta
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._linearize import linearised
-from optuna_dstn._passes import LinearisedValidation
-from optuna_dstn._response import Delta
+from optuna_dstn._linearize import at_response
+from optuna_dstn._passes import RespondingValidation
 from optuna_dstn._space import Space
 
 
@@ -76,10 +84,10 @@ def test_dropout_of_weights_drops_their_response_alike() -> None:
     """With R = W the tangent of W̃ is W̃ itself, whatever was dropped."""
     layer = Reweighted(lambda w: F.dropout(w, 0.4))
     gate = torch.ones(EXAMPLES, 3)
-    deltas = {id(layer.weight): Delta(gate, layer.weight.detach().clone())}
+    deltas = deltas_of({layer.weight: Delta(gate, layer.weight.detach().clone())}, len(gate))
     x = torch.randn(EXAMPLES, 4)
     torch.manual_seed(1)
-    with linearised(layer, LinearisedValidation({}, deltas)):
+    with at_response(layer, RespondingValidation({}, deltas)):
         result = layer(x)
     torch.manual_seed(1)
     once = layer(x)
@@ -102,23 +110,24 @@ def noisy(weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("units", [3, EXAMPLES])
 def test_a_hyperparameter_on_weights_is_found_to_be_shared(function: Any, units: int) -> None:
     layer = Reweighted(function, units=units)
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
         layer(BATCH[0]).mean()
     assert met.shared == {"rate"}
     assert met.readers.keys() == {"rate"}
-    assert met.layers == {id(layer.weight): True, id(layer.bias): True}
+    assert met.uses.keys() == {id(layer.weight), id(layer.bias)}
+    assert not any(use.alike for use in met.uses.values())
 
 
 def test_a_hyperparameter_on_a_mean_is_found_to_be_shared() -> None:
     model = nn.Linear(4, 3)
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
         rate * model(BATCH[0]).square().mean()
     assert met.shared == {"rate"}
 
 
 def test_a_hyperparameter_on_one_value_per_example_is_not() -> None:
     model = nn.Linear(4, 3)
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
         (rate * model(BATCH[0]).square().mean(1)).mean()
     assert met.shared == set()
 
@@ -135,7 +144,10 @@ def test_a_hyperparameter_on_one_value_per_example_is_not() -> None:
 )
 def test_a_penalty_written_by_hand_is_an_error(penalty: Any) -> None:
     model = nn.Linear(4, 3)
-    with Discovery(TODAY, EXAMPLES, RANGES), pytest.raises(HyperparameterError) as error:
+    with (
+        Discovery(TODAY, BatchLayout(EXAMPLES), RANGES),
+        pytest.raises(HyperparameterError) as error,
+    ):
         penalty(model.weight)
     message = str(error.value)
     for part in ("'rate'", "parameters alone", "weight_decay=h", "optuna_dstn.l2_penalty("):
@@ -222,7 +234,8 @@ def test_the_response_learns_to_undo_a_shared_factor() -> None:
     for _ in range(4000):
         tuner.step(ones)
     state = tuner._training._settled  # type: ignore[attr-defined]
-    (delta,) = state.response.deltas(torch.ones(1, 1, dtype=torch.float64)).values()
+    gates = state.response.gates(torch.ones(1, 1, dtype=torch.float64))
+    ((delta,),) = state.response.deltas(gates).values()
     found = (delta.gate * delta.direction).item()  # dw/dλ
     slope = 2 * 0.25  # dh/dλ of 2·sigmoid(λ) at λ = 0
     assert found == pytest.approx(-slope / 4, rel=0.05)

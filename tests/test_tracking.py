@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn._interception import CurrentValues, ValidationValues
@@ -109,7 +110,10 @@ def test_each_example_sees_its_own_values(name: str, x: Tensor) -> None:
 @pytest.mark.parametrize("name", USES)
 def test_the_weight_steps_see_todays_values(name: str, x: Tensor) -> None:
     use = USES[name]
-    for mode in (Discovery(TODAY, EXAMPLES, RANGES), CurrentValues(TODAY, frozenset(TODAY))):
+    for mode in (
+        Discovery(TODAY, BatchLayout(EXAMPLES), RANGES),
+        CurrentValues(TODAY, frozenset(TODAY)),
+    ):
         with mode:
             result = use(x, a, b)
         torch.testing.assert_close(result, use(x, TODAY["a"], TODAY["b"]), rtol=1e-12, atol=0)
@@ -117,7 +121,7 @@ def test_the_weight_steps_see_todays_values(name: str, x: Tensor) -> None:
 
 @pytest.mark.parametrize("name", USES)
 def test_the_first_step_finds_the_readers(name: str, x: Tensor) -> None:
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
         USES[name](x, a, b)
     assert "a" in met.readers or name == "unbound"
     assert met.shared == set()
@@ -135,7 +139,7 @@ def test_a_tensor_whose_axis_meets_the_batch() -> None:
 
 
 def test_a_tensor_that_no_data_meets_is_read_by_nothing(x: Tensor) -> None:
-    with Discovery(TODAY, EXAMPLES, RANGES) as met:
+    with Discovery(TODAY, BatchLayout(EXAMPLES), RANGES) as met:
         rate = torch.tensor(a)
         assert (rate.shape, rate.dtype, rate.item()) == ((), torch.float64, 0.5)
     assert met.readers == {}
@@ -213,7 +217,7 @@ def test_draws_from_a_tensor_of_hyperparameters() -> None:
         lambda: torch.bernoulli(torch.tensor(a)).expand(UNITS),
     ]
     for draw in draws:
-        with Discovery({"a": 0.5}, EXAMPLES, {"a": FloatDistribution(0.0, 1.0)}):
+        with Discovery({"a": 0.5}, BatchLayout(EXAMPLES), {"a": FloatDistribution(0.0, 1.0)}):
             draw()
         with perturbing({"a": chances}):
             result = torch.ones(EXAMPLES, UNITS) * draw()

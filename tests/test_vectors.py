@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 
@@ -60,7 +61,7 @@ CLEAR: dict[str, Callable[[Tensor], Tensor]] = {
 
 def modes() -> list[Any]:
     return [
-        Discovery({"h": 0.5}, SIZE, {"h": FloatDistribution(0, 1)}),
+        Discovery({"h": 0.5}, BatchLayout(SIZE), {"h": FloatDistribution(0, 1)}),
         perturbing({"h": VALUES}),
     ]
 

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from _problems import small_regression, squared_error
-from _reference import relative_error, started
+from _reference import deltas_of, relative_error, started
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, NAdam, Optimizer, RAdam, RM
 
 import optuna_dstn
 from optuna_dstn import TunerConfig
+from optuna_dstn._delta import Delta
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._response import Delta
 from optuna_dstn._weight_decay import WeightDecay
 
 
@@ -37,9 +37,9 @@ def number(name: str, value: float = 0.1) -> Any:
     return hyperparameter(value, Symbol(name))
 
 
-def random_deltas(model: nn.Module) -> dict[int, Delta]:
+def random_deltas(model: nn.Module) -> dict[nn.Parameter, Delta]:
     return {
-        id(p): Delta(
+        p: Delta(
             torch.randn(EXAMPLES, p.shape[0], dtype=torch.float64, requires_grad=True),
             torch.randn_like(p, requires_grad=True),
         )
@@ -75,14 +75,13 @@ def check(
         metrics: P of each parameter; ``None`` is all ones.
     """
     deltas = random_deltas(model)
-    tensors = [t for delta in deltas.values() for t in delta]
+    tensors = [t for delta in deltas.values() for t in delta[:2]]
     parameters = list(model.parameters())
     metrics = metrics or [torch.ones_like(p) for p in parameters]
     expected = sum(
-        penalty(p, deltas[id(p)], wd, m)
-        for p, wd, m in zip(parameters, decays, metrics, strict=True)
+        penalty(p, deltas[p], wd, m) for p, wd, m in zip(parameters, decays, metrics, strict=True)
     )
-    result = decay.response_loss(deltas, values)
+    result = decay.response_loss(deltas_of(deltas, EXAMPLES), values)
     assert isinstance(result, Tensor)
     torch.testing.assert_close(result, expected, rtol=1e-11, atol=0)
 
@@ -163,7 +162,7 @@ def test_decoupled_decay_leaves_out_what_the_optimizer_skips(
     first, *others = model.parameters()
     optimizer = AdamW(model.parameters(), weight_decay=0.3)
     decay = WeightDecay(optimizer)
-    assert decay.response_loss(random_deltas(model), values) == 0
+    assert decay.response_loss(deltas_of(random_deltas(model), EXAMPLES), values) == 0
     first.grad = torch.ones_like(first)
     before = [p.detach().clone() for p in others]
     optimizer.step()
@@ -223,15 +222,19 @@ def test_a_parameter_that_does_not_respond_has_no_part(
 ) -> None:
     optimizer = SGD(model.parameters(), lr=0.1, weight_decay=number("a"))
     deltas = random_deltas(model)
-    alone = {id(model[1].weight): deltas[id(model[1].weight)]}
+    alone = {model[1].weight: deltas[model[1].weight]}
     weight = model[1].weight
-    expected = penalty(weight, alone[id(weight)], values["a"], torch.ones_like(weight))
-    torch.testing.assert_close(WeightDecay(optimizer).response_loss(alone, values), expected)
+    expected = penalty(weight, alone[weight], values["a"], torch.ones_like(weight))
+    torch.testing.assert_close(
+        WeightDecay(optimizer).response_loss(deltas_of(alone, EXAMPLES), values), expected
+    )
 
 
 def test_no_decay_costs_nothing(model: nn.Module, values: dict[str, Tensor]) -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
-    assert WeightDecay(optimizer).response_loss(random_deltas(model), values) == 0
+    assert (
+        WeightDecay(optimizer).response_loss(deltas_of(random_deltas(model), EXAMPLES), values) == 0
+    )
 
 
 def test_a_constant_decay_that_is_not_known_as_a_term_is_left_out(
@@ -239,7 +242,9 @@ def test_a_constant_decay_that_is_not_known_as_a_term_is_left_out(
 ) -> None:
     optimizer = RAdam(model.parameters(), weight_decay=0.1, decoupled_weight_decay=True)
     step_with_random_gradients(optimizer, model)
-    assert WeightDecay(optimizer).response_loss(random_deltas(model), values) == 0
+    assert (
+        WeightDecay(optimizer).response_loss(deltas_of(random_deltas(model), EXAMPLES), values) == 0
+    )
 
 
 def test_the_optimizer_holds_plain_numbers(model: Any) -> None:
@@ -396,7 +401,8 @@ def test_the_response_approaches_the_derivative() -> None:
         made[1].param_groups[0]["lr"] = 0.01 * (1 - step / steps)
         if step >= steps - counted:
             ((parameter, state),) = made[0].state.items()
-            (delta,) = training._settled.response.deltas(torch.ones(1, 1).double()).values()
+            response_of = training._settled.response
+            ((delta,),) = response_of.deltas(response_of.gates(torch.ones(1, 1).double())).values()
             response += (delta.gate[0] * delta.direction[0]).detach() / counted
             weights += parameter.detach()[0] / counted
             root += (state["exp_avg_sq"][0] / (1 - 0.999 ** (step + 1))).sqrt() / counted

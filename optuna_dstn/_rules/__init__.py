@@ -26,7 +26,13 @@ from optuna_dstn._rules._registry import (
     layer_rules,
     penalty_rules,
 )
-from optuna_dstn._rules._rowwise import METADATA_FUNCTIONS, ROWWISE_FUNCTIONS
+from optuna_dstn._rules._rowwise import (
+    METADATA_FUNCTIONS,
+    ROWWISE_FUNCTIONS,
+    TRANSPOSING_FUNCTIONS,
+    examples_met,
+    for_each_example,
+)
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 
 
@@ -36,9 +42,12 @@ __all__ = [
     "OUTPUT_FUNCTIONS",
     "ROWWISE_FUNCTIONS",
     "SHAPE_FUNCTIONS",
+    "TRANSPOSING_FUNCTIONS",
     "Domain",
     "HyperparameterRule",
     "PerExample",
+    "examples_met",
+    "for_each_example",
     "hyperparameter_rules",
     "layer_rules",
     "penalty_rules",

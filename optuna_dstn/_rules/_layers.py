@@ -2,76 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._response import Delta
-from optuna_dstn._rules._registry import layer_rule
+from optuna_dstn._delta import Deltas, split
+from optuna_dstn._rules._registry import Responding, layer_rule
 
 
-def _affine(
-    operation: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    spatial_axes: int,
-    deltas: Mapping[int, Delta],
+Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def affine(
+    operation: Operation,
+    units: int,
+    deltas: Deltas,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    """Return the dual number (y, ẏ) of y = W∗x + b, where Δ_W = diag(Uε)·R and Δ_b = (Vε)⊙r:
+    """Return y = W∗x + b with Δ_W = Σ diag(Uε)·R and Δ_b = Σ (Vε)⊙r:
 
-        ẏ = W∗ẋ + (Uε)⊙(R∗x) + (Vε)⊙r.
+        ẏ = W∗ẋ + Σ (Uε)⊙(R∗x) + Σ (Vε)⊙r,
 
-    ``spatial_axes`` is how many axes follow the channels in y.
+    or Σ R∗((Uε)⊙x) for a term whose units are those of the input (axis 1 of the weight). Where R is
+    W itself, R∗x = y − b is there already.
+
+    Args:
+        operation: y of input, weight and bias; without bias it is linear in input and weight.
+        units: The axis of y, from behind, along which its units lie.
+        deltas: Of the parameters.
+        input: x, or the dual number (x, ẋ).
+        weight: W.
+        bias: b.
     """
-    weight_delta = deltas.get(id(weight))
-    bias_delta = None if bias is None else deltas.get(id(bias))
-    if weight_delta is None and bias_delta is None:
+    weight_terms, bias_terms = deltas.of(weight), deltas.of(bias)
+    if not weight_terms and not bias_terms:
         return operation(input, weight, bias)
 
-    primal, tangent = forward_ad.unpack_dual(input)
-    output = operation(primal, weight, bias)
-    change = None if tangent is None else operation(tangent, weight, None)
-    between = output.ndim - 2 - spatial_axes
+    if weight_terms:
+        primal, tangent = split(input)
+        own_bias, bias_tangent = (None, None) if bias is None else split(bias)
+        output = operation(primal, weight, own_bias)
+        change = None if tangent is None else operation(tangent, weight, None)
+        if bias_tangent is not None:
+            change = _plus(change, _along(bias_tangent[None], output, units))
+    else:
+        output, change = split(operation(input, weight, bias))
 
-    def per_unit(gate: Tensor) -> Tensor:
-        """Reshape (B, c) to (B, 1, ..., c, 1, ...), to broadcast against y."""
-        examples, units = gate.shape
-        return gate.view(examples, *[1] * between, units, *[1] * spatial_axes)
-
-    if weight_delta is not None:
-        gate = per_unit(weight_delta.gate)
-        moved = operation(primal, weight_delta.direction, None)
+    axis = (output.ndim + units,)
+    shift: Tensor | None = None  # (B, c)
+    for term in bias_terms:
+        shift = _plus(shift, term.gate * term.direction)
+    for term in weight_terms:
+        if term.axis == 1:
+            gate = deltas.batch.align(term.gate, primal, (primal.ndim + units,))
+            change = _plus(change, operation(primal * gate.to(primal.dtype), term.direction, None))
+            continue
+        gate = deltas.batch.align(term.gate, output, axis).to(output.dtype)
+        if term.direction is weight:
+            moved = output
+            if own_bias is not None:
+                shift = _plus(shift, -term.gate * own_bias)
+        else:
+            moved = operation(primal, term.direction, None)
         change = gate * moved if change is None else torch.addcmul(change, gate, moved)
-    if bias_delta is not None:
-        shift = per_unit(bias_delta.gate * bias_delta.direction)
-        change = shift.expand_as(output) if change is None else change + shift
-    assert change is not None
-    dual: Tensor = forward_ad.make_dual(output, change)
-    return dual
+    if shift is not None:
+        change = _plus(change, deltas.batch.align(shift, output, axis).to(output.dtype))
+    return deltas.moved(output, change)
 
 
-def _weight_and_bias(
+def _plus(sum: Tensor | None, term: Tensor) -> Tensor:
+    return term if sum is None else sum + term
+
+
+def _along(values: Tensor, output: Tensor, units: int) -> Tensor:
+    """Return values of the units, (1, c), so that they broadcast against y."""
+    shape = [1] * output.ndim
+    shape[units] = -1
+    return values.reshape(shape)
+
+
+def weight_and_bias(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any, **named: Any
-) -> tuple[Tensor | None, ...]:
-    return weight, bias
+) -> Responding:
+    return (weight, (0,)), (bias, (0,))
 
 
-@layer_rule(F.linear, responding=_weight_and_bias)
-def linear(
-    deltas: Mapping[int, Delta], input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """y = Wx + b over the last axis; see ``_affine``."""
-    return _affine(F.linear, 0, deltas, input, weight, bias)
+def _either_axis(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Responding:
+    return (weight, (0, 1)), (bias, (0,))
+
+
+@layer_rule(F.linear, responding=_either_axis)
+def linear(deltas: Deltas, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = Wx + b over the last axis; see ``affine``."""
+    return affine(F.linear, -1, deltas, input, weight, bias)
 
 
 def _convolution(operation: Callable[..., Tensor], spatial_axes: int) -> Callable[..., Tensor]:
     def rule(
-        deltas: Mapping[int, Delta],
+        deltas: Deltas,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -81,10 +114,10 @@ def _convolution(operation: Callable[..., Tensor], spatial_axes: int) -> Callabl
         def convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return operation(input, weight, bias, *options, **named)
 
-        return _affine(convolve, spatial_axes, deltas, input, weight, bias)
+        return affine(convolve, -1 - spatial_axes, deltas, input, weight, bias)
 
     return rule
 
 
 for _spatial_axes, _operation in enumerate((torch.conv1d, torch.conv2d, torch.conv3d), start=1):
-    layer_rule(_operation, responding=_weight_and_bias)(_convolution(_operation, _spatial_axes))
+    layer_rule(_operation, responding=weight_and_bias)(_convolution(_operation, _spatial_axes))

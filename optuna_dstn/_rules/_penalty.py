@@ -1,44 +1,63 @@
 """Norms of the parameters of each example, w + diag(u_b)·R, without forming those.
 
-u_b is the gate and R the direction of the parameter's ``Delta``; w is frozen.
+u_b is the gate and R the direction of the parameter's ``Delta``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._penalty import l1_penalty, l2_penalty
-from optuna_dstn._response import Delta
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import penalty_rule
 
 
-def square_change(weight: Tensor, delta: Delta, metric: Tensor | None = None) -> Tensor:
+def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None = None) -> Tensor:
     """Return ‖w + diag(u_b)·R‖² − ‖w‖² of each example, where ‖w‖² = Σ_ij M_ij·w_ij²:
 
         Σ_i [2·u_bi·Σ_j M_ij·w_ij·R_ij + u_bi²·Σ_j M_ij·R_ij²].
 
+    Δw is a sum of terms diag(u_b)·R; the square of their sum has a product for each pair.
+
     Args:
         weight: w.
-        delta: u_b and R.
+        terms: u_b and R, at least one.
         metric: M, shaped as w; ``None`` is all ones.
 
     Returns:
         Shape (B,).
     """
-    direction = _rows(delta.direction)
-    weighted = direction if metric is None else _rows(metric) * direction
-    cross = (_rows(weight) * weighted).sum(1)
-    square = (direction * weighted).sum(1)
-    return torch.addmv(delta.gate.square() @ square, delta.gate, 2 * cross)
+    total: Tensor | float = 0.0
+    for index, term in enumerate(terms):
+        direction = _rows(term.direction, term)
+        weighted = direction if metric is None else _rows(metric, term) * direction
+        cross = _for_gate((_rows(weight, term) * weighted).sum(1), term)
+        square = _for_gate((direction * weighted).sum(1), term)
+        total = total + torch.addmv(term.gate.square() @ square, term.gate, 2 * cross)
+        for other in terms[:index]:
+            if other.axis == term.axis:
+                product = (_rows(other.direction, term) * weighted).sum(1)
+                total = total + 2 * (term.gate * other.gate) @ _for_gate(product, term)
+            else:
+                product = other.direction if metric is None else metric * other.direction
+                moved = Delta(other.gate, product, other.axis).per_example()
+                total = total + 2 * (moved * term.per_example()).flatten(1).sum(1)
+    assert isinstance(total, Tensor), "there is a term"
+    return total
 
 
-def absolute_sum(weight: Tensor, delta: Delta) -> Tensor:
+def _for_gate(values: Tensor, term: Delta) -> Tensor:
+    """Return values of the units, (c,), summed where one gate serves all of them."""
+    return values if term.gate.shape[1] == len(values) else values.sum(0, keepdim=True)
+
+
+def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
     """Return Σ_ij |w_ij + u_bi·R_ij| of each example.
 
     In a row of n entries, Σ_j |w_j + u·R_j| is piecewise linear in u, with kinks t_j = −w_j/R_j.
@@ -53,13 +72,19 @@ def absolute_sum(weight: Tensor, delta: Delta) -> Tensor:
     Returns:
         Shape (B,).
     """
-    direction, weight = _rows(delta.direction), _rows(weight)
+    if len(terms) > 1:
+        return (
+            (weight + torch.stack([t.per_example() for t in terms]).sum(0)).abs().flatten(1).sum(1)
+        )
+    (delta,) = terms
+    direction, weight = _rows(delta.direction, delta), _rows(weight, delta)
+    gate = delta.gate.expand(-1, len(direction))
     with torch.no_grad():
         is_zero = direction == 0  # then the kink is infinitely far, and q_j = −|w_j|
         sign = torch.where(is_zero, -weight, direction).sign()
         kinks = torch.where(is_zero, math.inf, -weight / direction).contiguous()
         kinks, order = kinks.sort(dim=1)
-        gates = delta.gate.T.contiguous()
+        gates = gate.T.contiguous()
         counts = [torch.searchsorted(kinks, gates, right=right) for right in (False, True)]
 
     def passed_less_others(terms: Tensor) -> Tensor:
@@ -68,18 +93,20 @@ def absolute_sum(weight: Tensor, delta: Delta) -> Tensor:
         return sums.gather(1, counts[0]) + sums.gather(1, counts[1]) - sums[:, -1:]
 
     slope, offset = passed_less_others(sign * direction), passed_less_others(sign * weight)
-    return torch.addcmul(offset, delta.gate.T, slope).sum(0)
+    return torch.addcmul(offset, gate.T, slope).sum(0)
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """Return a matrix with a row for each output unit."""
-    return tensor.reshape(tensor.shape[0], -1)
+def _rows(tensor: Tensor, term: Delta) -> Tensor:
+    """Return a matrix with a row for each unit of a term."""
+    if not tensor.ndim:
+        return tensor.view(1, 1)
+    return tensor.movedim(term.axis, 0).reshape(tensor.shape[term.axis], -1)
 
 
 def _penalty(
     penalty: Callable[[Tensor], Tensor],
-    moved_penalty: Callable[[Tensor, Delta], Tensor],
-    deltas: Mapping[int, Delta],
+    moved_penalty: Callable[[Tensor, Sequence[Delta]], Tensor],
+    deltas: Deltas,
     parameters: Sequence[Tensor],
     coefficient: PerExample | float,
 ) -> Tensor:
@@ -88,37 +115,33 @@ def _penalty(
     Args:
         penalty: Of a parameter that does not respond, shape ().
         moved_penalty: Of one that does, shape (B,).
-        deltas: Of the responding parameters, by ``id(parameter)``.
+        deltas: Of the parameters.
         parameters: The parameters.
         coefficient: c_b.
     """
     total: Tensor | float = 0.0
     for parameter in parameters:
-        delta = deltas.get(id(parameter))
+        terms = deltas.of(parameter)
         weight = parameter.detach()
-        total = total + (penalty(weight) if delta is None else moved_penalty(weight, delta))
+        total = total + (moved_penalty(weight, terms) if terms else penalty(weight))
     values = coefficient.values if isinstance(coefficient, PerExample) else coefficient
     return torch.as_tensor(values * total).mean()
 
 
 @penalty_rule(l2_penalty)
-def l2(
-    deltas: Mapping[int, Delta], parameters: Sequence[Tensor], coefficient: PerExample | float
-) -> Tensor:
+def l2(deltas: Deltas, parameters: Sequence[Tensor], coefficient: PerExample | float) -> Tensor:
     """The mean over examples of c_b·Σ ‖w + diag(u_b)·R‖²."""
 
     def square(weight: Tensor) -> Tensor:
         return weight.square().sum()
 
-    def moved_square(weight: Tensor, delta: Delta) -> Tensor:
-        return square(weight) + square_change(weight, delta)
+    def moved_square(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
+        return square(weight) + square_change(weight, terms)
 
     return _penalty(square, moved_square, deltas, parameters, coefficient)
 
 
 @penalty_rule(l1_penalty)
-def l1(
-    deltas: Mapping[int, Delta], parameters: Sequence[Tensor], coefficient: PerExample | float
-) -> Tensor:
+def l1(deltas: Deltas, parameters: Sequence[Tensor], coefficient: PerExample | float) -> Tensor:
     """The mean over examples of c_b·Σ |w + diag(u_b)·R|; see ``absolute_sum``."""
     return _penalty(lambda w: w.abs().sum(), absolute_sum, deltas, parameters, coefficient)

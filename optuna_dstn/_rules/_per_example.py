@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._errors import HyperparameterError
 
 
@@ -18,11 +19,13 @@ class PerExample:
             for a tensor of C class weights.
         formula: What it is, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
         function: Where it was met, for messages: ``"torch.nn.functional.dropout"``.
+        batch: Where the examples are; ``None`` looks for B along the first axis.
     """
 
     values: Tensor
     formula: str
     function: str
+    batch: BatchLayout | None = None
 
     def like(self, input: Tensor) -> Tensor:
         """Return the values so that they meet ``input`` as the user's own argument does.
@@ -31,14 +34,18 @@ class PerExample:
         where example b takes its own row.
 
         Returns:
-            As many axes as ``input``, the batch first: shape (B, 1, ..., 1, *s) where s is shorter.
+            As many axes as ``input``: the examples along its batch axis, s along its last axes, 1
+            elsewhere.
 
         Raises:
-            HyperparameterError: If the first axis of ``input`` is not the batch.
+            HyperparameterError: If ``input`` has no batch axis.
         """
         examples, *shape = self.values.shape
+        batch = self.batch or BatchLayout(examples)
+        axis = batch.axis_of(input)
         between = input.ndim - 1 - len(shape)
-        if between < -1 or not input.ndim or input.shape[0] != examples:
+        meets_batch = between < 0 if axis == 0 else bool(shape) and between < 1
+        if axis is None or between < -1 or (axis and meets_batch):
             raise HyperparameterError(
                 f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
                 f"{self.function}, whose first axis is not the batch of {examples} examples. Each "
@@ -46,7 +53,8 @@ class PerExample:
                 "there (return one loss per example rather than their mean, for instance), or "
                 f"write float(...) around {self.formula} to leave it untuned."
             )
-        if between < 0:
-            rows = self.values.expand(-1, examples, *shape[1:])
+        if meets_batch:
+            values = batch.per_row(self.values, input)
+            rows = values.expand(-1, len(values), *shape[1:])
             return rows.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-        return self.values.view(examples, *[1] * between, *shape)
+        return batch.align(self.values, input, range(input.ndim - len(shape), input.ndim))

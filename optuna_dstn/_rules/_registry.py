@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +10,7 @@ from optuna_dstn._rules._domain import Domain
 
 
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
+Responding = Sequence[tuple[Any, tuple[int, ...]]]
 
 
 class HyperparameterRule(NamedTuple):
@@ -32,18 +33,21 @@ class HyperparameterRule(NamedTuple):
 
 
 class LayerRule(NamedTuple):
-    """How a torch function on parameters is linearised.
+    """What a torch function on parameters returns where these respond, an own Δ for each example.
 
     Attributes:
-        apply: Called with the parameters' ``Delta`` by ``id(parameter)``, then as the torch
-            function. It is called for every call in a linearised pass, so it must also do what is
-            right where no parameter responds.
-        responding: Called as the torch function: the arguments that respond if they are
-            parameters, by the axis-0 rule Δp = diag(gate)·direction.
+        apply: Called with the :class:`Deltas` of the pass, then as the torch function. It is called
+            for every call in the pass, so it must also do what is right where no parameter
+            responds.
+        responding: Called as the torch function: pairs of an argument that responds if it is a
+            parameter, and the axes along which its units may lie, the preferred one first.
+        takes_batch: Whether the first argument must have the batch axis for the rule to make
+            sense.
     """
 
     apply: Callable[..., Any]
-    responding: Callable[..., tuple[Any, ...]]
+    responding: Callable[..., Responding]
+    takes_batch: bool
 
 
 hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
@@ -56,7 +60,7 @@ def _always(*args: Any, **kwargs: Any) -> bool:
     return True
 
 
-def _nothing(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+def _nothing(*args: Any, **kwargs: Any) -> Responding:
     return ()
 
 
@@ -82,13 +86,15 @@ def hyperparameter_rule(
 
 
 def layer_rule(
-    *functions: Callable[..., Any], responding: Callable[..., tuple[Any, ...]] = _nothing
+    *functions: Callable[..., Any],
+    responding: Callable[..., Responding] = _nothing,
+    takes_batch: bool = True,
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Register the decorated function as the linearised form of torch ``functions``."""
+    """Register the decorated function as the responding form of torch ``functions``."""
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = LayerRule(apply, responding)
+            layer_rules[function] = LayerRule(apply, responding, takes_batch)
         return apply
 
     return register
@@ -97,11 +103,11 @@ def layer_rule(
 def penalty_rule(
     *functions: Callable[..., Any],
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Register the decorated function as the linearised form of penalties on parameters."""
+    """Register the decorated function as the responding form of penalties on parameters."""
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing)
+            layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing, False)
         return apply
 
     return register

@@ -4,14 +4,15 @@ from collections.abc import Callable
 import math
 from typing import Any
 
+from _reference import deltas_of
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._linearize import linearised
-from optuna_dstn._passes import LinearisedValidation
+from optuna_dstn._linearize import at_response
+from optuna_dstn._passes import RespondingValidation
 from optuna_dstn._rules import PerExample, hyperparameter_rules
 
 
@@ -152,7 +153,7 @@ def test_a_tangent_is_dropped_where_the_value_is(
     torch.set_rng_state(state)
     slope = apply(function, torch.ones_like(x), RATES, True) - offset
     torch.set_rng_state(state)
-    with linearised(nn.Identity(), LinearisedValidation({}, {})):
+    with at_response(nn.Identity(), RespondingValidation({}, deltas_of({}, 5))):
         dual = apply(
             function, forward_ad.make_dual(x.clone(), tangent.clone()), RATES, True, inplace
         )

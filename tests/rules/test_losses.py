@@ -394,7 +394,7 @@ def test_large_logits_stay_finite(large: float) -> None:
 
 @each_case
 def test_a_loss_whose_first_axis_is_not_the_batch_is_refused(case: Case) -> None:
-    fewer = {name: v[:3] for name, v in case.values.items()}
+    fewer = {name: v[:4] for name, v in case.values.items()}
     with pytest.raises(HyperparameterError, match=r"h meets a tensor of shape .* in here"):
         case.by_rule(fewer)
 

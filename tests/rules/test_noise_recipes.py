@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from optuna_dstn import HyperparameterError, TunerConfig
-from optuna_dstn._linearize import linearised
-from optuna_dstn._passes import LinearisedValidation
+from optuna_dstn._linearize import at_response
+from optuna_dstn._passes import RespondingValidation
 
 
 EXAMPLES, CLASSES = 4, 3
@@ -290,7 +290,7 @@ def test_each_example_is_trained_at_its_own_value(name: str) -> None:
     model = seeded(make, suggested("h"))
     explicit = explicit_response(model)
     torch.manual_seed(2)
-    with linearised(model, response_pass(explicit.deltas(), h=VALUES)):
+    with at_response(model, response_pass(explicit.deltas(), h=VALUES)):
         result = model(x.clone())
     gradients = torch.autograd.grad((weights * result).sum(), explicit.tensors())
 
@@ -360,11 +360,11 @@ def test_each_examples_loss_has_its_own_value(loss_of: Callable[..., Tensor]) ->
     model = Activations()
     explicit = explicit_response(model)
     torch.manual_seed(2)
-    with linearised(model, response_pass(explicit.deltas(), h=VALUES)):
+    with at_response(model, response_pass(explicit.deltas(), h=VALUES)):
         result = loss_of(*model(x), y, suggested("h"))
     gradients = torch.autograd.grad(result.sum(), explicit.tensors())
 
-    with linearised(model, LinearisedValidation({}, explicit.deltas())):
+    with at_response(model, RespondingValidation({}, explicit.deltas())):
         logits, hidden = model(x)
     rows = []
     for b, value in enumerate(VALUES.tolist()):

@@ -1,0 +1,107 @@
+"""How far parameters are from where they are, for each example of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from optuna_dstn._batch_layout import BatchLayout
+
+
+class Delta(NamedTuple):
+    """A term of the response of one parameter, for each of B examples: Δp = diag(gate)·direction.
+
+    Attributes:
+        gate: Uε, shape (B, c), a factor for each of the parameter's c units; or (B, 1), one for
+            all of them.
+        direction: R, shaped as the parameter.
+        axis: The axis of the parameter along which its units lie; c is its length.
+    """
+
+    gate: Tensor
+    direction: Tensor
+    axis: int = 0
+
+    def per_example(self) -> Tensor:
+        """Return Δp of each example, written out: shape (B, *p)."""
+        shape = [1] * self.direction.ndim
+        if shape:
+            shape[self.axis] = self.gate.shape[1]
+        return self.gate.view(-1, *shape) * self.direction
+
+    def in_the_mean(self) -> Tensor:
+        """Return the mean of Δp over the examples, shaped as the parameter."""
+        shape = [1] * self.direction.ndim
+        if shape:
+            shape[self.axis] = self.gate.shape[1]
+        return self.gate.mean(0).view(shape) * self.direction
+
+
+class Deltas:
+    """What the layer rules of one pass ask: how do parameters respond, and where is the batch?
+
+    Args:
+        terms: Δ of each responding parameter as a sum of terms, by ``id(parameter)``.
+        batch: Where the examples are.
+        linear: Whether the network is linearised at its parameters; otherwise they move.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[int, Sequence[Delta]],
+        batch: BatchLayout,
+        *,
+        linear: bool = True,
+    ) -> None:
+        self._terms: dict[int, Sequence[Delta]] = dict(terms)
+        self.batch = batch
+        self.linear = linear
+        # Keeps what was computed from parameters, so that its id stays its own.
+        self._computed: list[Tensor] = []
+
+    def of(self, parameter: Any) -> Sequence[Delta]:
+        """Return the terms of Δ of a parameter, none if it does not respond."""
+        return self._terms.get(id(parameter), ())
+
+    def __contains__(self, parameter: Any) -> bool:
+        return id(parameter) in self._terms
+
+    def add(self, computed: Tensor, terms: Sequence[Delta]) -> None:
+        """Let a tensor that was computed from parameters respond too."""
+        self._computed.append(computed)
+        self._terms[id(computed)] = terms
+
+    def moved(self, output: Tensor, change: Tensor | None) -> Tensor:
+        """Return a rule's result: the dual number (y, ẏ) where linear, y + ẏ where not.
+
+        Args:
+            output: y, at the parameters.
+            change: ẏ, broadcastable to y; ``None`` is zero.
+        """
+        if change is None:
+            return output
+        if not self.linear:
+            return output + change.to(output.dtype)
+        if change.shape != output.shape or change.dtype != output.dtype:
+            change = change.to(output.dtype).expand_as(output)
+        dual: Tensor = forward_ad.make_dual(output, change)
+        return dual
+
+    def alike(self, parameter: Tensor) -> Tensor:
+        """Return a responding parameter moved by one Δ for the whole batch, the examples' mean.
+
+        It serves where a function has no rule of its own. With equal perturbations for all examples
+        the mean is what each of them has.
+        """
+        change = torch.stack([term.in_the_mean() for term in self.of(parameter)]).sum(0)
+        return self.moved(parameter, change.to(parameter.dtype))
+
+
+def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return primal and tangent of a tensor; the tangent of one that is no dual is ``None``."""
+    primal, tangent = forward_ad.unpack_dual(tensor)
+    return primal, tangent
