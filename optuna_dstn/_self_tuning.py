@@ -18,6 +18,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+import math
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optuna_dstn._attributes import CONFIG, START, TUNED
-from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
+from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss, part_of
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
@@ -135,6 +136,7 @@ class SelfTuning(Training):
         random numbers (dropout masks, noise).
         """
         state = self._settled
+        batch, examples = self._part_for_response(batch, examples)
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.drawn_alike)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
@@ -155,6 +157,16 @@ class SelfTuning(Training):
         norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
         state.response_optimizer.step()
+
+    def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
+        """Return the part of a batch that the response sees, and its size; other parts by turns."""
+        count = math.ceil(examples * self._config.response_fraction)
+        if count == examples:
+            return batch, examples
+        turn = self.steps // self._config.response_interval
+        start = min(turn % math.ceil(examples / count) * count, examples - count)
+        part = slice(start, start + count)
+        return part_of(batch, part, examples, self._batch_axis), count
 
     def _add_response_gradient(
         self,

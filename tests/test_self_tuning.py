@@ -135,6 +135,23 @@ def test_the_responses_gradient_equals_that_of_the_loops() -> None:
         assert relative_error(tensor.grad, reference) < 1e-9
 
 
+def test_parts_of_the_batch_take_turns_in_the_response() -> None:
+    """A step on a fraction is a step on that part of the batch, and the last part is whole."""
+    tuned = Tuned(response_fraction=0.4, response_interval=1)
+    whole = batch(2)
+    for steps, start in ((1, 3), (2, 0), (3, 3)):
+        tuned.training.steps = steps
+        state = torch.get_rng_state()
+        tuned.training._response_step(whole, EXAMPLES)
+        gradients = [t.grad.clone() for t in tuned.response.parameters()]
+        torch.set_rng_state(state)
+        tuned.training._config = TunerConfig()
+        tuned.training._response_step(tuple(t[start : start + 3] for t in whole), 3)
+        tuned.training._config = TunerConfig(response_fraction=0.4, response_interval=1)
+        for mine, tensor in zip(gradients, tuned.response.parameters(), strict=True):
+            assert torch.equal(mine, tensor.grad)
+
+
 class Noisy(nn.Module):
     """Two noises on a linear layer, one of a strength to tune; what it drew is kept."""
 
