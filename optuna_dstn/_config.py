@@ -26,7 +26,8 @@ class TunerConfig:
             is stored. ``"full"``: ΔW = Θε with a dense Jacobian, h times the weights' size.
         perturbation: Whether each example has an ε of its own (``"example"``), or the whole batch
             one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
-            takes part in a function that cannot tell the examples apart.
+            takes part in a function that cannot tell the examples apart; ``"example"`` leaves such
+            a parameter out of the response instead.
         response_interval: Steps on the weights for each step on the response; ≥ 1.
         response_fraction: The part of each batch on which the response takes its step; in (0, 1].
             Less costs less and makes the response noisier.
