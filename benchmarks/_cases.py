@@ -17,7 +17,7 @@ import optuna_dstn
 
 
 sys.path.append(str(Path(__file__).parent.parent))
-from comparisons.networks import MLP, ResNet18, SimpleCNN
+from comparisons.networks import MLP, LSTMLanguageModel, ResNet18, SimpleCNN, Transformer
 
 
 class Case(NamedTuple):
@@ -48,6 +48,25 @@ def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tenso
     return F.cross_entropy(model(x), y)
 
 
+WORDS, LENGTH = 2000, 20
+
+
+def text(examples: int) -> tuple[Tensor, Tensor]:
+    """Return a batch of sequences of words, and the word after each."""
+    words = torch.randint(WORDS, (examples, LENGTH + 1))
+    return words[:, :-1], words[:, 1:]
+
+
+def language_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
+
+
+def labelled_tokens(examples: int) -> tuple[Tensor, Tensor]:
+    """Return a batch of sequences of 32 tokens, in 10 classes."""
+    return torch.randint(WORDS, (examples, 32)), torch.randint(10, (examples,))
+
+
 CASES = {
     "mlp": Case(MLP, MLP.RATES, images(1, 28, 28), classification_loss, 128),
     "cnn": Case(SimpleCNN, SimpleCNN.RATES, images(1, 28, 28), classification_loss, 128),
@@ -59,6 +78,22 @@ CASES = {
         64,
     ),
     "resnet": Case(ResNet18, ResNet18.RATES, images(3, 32, 32), classification_loss, 32),
+    # Two layers of 128 units over 2,000 words, sequences of 20.
+    "lstm": Case(
+        lambda rates: LSTMLanguageModel(rates, vocabulary=WORDS, units=128),
+        LSTMLanguageModel.RATES,
+        text,
+        language_loss,
+        128,
+    ),
+    # Two blocks of 128 units and 4 heads over 2,000 tokens, sequences of 32.
+    "transformer": Case(
+        lambda rates: Transformer(rates, vocabulary=WORDS, outputs=10, length=32),
+        Transformer.rate_names(),
+        labelled_tokens,
+        classification_loss,
+        128,
+    ),
 }
 
 

@@ -25,7 +25,7 @@ import optuna_dstn
 
 
 _COLUMNS = (
-    ("case", 11),
+    ("case", 16),
     ("response", 10),
     ("plain step", 12),
     ("Δ-STN step", 12),
@@ -49,11 +49,8 @@ def row(cells: list[str]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def rule() -> str:
-    return row([("-" * width if i < 2 else "-" * (width - 1) + ":") for i, (_, width) in _numbered])
-
-
-_numbered = list(enumerate(_COLUMNS))
+def ruling() -> str:
+    return row(["-" * (width - (i > 1)) + ":" * (i > 1) for i, (_, width) in enumerate(_COLUMNS)])
 
 
 @click.command()
@@ -98,7 +95,7 @@ def main(
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {platform.machine()}, {device}, {threads} thread(s)\n")
     print(row([name for name, _ in _COLUMNS]))
-    print(rule())
+    print(ruling())
     for name in names or CASES:
         case = CASES[name]
         for response in responses:
