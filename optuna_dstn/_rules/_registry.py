@@ -54,6 +54,11 @@ hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
 layer_rules: dict[Callable[..., Any], LayerRule] = {}
 penalty_rules: dict[Callable[..., Any], LayerRule] = {}
 """Those of the layer rules that take hyperparameters too, each as a number or a ``PerExample``."""
+operation_rules: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""How a function passes dual numbers on where PyTorch cannot, or only slowly.
+
+Each is called as the torch function, with dual numbers among its arguments or not.
+"""
 
 
 def _always(*args: Any, **kwargs: Any) -> bool:
@@ -108,6 +113,19 @@ def penalty_rule(
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
             layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing, False)
+        return apply
+
+    return register
+
+
+def operation_rule(
+    *functions: Callable[..., Any],
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the form of torch ``functions`` for dual numbers."""
+
+    def register(apply: RuleFunction) -> RuleFunction:
+        for function in functions:
+            operation_rules[function] = apply
         return apply
 
     return register
