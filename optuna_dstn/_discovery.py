@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-import inspect
 import itertools
 from typing import Any, NamedTuple
 
@@ -346,7 +345,7 @@ class Discovery(Interception[_Reading]):
         kwargs: dict[str, Any],
     ) -> None:
         if rule.domain:
-            given = inspect.signature(rule.apply).bind_partial(*args, **kwargs).arguments
+            given = rule.arguments(*args, **kwargs)
             for argument, domain in rule.domain.items():
                 self._check_domain(func, argument, given.get(argument), domain)
 

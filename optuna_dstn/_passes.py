@@ -212,12 +212,16 @@ class PerturbedValues(Responding[PerExample]):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
-            self.prediction.note(func, own_args, own_kwargs, output, rule.apply)
+            self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
             self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
         if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
             return self._by_rule(rule, perturbed, own_args, own_kwargs)
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
+
+    def _form(self, rule: HyperparameterRule) -> Function:
+        """Return what to call in the torch function's place."""
+        return functools.partial(rule.apply, self.deltas) if rule.takes_deltas else rule.apply
 
     def _by_rule(
         self,
@@ -227,7 +231,7 @@ class PerturbedValues(Responding[PerExample]):
         kwargs: dict[str, Any],
     ) -> Any:
         try:
-            return rule.apply(*args, **kwargs)
+            return self._form(rule)(*args, **kwargs)
         except HyperparameterError:
             raise
         except (RuntimeError, TypeError, IndexError) as error:
