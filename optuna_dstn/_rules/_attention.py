@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 import math
 
 import torch
@@ -10,8 +11,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import is_dual, split
-from optuna_dstn._rules._registry import operation_rule
+from optuna_dstn._rules._domain import Domain
+from optuna_dstn._rules._dropout import dropout
+from optuna_dstn._rules._per_example import PerExample
+from optuna_dstn._rules._registry import hyperparameter_rule, operation_rule
+
+
+RATE = {"dropout_p": Domain(0.0, 1.0, high_open=True)}
 
 
 def attend(
@@ -116,12 +124,16 @@ def _dual(output: Tensor, change: Tensor | None, dead: Tensor | None) -> Tensor:
     return dual
 
 
-def kept(query: Tensor, key: Tensor, rate: float) -> Tensor | None:
-    """Draw M, of the scores' shape; ``None`` where nothing is dropped."""
+def kept(query: Tensor, key: Tensor, rate: float | PerExample) -> Tensor | None:
+    """Draw M, of the scores' shape (B, ..., L, S); ``None`` where nothing is dropped."""
     if not rate:
         return None
     outer = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-    return F.dropout(query.new_ones(*outer, query.shape[-2], key.shape[-2]), rate)
+    ones = query.new_ones(*outer, query.shape[-2], key.shape[-2])
+    if isinstance(rate, PerExample):
+        batch = rate.batch or BatchLayout(len(rate.values))
+        return dropout(ones, replace(rate, batch=batch.along(0)))
+    return F.dropout(ones, rate)
 
 
 def as_bias(mask: Tensor, query: Tensor) -> Tensor:
@@ -132,19 +144,22 @@ def as_bias(mask: Tensor, query: Tensor) -> Tensor:
     return bias.masked_fill_(~mask, -math.inf)
 
 
+@hyperparameter_rule(F.scaled_dot_product_attention, domain=RATE)
 @operation_rule(F.scaled_dot_product_attention)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: float | PerExample = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
     """O = dropout(softmax(s·QKᵀ + B))V; see ``attend``."""
-    if not any(map(is_dual, (query, key, value, attn_mask))):
+    if not isinstance(dropout_p, PerExample) and not any(
+        map(is_dual, (query, key, value, attn_mask))
+    ):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import functools
+import inspect
 from typing import Any
 
 import torch
@@ -11,8 +14,15 @@ from torch.nn import functional as F
 from optuna_dstn._arguments import replaced
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._rules._attention import as_bias, attend, kept, scaled_dot_product_attention
+from optuna_dstn._rules._attention import (
+    RATE,
+    as_bias,
+    attend,
+    kept,
+    scaled_dot_product_attention,
+)
 from optuna_dstn._rules._layers import affine
+from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import Responding, layer_rule, operation_rule
 
 
@@ -50,7 +60,26 @@ def _responding(
     )
 
 
-@layer_rule(F.multi_head_attention_forward, responding=_responding)
+def _by_name(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    return _signature().bind_partial(None, *args, **kwargs).arguments
+
+
+@functools.cache
+def _signature() -> inspect.Signature:
+    return inspect.signature(_attention)
+
+
+def _drops(*args: Any, **kwargs: Any) -> bool:
+    return bool(_by_name(*args, **kwargs).get("training", True))
+
+
+@layer_rule(
+    F.multi_head_attention_forward,
+    responding=_responding,
+    is_active=_drops,
+    domain=RATE,
+    arguments=_by_name,
+)
 def multi_head_attention_forward(
     deltas: Deltas, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
@@ -63,7 +92,7 @@ def multi_head_attention_forward(
         if all(map(own.batch.holds, (query, key, value))):
             return _attention(own, query, key, value, *args, **kwargs)
     args, kwargs = replaced((args, kwargs), lambda t: deltas.alike(t) if t in deltas else t, Tensor)
-    return _without_response(query, key, value, *args, **kwargs)
+    return _without_response(query, key, value, *args, **kwargs)  # no example is in sight
 
 
 @operation_rule(F.multi_head_attention_forward)
@@ -83,7 +112,7 @@ def _attention(
     bias_k: Tensor | None,
     bias_v: Tensor | None,
     add_zero_attn: bool,
-    dropout_p: float,
+    dropout_p: float | PerExample,
     out_proj_weight: Tensor,
     out_proj_bias: Tensor | None,
     training: bool = True,

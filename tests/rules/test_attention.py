@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from _perturbed import response_pass, suggested
 from _reference import relative_error
+from optuna.distributions import FloatDistribution
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from optuna_dstn import HyperparameterError
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._discovery import Discovery
 from optuna_dstn._linearize import at_response
 from optuna_dstn._passes import RespondingValidation
 from optuna_dstn._rules import operation_rules
@@ -355,3 +359,123 @@ def test_dropout_of_the_weights() -> None:
         assert torch.logical_or(kept.abs() < 1e-9, (kept - 1 / 0.6).abs() < 1e-9).all()
         expected = forward_ad.unpack_dual(weights * kept)
     torch.testing.assert_close(output.tangent, expected.tangent)
+
+
+RATES = torch.tensor([0.0, 0.3, 0.8])
+
+
+def fraction_dropped(weights: Tensor, rates: Tensor) -> Tensor:
+    """The fraction of zeros in each example's (dropped) weights, the others being 1/(1 − p)."""
+    for of_example, rate in zip(weights, rates, strict=True):
+        others = of_example[of_example != 0]
+        torch.testing.assert_close(others, torch.full_like(others, 1 / (1 - rate)))
+    return (weights == 0).double().flatten(1).mean(1)
+
+
+def require_close_to(fraction: Tensor, rates: Tensor, count: int) -> None:
+    assert fraction[0] == 0
+    assert ((fraction - rates).abs() <= 5 * (rates * (1 - rates) / count).sqrt()).all()
+
+
+@pytest.mark.parametrize("is_linear", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_each_example_drops_weights_at_its_own_rate(axis: int, is_linear: bool) -> None:
+    """As many heads as examples, which come first whatever the axis of the data's batch."""
+    q = torch.zeros(3, 3, 40, 5)  # attends to all keys alike
+    v = torch.eye(40).expand(3, 3, 40, 40) * 40
+    deltas = Deltas({}, BatchLayout(3, axis), linear=is_linear)
+    with response_pass(deltas, h=RATES), forward_ad.dual_level():
+        query = forward_ad.make_dual(q, torch.randn_like(q)) if is_linear else q
+        output = F.scaled_dot_product_attention(query, q, v, dropout_p=suggested("h"))
+        weights = forward_ad.unpack_dual(output).primal
+    require_close_to(fraction_dropped(weights, RATES), RATES, 3 * 40 * 40)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_each_example_of_a_layer_drops_at_its_own_rate(
+    batch_first: bool, need_weights: bool
+) -> None:
+    layer = nn.MultiheadAttention(40, 1, dropout=suggested("h"), batch_first=batch_first)
+    assert layer.dropout is not None
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.in_proj_weight[80:] = torch.eye(40) * 40  # values are the keys; 0 queries
+        layer.out_proj.weight.copy_(torch.eye(40))
+    x = torch.eye(40).expand(3, 40, 40) if batch_first else torch.eye(40)[:, None].expand(40, 3, 40)
+    with response_pass(None, h=RATES):
+        y, weights = layer(x, x, x, need_weights=need_weights)
+    y = y if batch_first else y.transpose(0, 1)
+    require_close_to(fraction_dropped(y, RATES), RATES, 40 * 40)
+    if weights is not None:
+        torch.testing.assert_close(weights * 40, y)
+
+
+def test_a_layer_whose_dropout_is_off_reads_no_rate() -> None:
+    layer = nn.MultiheadAttention(8, 2, dropout=suggested("h")).eval()
+    x = torch.randn(4, 3, 8)
+    with response_pass(None, h=RATES) as mode:
+        y, _ = layer(x, x, x)
+    torch.testing.assert_close(y, layer(x, x, x)[0])
+    assert not mode.names
+
+
+def test_a_rate_outside_its_domain_is_refused() -> None:
+    layer = nn.MultiheadAttention(8, 2, dropout=suggested("h"))
+    x = torch.randn(4, 3, 8)
+    met = Discovery({"h": 0.5}, BatchLayout(3), {"h": FloatDistribution(0.0, 1.5)})
+    with met, pytest.raises(HyperparameterError, match=r"dropout_p of .*multi_head_attention"):
+        layer(x, x, x)
+    with met, pytest.raises(HyperparameterError, match=r"dropout_p of .*scaled_dot_product"):
+        F.scaled_dot_product_attention(x, x, x, dropout_p=suggested("h"))
+
+
+def test_how_the_parameters_of_a_layer_respond() -> None:
+    layer = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+    x = torch.randn(4, 3, 8)
+    mask = nn.Parameter(torch.randn(4, 4))
+    met = Discovery({}, BatchLayout(3), {})
+    met.in_model = True
+    with met:
+        layer(x, x, x, attn_mask=mask)
+    uses = {name: met.uses[id(p)] for name, p in [*layer.named_parameters(), ("mask", mask)]}
+    assert {n for n, use in uses.items() if use.alike} == {"mask"}
+    assert uses["in_proj_weight"].axes == uses["out_proj.weight"].axes == (0, 1)
+    assert uses["bias_k"].axes == uses["bias_v"].axes == (2,)
+
+
+def test_a_layer_that_sees_no_batch_moves_alike() -> None:
+    """One sequence after the other: the mean of the examples' Δ serves all of them."""
+    layer = nn.MultiheadAttention(WIDTH, 2)
+    x = torch.randn(5, WIDTH)
+    terms = Terms(layer)
+    met = Discovery({}, BatchLayout(EXAMPLES), {})
+    met.in_model = True
+    with met:
+        layer(x, x, x)
+    assert all(met.uses[id(p)].alike for p in layer.parameters())
+    weights = {
+        name: p.detach() + torch.stack([terms.change(name, b) for b in range(EXAMPLES)]).mean(0)
+        for name, p in terms.parameters.items()
+    }
+    expected = functional_call(layer, weights, (x, x, x))[0]
+    model = Unbatched(layer)
+    with at_response(model, RespondingValidation({}, terms.deltas(linear=False))):
+        moved = model(x)
+    torch.testing.assert_close(moved, expected)
+    small = {name: p.detach() + 1e-6 * (weights[name] - p) for name, p in layer.named_parameters()}
+    slope = (functional_call(layer, small, (x, x, x))[0] - layer(x, x, x)[0]) / 1e-6
+    with at_response(model, RespondingValidation({}, terms.deltas())):
+        linearised = model(x)
+    torch.testing.assert_close(linearised - layer(x, x, x)[0], slope, rtol=1e-4, atol=1e-4)
+
+
+class Unbatched(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x, x, x)[0]
+        return y
