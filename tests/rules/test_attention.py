@@ -230,6 +230,44 @@ def test_every_projection_responds(name: str, training: bool, linear: bool) -> N
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+class Encoder(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 12, dropout=0.0, **options)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.batch_first = options["batch_first"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x[..., 0] > 1
+        mask[:, 0] = False
+        x = x if self.batch_first else x.transpose(0, 1)
+        y: Tensor = self.encoder(x, src_key_padding_mask=mask)
+        return y if self.batch_first else y.transpose(0, 1)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_encoder_layers(
+    batch_first: bool, norm_first: bool, activation: str, training: bool, linear: bool
+) -> None:
+    """In evaluation PyTorch has fused kernels for whole layers: the passes must not take them."""
+    model = Encoder(batch_first=batch_first, norm_first=norm_first, activation=activation)
+    model.train(training)
+    x = torch.randn(EXAMPLES, LENGTH, WIDTH)
+    terms = Terms(model, scale=0.5)
+    reference = by_loops(model, x, terms, linear=linear)
+    prediction = by_engine(model, x, terms, linear=linear)
+    assert relative_error(prediction, reference) < 1e-10
+    seed = torch.randn_like(prediction)
+    mine = torch.autograd.grad(prediction, terms.tensors(), seed)
+    theirs = torch.autograd.grad(reference, terms.tensors(), seed)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["self", "to others", "to narrow others", "additional keys"])
 @pytest.mark.parametrize("options", [{"axis": 1}, {"gated": True}, {"count": 2}])
 def test_every_kind_of_term(name: str, options: dict[str, Any]) -> None:
