@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from optuna_dstn._attributes import DIRECTION, SCHEDULE
 from optuna_dstn._batch import EMPTY_LOADER
+from optuna_dstn._centered_stn import CenteredSTN, DeltaSTN
 from optuna_dstn._direction import direction_of
 from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
@@ -22,6 +23,12 @@ from optuna_dstn._self_tuning import SelfTuning
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training
 from optuna_dstn._trial import DSTNTrial
+
+
+_METHODS: Mapping[str, type[SelfTuning]] = {
+    "delta-stn": DeltaSTN,
+    "centered-stn": CenteredSTN,
+}
 
 
 class Tuner:
@@ -104,7 +111,7 @@ class Tuner:
         self._training: Training
         if isinstance(trial, DSTNTrial):
             _require_eager(model)
-            self._training = SelfTuning(
+            self._training = _METHODS[trial.config.method](
                 trial,
                 model,
                 optimizer,
