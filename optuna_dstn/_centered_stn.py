@@ -49,12 +49,13 @@ class CenteredSTN(SelfTuning):
         leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
         state.response_optimizer.zero_grad()
         with _repeated_random_numbers(perturbation):
-            self._add_perturbed_gradient(batch, examples, perturbation, leaves, share=0.5)
+            deltas = self._deltas(leaves, examples)
+            self._add_perturbed_gradient(batch, examples, perturbation, deltas, share=0.5)
         if not self.steps and not any(
             t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
         ):
             raise HyperparameterError(CUT_OFF)
-        mirrored = [-leaf for leaf in leaves]
+        mirrored = self._deltas([-leaf for leaf in leaves], examples)
         self._add_perturbed_gradient(batch, examples, -perturbation, mirrored, share=0.5)
         for gate, leaf in zip(gates, leaves, strict=True):
             if leaf.grad is not None:

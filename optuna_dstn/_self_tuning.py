@@ -8,7 +8,7 @@ them, one on λ and on the scale σ of its perturbation:
 
 Θ fixed (Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using
 Structured Response Jacobians"). ε has one row per example. How the weights and Θ are trained is
-what the methods differ in: see :mod:`optuna_dstn._centered_stn`.
+what the methods differ in: see :mod:`optuna_dstn._centered_stn` and :mod:`optuna_dstn._stn`.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class SelfTuning(Training):
         batch: Any,
         examples: int,
         perturbation: torch.Tensor,
-        gates: Sequence[torch.Tensor],
-        share: float,
+        deltas: Deltas,
+        share: float = 1.0,
     ) -> torch.Tensor:
         """Add a share of the gradient of the training loss at λ + ε and at Δ.
 
@@ -148,14 +148,13 @@ class SelfTuning(Training):
             batch: The batch.
             examples: B, its size.
             perturbation: ε, shape (B, h).
-            gates: What Δ is made of.
+            deltas: Δ, and whether the gradient is that of the weights too.
             share: The factor of the gradient.
 
         Returns:
             What ``loss_fn`` returned, the mean, without its graph.
         """
         state = self._settled
-        deltas = self._deltas(gates, examples)
         alike = state.findings.shared
         with torch.no_grad():
             values = state.space.constrain(state.space.raw + perturbation)
@@ -192,9 +191,12 @@ class SelfTuning(Training):
                 "make it anew in each call of loss_fn."
             )
 
-    def _deltas(self, gates: Sequence[torch.Tensor], examples: int) -> Deltas:
+    def _deltas(
+        self, gates: Sequence[torch.Tensor], examples: int, *, trains_weights: bool = False
+    ) -> Deltas:
         batch = BatchLayout(examples, self._batch_axis)
-        return Deltas(self._settled.response.deltas(gates), batch, linear=self.is_linear)
+        terms = self._settled.response.deltas(gates)
+        return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
         state = self._settled

@@ -20,6 +20,7 @@ from optuna_dstn._plain_training import PlainTraining
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
 from optuna_dstn._self_tuning import SelfTuning
+from optuna_dstn._stn import STN
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training
 from optuna_dstn._trial import DSTNTrial
@@ -28,6 +29,7 @@ from optuna_dstn._trial import DSTNTrial
 _METHODS: Mapping[str, type[SelfTuning]] = {
     "delta-stn": DeltaSTN,
     "centered-stn": CenteredSTN,
+    "stn": STN,
 }
 
 
@@ -141,7 +143,8 @@ class Tuner:
             batch: What ``loss_fn`` takes; tensors in it have the batch as their first axis.
 
         Returns:
-            The training loss on the batch before the step.
+            The training loss on the batch before the step; under the method ``"stn"``, which has
+            no other, that at perturbed hyperparameters.
 
         Raises:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
