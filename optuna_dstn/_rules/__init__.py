@@ -17,6 +17,7 @@ from optuna_dstn._rules import (
     _normalization,
     _penalty,
     _random,
+    _recurrent,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
