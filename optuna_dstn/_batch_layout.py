@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_dstn._identity import ByIdentity
+
 
 # What may merge the batch axis with others, or cut it out of them again.
 _RESHAPING = frozenset(
     {torch.Tensor.reshape, torch.Tensor.view, torch.Tensor.flatten, torch.reshape, torch.flatten}
+)
+# What torch.nn.utils.rnn sorts, packs and pads sequences by.
+_SORTING = frozenset(
+    {
+        torch.index_select,
+        torch.Tensor.index_select,
+        torch._pack_padded_sequence,
+        torch._pad_packed_sequence,
+    }
 )
 
 
@@ -34,6 +45,9 @@ class BatchLayout:
         self._axis = axis
         # For each number of rows that a reshape made of the batch: the example of each row.
         self._rows: dict[int, Tensor] = {}
+        # The example of each sequence: of tensors in which they have been sorted, and of packed
+        # sequences, by their sizes.
+        self._orders: ByIdentity[Tensor] = ByIdentity()
 
     def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
         """Return the axis of ``tensor`` along which the examples, or rows of them, lie.
@@ -71,7 +85,7 @@ class BatchLayout:
         Args:
             values: Shape (B, *s).
             input: A tensor that this layout :meth:`holds`.
-            axes: Where in ``input`` the axes of s belong, in their order, behind the batch.
+            axes: Where in ``input`` the axes of s belong, in their order.
             batch_axis: Its batch axis, where the caller knows it.
 
         Returns:
@@ -84,10 +98,10 @@ class BatchLayout:
         if length != self.examples:
             values = values.index_select(0, self._rows[length])
         shape = [1] * input.ndim
-        shape[axis] = values.shape[0]
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size
-        return values.reshape(shape)
+        del shape[axis]
+        return values.reshape(-1, *shape).movedim(0, axis)
 
     def per_row(self, values: Tensor, input: Tensor) -> Tensor:
         """Return values (B, *s) for each entry of the batch axis of ``input``, or row of it."""
@@ -98,8 +112,55 @@ class BatchLayout:
         """Return this layout for tensors that are known to have the examples along ``axis``."""
         return _KnownAxis(self.examples, axis, self._rows)
 
+    def examples_of(self, length: int, sizes: Tensor | None = None) -> Tensor | None:
+        """Return which example each entry of an axis belongs to; ``None`` if it is not known.
+
+        Args:
+            length: The length of the axis.
+            sizes: ``batch_sizes`` of the packed sequence to which the entries belong.
+        """
+        if sizes is not None:
+            return self._orders.get(sizes)
+        if length == self.examples:
+            return torch.arange(length)
+        return self._rows.get(length)
+
+    def _order(self, tensor: Tensor, axis: int) -> Tensor | None:
+        """Return which example each entry of an axis belongs to, sorted or not."""
+        known = self._orders.get(tensor)
+        return self.examples_of(tensor.shape[axis]) if known is None else known
+
+    def note_packed(self, order: Tensor, sizes: Tensor) -> None:
+        """Remember a packed sequence.
+
+        Args:
+            order: The example of each of its sequences, the longest first.
+            sizes: Its ``batch_sizes``.
+        """
+        self._orders[sizes] = order
+        self.note_rows(torch.cat([order[:size] for size in sizes.tolist()]))
+
+    def _note_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
+        """Follow the examples through the sorting and the packing of sequences."""
+        if func is torch._pack_padded_sequence:
+            input, _, batch_first = args
+            order = self._order(input, 0 if batch_first else 1)
+            if order is not None:
+                self.note_packed(order.to(input.device), output[1])
+        elif func is torch._pad_packed_sequence:
+            order = self._orders.get(args[1])
+            if order is not None:
+                self._orders[output[0]] = order
+        elif len(args) == 3:
+            input, axis, index = args
+            order = self._order(input, axis)
+            if order is not None:
+                self._orders[output] = order.to(index.device)[index]
+
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
         """Follow the batch through a call that may have merged its axis with others."""
+        if func in _SORTING:
+            self._note_sequences(func, args, output)
         if func not in _RESHAPING or not args or not isinstance(args[0], Tensor):
             return
         rows = output.shape[0] if output.ndim else 0

@@ -18,6 +18,7 @@ from optuna_dstn._rules import (
     _penalty,
     _products,
     _random,
+    _recurrent,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
