@@ -96,6 +96,8 @@ class Deltas:
             return output + change.to(output.dtype)
         if change.shape != output.shape or change.dtype != output.dtype:
             change = change.to(output.dtype).expand_as(output)
+        if 0 in output.stride():  # an expanded parameter: a dual number needs all its entries
+            output = output.contiguous()
         dual: Tensor = forward_ad.make_dual(output, change)
         return dual
 
