@@ -12,10 +12,12 @@ Both model the best response around today's λ0 as w0 + Θ(λ − λ0), and alte
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+import math
 from typing import Any
 
 import torch
 
+from optuna_dstn._batch import part_of
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._interception import CurrentValues
 from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
@@ -42,6 +44,7 @@ class CenteredSTN(SelfTuning):
         random numbers (dropout masks, noise).
         """
         state = self._settled
+        batch, examples = self._part_for_response(batch, examples)
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.drawn_alike)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
@@ -64,6 +67,16 @@ class CenteredSTN(SelfTuning):
         norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
         state.response_optimizer.step()
+
+    def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
+        """Return the part of a batch that the response sees, and its size; other parts by turns."""
+        count = math.ceil(examples * self._config.response_fraction)
+        if count == examples:
+            return batch, examples
+        turn = self.steps // self._config.response_interval
+        start = min(turn % math.ceil(examples / count) * count, examples - count)
+        part = slice(start, start + count)
+        return part_of(batch, part, examples, self._batch_axis), count
 
 
 class DeltaSTN(CenteredSTN):

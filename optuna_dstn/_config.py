@@ -32,9 +32,12 @@ class TunerConfig:
             weights' size.
         perturbation: Whether each example has an ε of its own (``"example"``), or the whole batch
             one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
-            takes part in a function that cannot tell the examples apart.
+            takes part in a function that cannot tell the examples apart; ``"example"`` leaves such
+            a parameter out of the response instead.
         response_interval: Steps on the weights for each step on the response; ≥ 1. Without meaning
             for ``"stn"``, which trains both in one step.
+        response_fraction: The part of each batch on which the response takes its step; in (0, 1].
+            Less costs less and makes the response noisier. Without meaning for ``"stn"``.
         train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
         valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
         warmup_steps: Steps on weights and response before the first visit; ≥ 0.
@@ -52,6 +55,7 @@ class TunerConfig:
     response: str = "structured"
     perturbation: str = "auto"
     response_interval: int = 2
+    response_fraction: float = 1.0
     train_steps: int = 5
     valid_steps: int = 1
     warmup_steps: int = 100
@@ -86,6 +90,11 @@ class TunerConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"TunerConfig({name}={value!r}): give a positive number.")
+        if not 0 < self.response_fraction <= 1:
+            raise ValueError(
+                f"TunerConfig(response_fraction={self.response_fraction!r}): give the part of a "
+                "batch, above 0 and at most 1."
+            )
         if not (math.isfinite(self.entropy_weight) and self.entropy_weight >= 0):
             raise ValueError(
                 f"TunerConfig(entropy_weight={self.entropy_weight!r}): give a number, at least 0."

@@ -239,7 +239,12 @@ class SelfTuning(Training):
         with inside(self._model, met):
             loss = self._weight_step(met, batch, examples)
         findings = settle(
-            met, self._weight_decay.parameters, self._trial, self._model, self._optimizer
+            met,
+            self._weight_decay.parameters,
+            self._trial,
+            self._model,
+            self._optimizer,
+            each_example=self._config.perturbation == "example",
         )
         self._check_validation_loss()
         self._start(findings)
