@@ -405,7 +405,7 @@ class EveryKind(nn.Module):
 def test_each_method_takes_layers_dropout_and_penalties_of_all_sorts(
     method: str, perturbation: str
 ) -> None:
-    """Everything responds and is trained; where the network moves, a dropped weight does as one."""
+    """Everything responds and is trained."""
 
     def make(trial: Any) -> tuple[nn.Module, Optimizer]:
         rates = [trial.suggest_float(name, 0.0, 0.8) for name in ("rate", "drop_connect")]
@@ -427,15 +427,17 @@ def test_each_method_takes_layers_dropout_and_penalties_of_all_sorts(
         method=method, perturbation=perturbation, warmup_steps=2, train_steps=2, response_interval=1
     )
     tuner = started(make, loss, [batch(1)], config=config, valid_loss_fn=valid_loss)
-    losses = [tuner.step(batch()) for _ in range(60)]
+    losses = [tuner.step(batch()) for _ in range(40)]
     assert sum(losses[-10:]) < sum(losses[:10])
     summary = tuner.summary()
     assert summary.method == method
     assert set(summary.tuned) == {"rate", "drop_connect", "l2", "l1"}
-    assert len(summary.responding) == len(list(models[0].parameters()))
-    expected = () if method == "delta-stn" else ("free.weight",)
-    assert tuple(summary.alike) == expected
+    # Where the network moves, a weight that goes through dropout cannot tell the examples apart.
+    apart = () if method == "delta-stn" else ("free.weight",)
+    left_out = apart if perturbation == "example" else ()
+    assert tuple(summary.not_responding) == left_out
+    assert tuple(summary.alike) == (() if left_out else apart)
     training: Any = tuner._training
     assert all(t.grad is not None and t.grad.any() for t in training._settled.response.parameters())
-    assert models[0].norm.num_batches_tracked == 60
+    assert models[0].norm.num_batches_tracked == 40
     assert forward_ad._current_level == -1
