@@ -15,6 +15,7 @@ from optuna_dstn._rules import (
     _layers,
     _multi_head_attention,
     _normalization,
+    _operations,
     _penalty,
     _random,
 )
