@@ -6,11 +6,13 @@ Importing this package fills the tables that it names.
 from __future__ import annotations
 
 from optuna_dstn._rules import (
+    _activations,
     _arithmetic,
     _attention,
     _cross_entropies,
     _distance_losses,
     _dropout,
+    _dual_arithmetic,
     _elementwise,
     _layers,
     _multi_head_attention,
@@ -18,6 +20,7 @@ from optuna_dstn._rules import (
     _operations,
     _penalty,
     _random,
+    _symmetric,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
