@@ -148,7 +148,7 @@ class Discovery(Interception[_Reading]):
             if not meets_examples and all(self._is_without_data(t) for t in tensors):
                 for result in outputs:
                     self._note_without_data(func, tensors, result)
-            else:
+            elif not self.in_model:
                 self._warn_of_penalty(func, tensors)
         if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
             self._sight.forget(args[0])
@@ -215,9 +215,7 @@ class Discovery(Interception[_Reading]):
         """
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._sight, args, kwargs):
-            known = rule.takes_batch or self._sight.batch.holds(
-                rule.examples(self._sight, *args, **kwargs)
-            )
+            known = rule.sees_examples(self._sight, args, kwargs)
             for argument, axes in rule.responding(*args, **kwargs):
                 if self._sight.is_weight(argument):
                     self._note_use(argument, axes if known else (), func)

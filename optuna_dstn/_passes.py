@@ -20,6 +20,7 @@ from optuna_dstn._prediction import Prediction
 from optuna_dstn._rules import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
+    WRITTEN_OUT,
     HyperparameterRule,
     PerExample,
     Sight,
@@ -71,7 +72,9 @@ class Responding(Interception[Tracked]):
         deltas = self.deltas
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._sight, args, kwargs):
-            return rule.apply(deltas, *args, **kwargs)
+            output = rule.apply(deltas, *args, **kwargs)
+            deltas.batch.note(func, args, output)
+            return output
         tensors = leaves((args, kwargs), Tensor)
         own = [t for t in tensors if t in deltas]
         if own and self.in_model and not looks_only(func, args, own):
@@ -120,6 +123,8 @@ class Responding(Interception[Tracked]):
             deltas.alike if like is None else functools.partial(for_each_example, deltas, like=like)
         )
         args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
+        if deltas.linear:
+            func = WRITTEN_OUT.get(func, func)
         return func(*args, **kwargs), like is not None
 
 

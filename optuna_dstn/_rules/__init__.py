@@ -6,11 +6,14 @@ Importing this package fills the tables that it names.
 from __future__ import annotations
 
 from optuna_dstn._rules import (
+    _activations,
     _arithmetic,
+    _bilinear,
     _cross_entropies,
     _distance_losses,
     _dropout,
     _elementwise,
+    _embeddings,
     _layers,
     _normalization,
     _penalty,
@@ -20,6 +23,7 @@ from optuna_dstn._rules import (
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn._rules._parametrizations import WRITTEN_OUT
 from optuna_dstn._rules._penalty import square_change
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import (
@@ -51,6 +55,7 @@ __all__ = [
     "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
     "SHAPE_FUNCTIONS",
+    "WRITTEN_OUT",
     "Domain",
     "HyperparameterRule",
     "PerExample",

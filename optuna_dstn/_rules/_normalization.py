@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._delta import Deltas, split
-from optuna_dstn._rules._registry import Responding, layer_rule
+from optuna_dstn._rules._registry import Examples, Responding, layer_rule
+from optuna_dstn._rules._sight import Sight
 
 
 def scaled(
     deltas: Deltas,
+    input: Tensor,
     normalise: Callable[[Tensor | None, Tensor | None], Tensor],
     axes: Sequence[int],
     weight: Tensor | None,
@@ -30,6 +32,7 @@ def scaled(
 
     Args:
         deltas: Of the parameters.
+        input: x.
         normalise: y of w and b, either of which may be missing.
         axes: The axes of y along which those of w and b lie.
         weight: w.
@@ -47,10 +50,8 @@ def scaled(
         change = None if change is None else change * scale
     if bias is not None:
         output = output + bias.view(shape)
-    weight_change, bias_change = (
-        _change(deltas, weight, output, own),
-        _change(deltas, bias, output, own),
-    )
+    weight_change = _change(deltas, weight, input, own)
+    bias_change = _change(deltas, bias, input, own)
     if weight_change is not None:
         term = normalised * weight_change
         change = term if change is None else change + term
@@ -60,17 +61,27 @@ def scaled(
 
 
 def _change(
-    deltas: Deltas, parameter: Tensor | None, output: Tensor, axes: Sequence[int]
+    deltas: Deltas, parameter: Tensor | None, input: Tensor, axes: Sequence[int]
 ) -> Tensor | None:
-    """Return Δp of each example beside ``output``; of all alike where the batch is not in sight."""
+    """Return Δp of each example beside ``input``; of all alike where the batch is not in sight."""
     terms = deltas.of(parameter)
     if not terms:
         return None
-    if not deltas.batch.holds(output):
+    if not deltas.batch.holds(input, axes):
         alike = torch.stack([term.in_the_mean() for term in terms]).sum(0)
-        return alike.view([output.shape[a] if a in axes else 1 for a in range(output.ndim)])
+        return alike.view([input.shape[a] if a in axes else 1 for a in range(input.ndim)])
     change = torch.stack([term.per_example() for term in terms]).sum(0)
-    return deltas.batch.align(change, output, axes).to(output.dtype)
+    return deltas.batch.align(change, input, axes).to(input.dtype)
+
+
+def _with_channels(sight: Sight, input: Tensor, *args: Any, **kwargs: Any) -> Examples:
+    return Examples(input, (1,))
+
+
+def _with_last_axes(
+    sight: Sight, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> Examples:
+    return Examples(input, range(input.ndim - len(normalized_shape), input.ndim))
 
 
 def _scale_and_shift_of_batch(
@@ -85,7 +96,12 @@ def _scale_and_shift_of_batch(
     return (weight, (0,)), (bias, (0,))
 
 
-@layer_rule(F.batch_norm, responding=_scale_and_shift_of_batch, takes_batch=False)
+@layer_rule(
+    F.batch_norm,
+    responding=_scale_and_shift_of_batch,
+    takes_batch=False,
+    examples=_with_channels,
+)
 def batch_norm(
     deltas: Deltas,
     input: Tensor,
@@ -104,10 +120,15 @@ def batch_norm(
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
-@layer_rule(F.instance_norm, responding=_scale_and_shift_of_batch, takes_batch=False)
+@layer_rule(
+    F.instance_norm,
+    responding=_scale_and_shift_of_batch,
+    takes_batch=False,
+    examples=_with_channels,
+)
 def instance_norm(
     deltas: Deltas,
     input: Tensor,
@@ -128,7 +149,7 @@ def instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
 def _scale_and_shift(
@@ -142,7 +163,7 @@ def _scale_and_shift(
     return (weight, (0,)), (bias, (0,))
 
 
-@layer_rule(F.layer_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.layer_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_last_axes)
 def layer_norm(
     deltas: Deltas,
     input: Tensor,
@@ -156,10 +177,10 @@ def layer_norm(
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
-    return scaled(deltas, normalise, range(-len(normalized_shape), 0), weight, bias)
+    return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, bias)
 
 
-@layer_rule(F.group_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.group_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_channels)
 def group_norm(
     deltas: Deltas,
     input: Tensor,
@@ -173,10 +194,10 @@ def group_norm(
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.group_norm(input, num_groups, weight, bias, eps)
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
-@layer_rule(F.rms_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.rms_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_last_axes)
 def rms_norm(
     deltas: Deltas,
     input: Tensor,
@@ -189,4 +210,4 @@ def rms_norm(
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.rms_norm(input, normalized_shape, weight, eps)
 
-    return scaled(deltas, normalise, range(-len(normalized_shape), 0), weight, None)
+    return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, None)

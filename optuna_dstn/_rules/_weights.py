@@ -22,6 +22,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._names import functions
+from optuna_dstn._rules._parametrizations import WRITTEN_OUT
 from optuna_dstn._rules._sight import Sight
 from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow
 
@@ -203,7 +204,10 @@ def _derivative(
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with _repeated_random_numbers(terms[0][0]) if again else nullcontext():
-        output, change = forward_ad.unpack_dual(func(*own_args, **own_kwargs))
+        moved: Tensor = WRITTEN_OUT.get(func, func)(*own_args, **own_kwargs)
+        output, change = forward_ad.unpack_dual(moved)
+    if func in WRITTEN_OUT:  # to the last bit what the weight step computes
+        output = func(*args, **kwargs)
     return output, change
 
 
