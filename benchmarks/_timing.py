@@ -34,7 +34,9 @@ def ratio(
         (_seconds(first, steps, device), _seconds(second, steps, device)) for _ in range(rounds)
     ]
     first_ms, second_ms = (statistics.median(t) / steps * 1e3 for t in zip(*pairs, strict=True))
-    return Ratio(first_ms, second_ms, *statistics.quantiles([b / a for a, b in pairs], n=4))
+    ratios = [b / a for a, b in pairs]
+    quartiles = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+    return Ratio(first_ms, second_ms, *quartiles)
 
 
 def _seconds(step: Callable[[], object], steps: int, device: str) -> float:

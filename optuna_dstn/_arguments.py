@@ -70,7 +70,8 @@ def leaves(arguments: Any, kinds: type | tuple[type, ...]) -> list[Any]:
 
 def function_name(func: Function) -> str:
     """Return what users call a torch function: ``"torch.nn.functional.dropout"``."""
-    return str(resolve_name(func) or getattr(func, "__qualname__", func))
+    name = str(resolve_name(func) or getattr(func, "__qualname__", func))
+    return name.replace("torch.functional.", "torch.")
 
 
 def formulas(numbers: Iterable[Hyperparameter]) -> str:

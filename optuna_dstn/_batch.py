@@ -49,6 +49,44 @@ def _first_tensor(batch: Any, axis: int) -> Tensor | None:
     return next((t for item in batch if (t := _first_tensor(item, axis)) is not None), None)
 
 
+def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
+    """Return some examples of a batch.
+
+    Args:
+        batch: What a loader yields.
+        examples: Those to take.
+        size: How many there are in ``batch``.
+        axis: The batch axis of its tensors.
+
+    Raises:
+        TypeError: If the batch holds something else than tensors, numbers, texts and containers of
+            them, of which a part cannot be taken.
+    """
+    if isinstance(batch, Tensor):
+        if batch.ndim > axis and batch.shape[axis] == size:
+            return batch[(slice(None),) * axis + (examples,)]
+        if batch.ndim and batch.shape[0] == size:
+            return batch[examples]
+        return batch
+    if batch is None or isinstance(batch, (int, float, str, bytes)):
+        return batch
+    if isinstance(batch, Mapping):
+        parts = {key: part_of(value, examples, size, axis) for key, value in batch.items()}
+        return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == size and not any(isinstance(item, Tensor) for item in batch):
+            return batch[examples]  # texts or numbers, one for each example
+        items = [part_of(item, examples, size, axis) for item in batch]
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return type(batch)(*items)
+        return type(batch)(items)
+    raise TypeError(
+        f"The batch holds a {type(batch).__name__}, of which no part can be taken for the "
+        "response. Let the loader yield tensors in tuples, lists or dicts, or set "
+        "TunerConfig(response_fraction=1)."
+    )
+
+
 class EndlessBatches:
     """A loader's batches, over and over.
 

@@ -26,6 +26,15 @@ _TURNING = frozenset(
         *(Tensor.T.__get__, Tensor.mT.__get__),  # type: ignore[attr-defined]
     }
 )
+# What torch.nn.utils.rnn sorts, packs and pads sequences by.
+_SORTING = frozenset(
+    {
+        torch.index_select,
+        torch.Tensor.index_select,
+        torch._pack_padded_sequence,
+        torch._pad_packed_sequence,
+    }
+)
 
 
 class BatchLayout:
@@ -51,6 +60,9 @@ class BatchLayout:
         self._followed: ByIdentity[Tensor] = ByIdentity()
         # The batch axis of tensors that were followed, where another is as long.
         self._axes: ByIdentity[int] = ByIdentity()
+        # The example of each sequence: of tensors in which they have been sorted, and of packed
+        # sequences, by their sizes.
+        self._orders: ByIdentity[Tensor] = ByIdentity()
 
     def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
         """Return the axis of ``tensor`` along which the examples, or rows of them, lie.
@@ -72,7 +84,10 @@ class BatchLayout:
             return 0
         if is_second:
             return 1
-        return 0 if shape[0] in self._rows and 0 not in taken else None
+        if shape[0] in self._rows and 0 not in taken:
+            return 0
+        is_second = len(shape) > 2 and 1 not in taken
+        return 1 if is_second and shape[1] in self._rows else None
 
     def holds(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
         """Whether ``tensor`` is one that has the examples, or rows of them, along an axis."""
@@ -91,7 +106,7 @@ class BatchLayout:
         Args:
             values: Shape (B, *s).
             input: A tensor that this layout :meth:`holds`.
-            axes: Where in ``input`` the axes of s belong, in their order, behind the batch.
+            axes: Where in ``input`` the axes of s belong, in their order.
             batch_axis: Its batch axis, where the caller knows it.
             rows: The tensor that it was made of, row by row; ``input`` is none that a call of the
                 model has returned.
@@ -103,26 +118,78 @@ class BatchLayout:
         axis = self.axis_of(input, axes) if batch_axis is None else batch_axis
         assert axis is not None, "the caller asks whether the layout holds it"
         if input.shape[axis] != self.examples:
-            values = values.index_select(0, self._example_of_rows(input if rows is None else rows))
+            example = self._example_of_rows(input if rows is None else rows, input.shape[axis])
+            values = values.index_select(0, example)
         shape = [1] * input.ndim
-        shape[axis] = values.shape[0]
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size
-        return values.reshape(shape)
+        del shape[axis]
+        return values.reshape(-1, *shape).movedim(0, axis)
 
     def per_row(self, values: Tensor, input: Tensor) -> Tensor:
         """Return values (B, *s) for each entry of the batch axis of ``input``, or row of it."""
         length = input.shape[self.axis_of(input) or 0]
         if length == self.examples:
             return values
-        return values.index_select(0, self._example_of_rows(input))
+        return values.index_select(0, self._example_of_rows(input, length))
 
-    def _example_of_rows(self, tensor: Tensor) -> Tensor:
+    def _example_of_rows(self, tensor: Tensor, rows: int) -> Tensor:
         followed = self._followed.get(tensor)
-        return self._rows[len(tensor)] if followed is None else followed
+        return self._rows[rows] if followed is None else followed
+
+    def along(self, axis: int) -> BatchLayout:
+        """Return this layout for tensors that are known to have the examples along ``axis``."""
+        return _KnownAxis(self.examples, axis, self._rows, self._followed)
+
+    def examples_of(self, length: int, sizes: Tensor | None = None) -> Tensor | None:
+        """Return which example each entry of an axis belongs to; ``None`` if it is not known.
+
+        Args:
+            length: The length of the axis.
+            sizes: ``batch_sizes`` of the packed sequence to which the entries belong.
+        """
+        if sizes is not None:
+            return self._orders.get(sizes)
+        if length == self.examples:
+            return torch.arange(length)
+        return self._rows.get(length)
+
+    def _order(self, tensor: Tensor, axis: int) -> Tensor | None:
+        """Return which example each entry of an axis belongs to, sorted or not."""
+        known = self._orders.get(tensor)
+        return self.examples_of(tensor.shape[axis]) if known is None else known
+
+    def note_packed(self, order: Tensor, sizes: Tensor) -> None:
+        """Remember a packed sequence.
+
+        Args:
+            order: The example of each of its sequences, the longest first.
+            sizes: Its ``batch_sizes``.
+        """
+        self._orders[sizes] = order
+        self.note_rows(torch.cat([order[:size] for size in sizes.tolist()]))
+
+    def _note_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
+        """Follow the examples through the sorting and the packing of sequences."""
+        if func is torch._pack_padded_sequence:
+            input, _, batch_first = args
+            order = self._order(input, 0 if batch_first else 1)
+            if order is not None:
+                self.note_packed(order.to(input.device), output[1])
+        elif func is torch._pad_packed_sequence:
+            order = self._orders.get(args[1])
+            if order is not None:
+                self._orders[output[0]] = order
+        elif len(args) == 3:
+            input, axis, index = args
+            order = self._order(input, axis)
+            if order is not None:
+                self._orders[output] = order.to(index.device)[index]
 
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
         """Follow the batch through a call that may have moved its axis or merged it with others."""
+        if func in _SORTING:
+            self._note_sequences(func, args, output)
         if not isinstance(output, Tensor) or not output.ndim:
             return
         rows = output.shape[0]
@@ -192,3 +259,20 @@ class BatchLayout:
 
 def _is_whole(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() and tensor.dtype is not torch.bool
+
+
+class _KnownAxis(BatchLayout):
+    """The layout of tensors that have the examples, or rows of them, along one axis."""
+
+    def __init__(
+        self, examples: int, axis: int, rows: dict[int, Tensor], followed: ByIdentity[Tensor]
+    ) -> None:
+        super().__init__(examples, axis)
+        self._rows = rows
+        self._followed = followed
+
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        if tensor.ndim <= self._axis or self._axis in taken:
+            return None
+        length = tensor.shape[self._axis]
+        return self._axis if length == self.examples or length in self._rows else None

@@ -56,9 +56,7 @@ class BilevelState:
             like=weights.detach(),
         )
         # A function that sees one Δ for the whole batch needs one ε for the whole batch.
-        is_batchwise = config.perturbation == "batch" or (
-            config.perturbation == "auto" and bool(findings.alike)
-        )
+        is_batchwise = config.perturbation == "batch" or bool(findings.alike)
         self.drawn_alike = self.space.names if is_batchwise else findings.shared
         self.drawn_for_validation = self.space.names if is_batchwise else ()
         self.response = RESPONSES[config.response](

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,8 @@ class Deltas:
         terms: Δ of each responding parameter as a sum of terms, by ``id(parameter)``.
         batch: Where the examples are.
         linear: Whether the network is linearised at its parameters; otherwise they move.
+        trains_weights: Whether the pass is the weights' training pass too, rather than one beside
+            it: then the parameters get gradients, and normalisation layers count the batch.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class Deltas:
         batch: BatchLayout,
         *,
         linear: bool = True,
+        trains_weights: bool = False,
     ) -> None:
         self._terms: dict[int, Sequence[Delta]] = dict(terms)
         self.batch = batch
         self.linear = linear
+        self.trains_weights = trains_weights
         # Keeps what was computed from parameters, so that its id stays its own.
         self._computed: list[Tensor] = []
 
@@ -70,10 +75,20 @@ class Deltas:
     def __contains__(self, parameter: Any) -> bool:
         return id(parameter) in self._terms
 
+    def weight(self, parameter: Tensor) -> Tensor:
+        """Return a parameter as terms of the loss outside the network take it."""
+        return parameter if self.trains_weights else parameter.detach()
+
     def add(self, computed: Tensor, terms: Sequence[Delta]) -> None:
         """Let a tensor that was computed from parameters respond too."""
         self._computed.append(computed)
         self._terms[id(computed)] = terms
+
+    def along(self, axis: int) -> Deltas:
+        """Return the same for tensors that are known to have the examples along ``axis``."""
+        deltas = copy.copy(self)
+        deltas.batch = self.batch.along(axis)
+        return deltas
 
     def forget(self, computed: Tensor) -> None:
         """Let a tensor that was computed from parameters respond no longer."""
@@ -111,3 +126,8 @@ def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return primal and tangent of a tensor; the tangent of one that is no dual is ``None``."""
     primal, tangent = forward_ad.unpack_dual(tensor)
     return primal, tangent
+
+
+def is_dual(tensor: Tensor | None) -> bool:
+    """Whether a tensor is a dual number."""
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None

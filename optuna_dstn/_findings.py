@@ -84,6 +84,8 @@ def settle(
     trial: DSTNTrial,
     model: nn.Module,
     optimizer: Optimizer,
+    *,
+    each_example: bool = False,
 ) -> Findings:
     """Decide what is tuned, what is kept and what responds.
 
@@ -93,13 +95,15 @@ def settle(
         trial: The trial that suggested them.
         model: The model.
         optimizer: Its optimizer.
+        each_example: Leave a parameter out of the response rather than let all examples of a batch
+            share one perturbation for its sake.
 
     Raises:
         HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
             would be tuned has a single value, starts on an edge by the user's wish, is used as a
             size too, or comes from another trial.
     """
-    responding, not_responding = _responding(met.uses, model, optimizer)
+    responding, not_responding = _responding(met.uses, model, optimizer, each_example)
     readers = {name: set(functions) for name, functions in met.readers.items()}
     idle: set[str] = set()
     for name, functions, parameters in _penalties(met, decaying, optimizer):
@@ -199,7 +203,7 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
 
 
 def _responding(
-    uses: Mapping[int, ParameterUse], model: nn.Module, optimizer: Optimizer
+    uses: Mapping[int, ParameterUse], model: nn.Module, optimizer: Optimizer, each_example: bool
 ) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
     group_of = {
         id(parameter): index
@@ -215,6 +219,9 @@ def _responding(
             not_responding[name] = "it is not in the optimizer"
         elif id(parameter) not in uses:
             not_responding[name] = "it took no part in the first step"
+        elif each_example and uses[id(parameter)].alike:
+            functions = _listed(uses[id(parameter)].alike)
+            not_responding[name] = f"{functions} cannot tell the examples apart"
         else:
             responding[group_of[id(parameter)]][name] = parameter
     return responding, not_responding

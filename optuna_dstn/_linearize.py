@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from optuna_dstn._errors import first_line
 from optuna_dstn._interception import Interception
 from optuna_dstn._passes import Responding
 
@@ -35,7 +36,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     that of the network at the weights that have moved. Inside, the parameters do not require grad:
     the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
     are never asked for. The normalisation layers' counts of batches end as they were; their running
-    averages are left alone by the layers' rules.
+    averages are left alone by the layers' rules. Where the deltas say that the pass trains the
+    weights too, all of this is as in any training pass.
 
     Args:
         model: The user's model.
@@ -44,8 +46,12 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    counts = {b: b.clone() for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
+    parameters: list[nn.Parameter] = []
+    counts: dict[Tensor, Tensor] = {}
+    if not mode.deltas.trains_weights:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        tracked = (b for n, b in model.named_buffers() if n.endswith("num_batches_tracked"))
+        counts = {buffer: buffer.clone() for buffer in tracked}
     hook = model.register_forward_hook(lambda _, __, output: mode.prediction.complete(output))
     try:
         for parameter in parameters:
@@ -54,9 +60,10 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             yield
     except NotImplementedError as error:
         raise NotImplementedError(
-            f"The model uses an operation that PyTorch cannot differentiate in forward mode "
-            f"({str(error).splitlines()[0]}). Δ-STN needs that for every operation that follows a "
-            "responding layer: replace the operation, or let no responding layer come before it. "
+            "The model uses an operation that PyTorch cannot differentiate in forward mode "
+            f"({first_line(error)}). Δ-STN needs that for every operation that follows a "
+            "responding layer: replace the operation by others that do the same, give a custom "
+            "autograd.Function a jvp, or let no responding layer come before it. "
             "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:

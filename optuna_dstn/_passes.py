@@ -13,14 +13,13 @@ from torch.autograd import forward_ad
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
 from optuna_dstn._delta import Deltas
 from optuna_dstn._discovery import without_rule
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, first_line
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._interception import Interception, Tracked, read_in_validation
 from optuna_dstn._prediction import Prediction
 from optuna_dstn._rules import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
-    WRITTEN_OUT,
     HyperparameterRule,
     PerExample,
     Sight,
@@ -30,6 +29,7 @@ from optuna_dstn._rules import (
     is_of_weights,
     layer_rules,
     looks_only,
+    operation_rules,
     penalty_rules,
     responding_results,
     spread,
@@ -80,7 +80,7 @@ class Responding(Interception[Tracked]):
         if own and self.in_model and not looks_only(func, args, own):
             output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
-            output, meets_examples = func(*args, **kwargs), False
+            output, meets_examples = run(func, args, kwargs), False
         if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
             self._sight.forget(args[0])
         elif not meets_examples:
@@ -123,9 +123,7 @@ class Responding(Interception[Tracked]):
             deltas.alike if like is None else functools.partial(for_each_example, deltas, like=like)
         )
         args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        if deltas.linear:
-            func = WRITTEN_OUT.get(func, func)
-        return func(*args, **kwargs), like is not None
+        return run(func, args, kwargs), like is not None
 
 
 def _make_alike(deltas: Deltas, computed: Tensor) -> None:
@@ -214,12 +212,16 @@ class PerturbedValues(Responding[PerExample]):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
-            self.prediction.note(func, own_args, own_kwargs, output, rule.apply)
+            self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
             self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
         if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
             return self._by_rule(rule, perturbed, own_args, own_kwargs)
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
+
+    def _form(self, rule: HyperparameterRule) -> Function:
+        """Return what to call in the torch function's place."""
+        return functools.partial(rule.apply, self.deltas) if rule.takes_deltas else rule.apply
 
     def _by_rule(
         self,
@@ -229,7 +231,7 @@ class PerturbedValues(Responding[PerExample]):
         kwargs: dict[str, Any],
     ) -> Any:
         try:
-            return rule.apply(*args, **kwargs)
+            return self._form(rule)(*args, **kwargs)
         except HyperparameterError:
             raise
         except (RuntimeError, TypeError, IndexError) as error:
@@ -298,6 +300,19 @@ class RespondingValidation(Responding[str]):
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return read_in_validation(self, func, args, kwargs)
+
+
+def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call, with dual numbers among its arguments or not.
+
+    Raises:
+        NotImplementedError: If it has no derivative in forward mode; the message names it as the
+            user's code does.
+    """
+    try:
+        return operation_rules.get(func, func)(*args, **kwargs)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{function_name(func)}: {first_line(error)}") from error
 
 
 def _responds(tensor: Tensor) -> bool:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+
+
+class _Call(NamedTuple):
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Prediction:
@@ -23,8 +29,9 @@ class Prediction:
     """
 
     def __init__(self) -> None:
-        # How to complete an output that may be the model's.
-        self._ends: ByIdentity[Callable[[], Tensor]] = ByIdentity()
+        # The call that ended in an output that may be the model's. It is kept as data, since a
+        # closure over ``self`` would keep the whole pass alive until Python looks for cycles.
+        self._ends: ByIdentity[_Call] = ByIdentity()
 
     def note(
         self,
@@ -48,7 +55,7 @@ class Prediction:
         if func in OUTPUT_FUNCTIONS or (
             func in FOLLOWING_FUNCTIONS and any(argument in self._ends for argument in args)
         ):
-            self._ends[output] = lambda: (rule or func)(*self._merged(args), **self._merged(kwargs))
+            self._ends[output] = _Call(rule or func, args, kwargs)
 
     def complete(self, output: Any) -> Any:
         """Return a model's output with every dual number in it completed.
@@ -80,9 +87,10 @@ class Prediction:
         primal, tangent = forward_ad.unpack_dual(tensor)
         if tangent is None:
             return tensor
-        complete = self._ends.get(tensor)
-        if complete is not None:
-            return complete()
+        end = self._ends.get(tensor)
+        if end is not None:
+            completed: Tensor = end.func(*self._merged(end.args), **self._merged(end.kwargs))
+            return completed
         if of_model and not tensor.ndim:
             raise ValueError(
                 "The model returns a scalar that depends on its layers, a loss of its own making, "

@@ -142,3 +142,41 @@ def test_nothing_that_responds_is_an_error() -> None:
     assert "No parameter of the model responds to rate" in message
     assert "1.weight: it is not in the optimizer" in message
     assert "spare: it took no part in the first step" in message
+
+
+class Odd(nn.Module):
+    """A layer among which one parameter meets a function that cannot tell the examples apart."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropout, self.first = nn.Dropout(rate), nn.Linear(3, 4)
+        self.odd = nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,oi->bo", self.first(self.dropout(x[:, :, 0])), self.odd)
+
+
+@pytest.mark.parametrize("perturbation", ["auto", "example", "batch"])
+def test_a_parameter_without_a_rule_makes_one_draw_or_is_left_out(perturbation: str) -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Odd(trial.suggest_float("rate", 0.0, 0.5))
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    config = optuna_dstn.TunerConfig(perturbation=perturbation, warmup_steps=0, train_steps=1)
+    tuner = started(make, loss_fn, [BATCH], config=config)
+    for _ in range(3):
+        tuner.step(BATCH)
+    summary = tuner.summary()
+    state = tuner._training._settled  # type: ignore[attr-defined]
+    if perturbation == "example":
+        assert summary.responding == ("first.weight", "first.bias")
+        assert summary.not_responding == {"odd": "torch.einsum cannot tell the examples apart"}
+        assert state.drawn_alike == ()
+    else:
+        assert set(summary.responding) == {"first.weight", "first.bias", "odd"}
+        assert summary.alike == {"odd": ("torch.einsum",)}
+        assert state.drawn_alike == ("rate",)
+    directions = state.response.directions[0]
+    gains = state.response.gains[0]
+    assert set(directions) == set(summary.responding)
+    assert (gains.abs().sum(1) > 0).all()  # every unit of every responding parameter is trained

@@ -42,6 +42,13 @@ OPTUNA: dict[str, Callable[[], object]] = {
 TORCH: dict[str, Callable[[], object]] = {
     # What both kinds of torch.nn.utils' weight_norm call.
     "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
+    # What torch.nn.utils.rnn calls.
+    "_pack_padded_sequence": lambda: torch._pack_padded_sequence(
+        torch.ones(2, 3, 1), torch.tensor([3, 2]), True
+    )[1].tolist(),
+    "_pad_packed_sequence": lambda: torch._pad_packed_sequence(
+        torch.ones(5, 1), torch.tensor([2, 2, 1]), True, 0.0, 3
+    )[1].tolist(),
 }
 
 

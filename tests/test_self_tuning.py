@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 from typing import Any
+import weakref
 
 from _reference import Explicit, linearised_by_loops, relative_error, started
 import pytest
@@ -133,6 +135,23 @@ def test_the_responses_gradient_equals_that_of_the_loops() -> None:
     tuned.training._response_step((x, y), EXAMPLES)
     for tensor, reference in zip(tensors, expected, strict=True):
         assert relative_error(tensor.grad, reference) < 1e-9
+
+
+def test_parts_of_the_batch_take_turns_in_the_response() -> None:
+    """A step on a fraction is a step on that part of the batch, and the last part is whole."""
+    tuned = Tuned(response_fraction=0.4, response_interval=1)
+    whole = batch(2)
+    for steps, start in ((1, 3), (2, 0), (3, 3)):
+        tuned.training.steps = steps
+        state = torch.get_rng_state()
+        tuned.training._response_step(whole, EXAMPLES)
+        gradients = [t.grad.clone() for t in tuned.response.parameters()]
+        torch.set_rng_state(state)
+        tuned.training._config = TunerConfig()
+        tuned.training._response_step(tuple(t[start : start + 3] for t in whole), 3)
+        tuned.training._config = TunerConfig(response_fraction=0.4, response_interval=1)
+        for mine, tensor in zip(gradients, tuned.response.parameters(), strict=True):
+            assert torch.equal(mine, tensor.grad)
 
 
 class Noisy(nn.Module):
@@ -337,6 +356,34 @@ def test_the_model_is_left_as_the_user_set_it() -> None:
     assert states(models[0]) == before
     assert torch.equal(models[0][1].net[1].running_mean, mean)
     assert "1.net.3.weight" in tuner.summary().not_responding
+
+
+@pytest.mark.parametrize("ending", [nn.Identity(), nn.LogSoftmax(dim=1)], ids=["logits", "log p"])
+def test_no_tensor_of_a_pass_outlives_its_step(ending: nn.Module) -> None:
+    """Else the activations stay in memory until Python looks for reference cycles."""
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Dropout(trial.suggest_float("p", 0.0, 0.9)), mlp(), ending)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        output = model(batch[0])
+        value = F.cross_entropy(output, batch[1])
+        references.extend(map(weakref.ref, (output, value)))
+        return value
+
+    references: list[weakref.ref[Tensor]] = []
+    config = TunerConfig(warmup_steps=0, train_steps=1, response_interval=1)
+    tuner = started(make, loss, [batch(1)], config=config)
+    tuner.step(batch())
+    references.clear()
+    gc.disable()
+    try:
+        tuner.step(batch())
+        assert len(references) == 2 * 4  # of the weights, of both halves, of the hyperparameters
+        assert [reference() for reference in references] == [None] * 8
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("failing_call", range(1, 6))

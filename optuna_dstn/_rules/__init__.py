@@ -8,6 +8,7 @@ from __future__ import annotations
 from optuna_dstn._rules import (
     _activations,
     _arithmetic,
+    _attention,
     _bilinear,
     _cross_entropies,
     _distance_losses,
@@ -15,26 +16,29 @@ from optuna_dstn._rules import (
     _elementwise,
     _embeddings,
     _layers,
+    _multi_head_attention,
     _normalization,
+    _parametrizations,
     _penalty,
     _products,
     _random,
+    _recurrent,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
-from optuna_dstn._rules._parametrizations import WRITTEN_OUT
 from optuna_dstn._rules._penalty import square_change
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import (
     HyperparameterRule,
     hyperparameter_rules,
     layer_rules,
+    operation_rules,
     penalty_rules,
 )
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import follow
+from optuna_dstn._rules._slicewise import follow, is_affine
 from optuna_dstn._rules._weights import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
@@ -55,7 +59,6 @@ __all__ = [
     "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
     "SHAPE_FUNCTIONS",
-    "WRITTEN_OUT",
     "Domain",
     "HyperparameterRule",
     "PerExample",
@@ -64,9 +67,11 @@ __all__ = [
     "follow",
     "for_each_example",
     "hyperparameter_rules",
+    "is_affine",
     "is_of_weights",
     "layer_rules",
     "looks_only",
+    "operation_rules",
     "penalty_rules",
     "preferred_axes",
     "responding_results",

@@ -35,6 +35,9 @@ class Units(NamedTuple):
         return [input.ndim + axis for axis in self.inputs.values()]
 
 
+OF_LINEAR = Units({0: -1}, {1: -1}, -1)
+
+
 def affine(
     operation: Operation,
     units: Units,
@@ -126,7 +129,7 @@ def _rows(sight: Sight, input: Any = None, weight: Any = None, bias: Any = None)
 @layer_rule(F.linear, responding=_either_axis, examples=_rows)
 def linear(deltas: Deltas, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = Wx + b over the last axis; see ``affine``."""
-    return affine(F.linear, Units({0: -1}, {1: -1}, -1), deltas, input, weight, bias)
+    return affine(F.linear, OF_LINEAR, deltas, input, weight, bias)
 
 
 # -- convolutions --------------------------------------------------------------------------------

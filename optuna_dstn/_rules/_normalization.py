@@ -1,6 +1,6 @@
 """Normalisation layers y = x̂⊙w + b, whose scale w and shift b respond.
 
-Running averages are left alone: the weight step has already counted this batch, and a pass at the
+Running averages are left alone where the weight step has already counted this batch: a pass at the
 response must not count it again.
 """
 
@@ -41,6 +41,19 @@ def scaled(
     if not deltas.of(weight) and not deltas.of(bias):
         return normalise(weight, bias)
     normalised, change = split(normalise(None, None))
+    return _scaled(deltas, input, normalised, change, axes, weight, bias)
+
+
+def _scaled(
+    deltas: Deltas,
+    input: Tensor,
+    normalised: Tensor,
+    change: Tensor | None,
+    axes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Return what :func:`scaled` does, given x̂ and x̂̇."""
     own = [a % normalised.ndim for a in axes]
     shape = [normalised.shape[a] if a in own else 1 for a in range(normalised.ndim)]
     output = normalised
@@ -50,13 +63,27 @@ def scaled(
         change = None if change is None else change * scale
     if bias is not None:
         output = output + bias.view(shape)
-    weight_change = _change(deltas, weight, input, own)
-    bias_change = _change(deltas, bias, input, own)
-    if weight_change is not None:
-        term = normalised * weight_change
-        change = term if change is None else change + term
+    return _with_changes(deltas, input, output, normalised, change, own, weight, bias)
+
+
+def _with_changes(
+    deltas: Deltas,
+    input: Tensor,
+    output: Tensor,
+    normalised: Tensor,
+    change: Tensor | None,
+    axes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Return y with its change, to which x̂⊙Δw and Δb are added."""
+    weight_change = _change(deltas, weight, input, axes)
+    bias_change = _change(deltas, bias, input, axes)
     if bias_change is not None:
         change = bias_change if change is None else change + bias_change
+    if weight_change is not None:
+        term = normalised * weight_change if change is None else None
+        change = term if change is None else torch.addcmul(change, normalised, weight_change)
     return deltas.moved(output, change)
 
 
@@ -114,8 +141,10 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise each channel by the batch, in training, or by the running averages."""
-    if training:
+    if training and not deltas.trains_weights:
         running_mean = running_var = None
+        if deltas.linear:
+            return _batch_norm_in_training(deltas, input, weight, bias, momentum, eps)
 
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -141,7 +170,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise each channel of each example by itself, or by the running averages."""
-    if use_input_stats:
+    if use_input_stats and not deltas.trains_weights:
         running_mean = running_var = None
 
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -173,6 +202,16 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise over the last axes, those of ``normalized_shape``."""
+    if deltas.linear:
+        primal, tangent = split(input)
+        shape = list(normalized_shape)
+        normalised, mean, inverse = torch.native_layer_norm(primal, shape, None, None, eps)
+        change = None
+        if tangent is not None:
+            change = _LayerNormTangent.apply(  # type: ignore[no-untyped-call]
+                tangent, primal, shape, mean, inverse
+            )
+        return _scaled(deltas, input, normalised, change, range(-len(shape), 0), weight, bias)
 
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
@@ -211,3 +250,110 @@ def rms_norm(
         return F.rms_norm(input, normalized_shape, weight, eps)
 
     return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, None)
+
+
+# -- tangents ------------------------------------------------------------------------------------
+#
+# The Jacobian of x̂ = (x − μ)/σ, with mean and deviation taken over n entries of x, is symmetric:
+#
+#     J = (I − 11ᵀ/n − x̂x̂ᵀ/n)/σ.
+#
+# So J ẋ is what torch's kernel for the backward pass computes, and so is the gradient of J ẋ. Taken
+# apart into elementary operations, as torch's own forward mode does, each costs several times that.
+
+
+class _BatchNormTangent(torch.autograd.Function):
+    """ẏ = w⊙(J ẋ) for batch norm in training."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tangent: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        mean: Tensor,
+        inverse: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, mean, inverse)
+        ctx.eps = eps
+        return _BatchNormTangent._product(tangent, input, weight, mean, inverse, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        input, weight, mean, inverse = ctx.saved_tensors
+        product = _BatchNormTangent._product(gradient, input, weight, mean, inverse, ctx.eps)
+        return product, None, None, None, None, None
+
+    @staticmethod
+    def _product(
+        vector: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        mean: Tensor,
+        inverse: Tensor,
+        eps: float,
+    ) -> Tensor:
+        product: Tensor = torch.ops.aten.native_batch_norm_backward(
+            vector, input, weight, None, None, mean, inverse, True, eps, [True, False, False]
+        )[0]
+        return product
+
+
+class _LayerNormTangent(torch.autograd.Function):
+    """x̂̇ = J ẋ for layer norm."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tangent: Tensor, input: Tensor, shape: list[int], mean: Tensor, inverse: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(input, mean, inverse)
+        ctx.shape = shape
+        return _LayerNormTangent._product(tangent, input, shape, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        input, mean, inverse = ctx.saved_tensors
+        product = _LayerNormTangent._product(gradient, input, ctx.shape, mean, inverse)
+        return product, None, None, None, None
+
+    @staticmethod
+    def _product(
+        vector: Tensor, input: Tensor, shape: list[int], mean: Tensor, inverse: Tensor
+    ) -> Tensor:
+        product: Tensor = torch.ops.aten.native_layer_norm_backward(
+            vector.contiguous(), input, shape, mean, inverse, None, None, [True, False, False]
+        )[0]
+        return product
+
+
+def _batch_norm_in_training(
+    deltas: Deltas,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Return y and ẏ; x̂⊙Δw is taken as (Δw/σ)⊙x − μΔw/σ, which leaves x̂ itself uncomputed."""
+    primal, tangent = split(input)
+    output, mean, inverse = torch.native_batch_norm(
+        primal, weight, bias, None, None, True, momentum, eps
+    )
+    change = None
+    if tangent is not None:
+        change = _BatchNormTangent.apply(  # type: ignore[no-untyped-call]
+            tangent, primal, weight, mean, inverse, eps
+        )
+    weight_change = _change(deltas, weight, input, (1,))
+    shift = _change(deltas, bias, input, (1,))
+    if weight_change is not None:
+        channels = [-1, *[1] * (output.ndim - 2)]
+        scale = weight_change * inverse.view(channels).to(output.dtype)
+        centre = scale * mean.view(channels).to(output.dtype)
+        shift = -centre if shift is None else shift - centre
+        change = shift if change is None else change + shift
+        change = torch.addcmul(change, primal, scale)
+    elif shift is not None:
+        change = shift if change is None else change + shift
+    return deltas.moved(output, change)

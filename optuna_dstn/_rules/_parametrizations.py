@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from optuna_dstn._delta import is_dual
+from optuna_dstn._rules._registry import operation_rule
 
+
+@operation_rule(torch._weight_norm)
 def weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
-    """W = g·v/‖v‖, the norm over all axes of v but ``dim``, or all axes for -1."""
+    """W = g·v/‖v‖, the norm over all axes of v but ``dim``, or over all of them for -1."""
+    if not (is_dual(direction) or is_dual(length)):
+        return torch._weight_norm(direction, length, dim)
     others = [axis for axis in range(direction.ndim) if axis != dim]
     norm: Tensor = torch.linalg.vector_norm(direction, dim=others, keepdim=dim != -1)
     return direction * (length / norm)
-
-
-WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {torch._weight_norm: weight_norm}
-"""The same function, in operations that have a derivative in forward mode."""

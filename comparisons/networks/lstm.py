@@ -1,0 +1,123 @@
+"""A language model of LSTM layers, regularised as in AWD-LSTM."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from comparisons.networks._sizes import Rates, checked
+
+
+class LSTMOutput(NamedTuple):
+    """What penalties on activations need, beside the logits.
+
+    Attributes:
+        logits: Of the next word at each position, (B, T, vocabulary).
+        states: The last layer's hidden states, (B, T, units), as temporal activation regularisation
+            compares them: mean((h_t − h_{t+1})²).
+        dropped: The same after the output dropout, as activation regularisation penalises them:
+            mean(h²).
+    """
+
+    logits: Tensor
+    states: Tensor
+    dropped: Tensor
+
+
+class LSTMLanguageModel(nn.Module):
+    """Embedding, LSTM layers, and the embedding again as the output layer (Merity et al., 2018).
+
+    Dropout of input, hidden states and output is locked: one mask for all steps of a sequence
+    (Gal & Ghahramani, 2016). The embedding drops whole words, all occurrences in a sequence alike.
+    DropConnect drops hidden-to-hidden weights, for a whole batch alike.
+
+    Args:
+        rates: Dropout rates, as :attr:`RATES` names them.
+        vocabulary: Words.
+        units: Of each layer and of the embedding: 650 for Penn Treebank.
+        layers: LSTM layers.
+    """
+
+    RATES: ClassVar = (
+        "embedding_dropout",
+        "input_dropout",
+        "hidden_dropout",
+        "output_dropout",
+        "weight_dropout",
+    )
+
+    def __init__(
+        self, rates: Rates, *, vocabulary: int = 10_000, units: int = 650, layers: int = 2
+    ) -> None:
+        super().__init__()
+        of_words, of_input, of_hidden, of_output, of_weights = checked(rates, self.RATES)
+        self.of_words = of_words
+        self.embedding = nn.Embedding(vocabulary, units)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        self.layers = nn.ModuleList(_DropConnectLSTM(units, of_weights) for _ in range(layers))
+        self.before = nn.ModuleList(
+            _LockedDropout(of_hidden if layer else of_input) for layer in range(layers)
+        )
+        self.after = _LockedDropout(of_output)
+        self.output = nn.Linear(units, vocabulary)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, words: Tensor) -> LSTMOutput:
+        """Return logits and activations of sequences of words, (B, T)."""
+        states = self.embedding(words)
+        if self.training:
+            kept = F.dropout(states.new_ones(len(words), self.output.out_features), self.of_words)
+            states = states * kept.gather(1, words)[:, :, None]
+        for layer, dropout in zip(self.layers, self.before, strict=True):
+            states = layer(dropout(states))
+        dropped = self.after(states)
+        return LSTMOutput(self.output(dropped), states, dropped)
+
+
+class _LockedDropout(nn.Module):
+    """Dropout of (B, T, units) with one mask for all of T."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.dropout(torch.ones_like(x[:, :1]), self.rate, self.training)
+
+
+class _DropConnectLSTM(nn.LSTM):
+    """One LSTM layer from zero states, whose hidden-to-hidden weights drop out."""
+
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
+    def __init__(self, units: int, rate: float) -> None:
+        super().__init__(units, units, batch_first=True)
+        self.rate = rate
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        zeros = input.new_zeros(1, len(input), self.hidden_size)
+        weights = [
+            self.weight_ih_l0,
+            F.dropout(self.weight_hh_l0, self.rate, self.training),
+            self.bias_ih_l0,
+            self.bias_hh_l0,
+        ]
+        has_biases, layers, dropout, bidirectional, batch_first = True, 1, 0.0, False, True
+        states, _, _ = torch.lstm(
+            input,
+            (zeros, zeros),
+            weights,
+            has_biases,
+            layers,
+            dropout,
+            self.training,
+            bidirectional,
+            batch_first,
+        )
+        return states

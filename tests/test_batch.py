@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from optuna_dstn._batch import batch_size, part_of
+
+
+SIZE = 4
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_the_size_of_a_batch() -> None:
+    assert batch_size({"a": [torch.zeros(3, 2)]}) == 3
+    assert batch_size((torch.zeros(()), torch.zeros(5))) == 5
+    assert batch_size((torch.zeros(5), torch.zeros(5, 7)), axis=1) == 7
+    with pytest.raises(ValueError, match="holds no tensor with a batch axis"):
+        batch_size(["a", "b"])
+
+
+def test_a_part_of_a_batch_is_taken_from_everything_in_it() -> None:
+    x, y = torch.arange(8).view(SIZE, 2), torch.arange(SIZE)
+    batch = {
+        "pair": Pair(x, y),
+        "list": [x, None, 0.5],
+        "texts": ["a", "b", "c", "d"],
+        "scalar": torch.tensor(1.0),
+        "ordered": OrderedDict(y=y),
+    }
+    part = part_of(batch, slice(1, 3), SIZE)
+    assert isinstance(part["pair"], Pair)
+    assert torch.equal(part["pair"].x, x[1:3])
+    assert torch.equal(part["pair"].y, y[1:3])
+    assert torch.equal(part["list"][0], x[1:3])
+    assert part["list"][1:] == [None, 0.5]
+    assert part["texts"] == ["b", "c"]
+    assert part["scalar"] is batch["scalar"]
+    assert type(part["ordered"]) is OrderedDict
+    assert torch.equal(part["ordered"]["y"], y[1:3])
+
+
+def test_a_part_of_a_sequence_first_batch() -> None:
+    tokens, label = torch.arange(3 * SIZE).view(3, SIZE), torch.arange(SIZE)
+    part = part_of((tokens, label), slice(0, 2), SIZE, axis=1)
+    assert torch.equal(part[0], tokens[:, :2])
+    assert torch.equal(part[1], label[:2])
+
+
+def test_what_cannot_be_cut_is_an_error() -> None:
+    batch: Any = (torch.zeros(SIZE), object())
+    with pytest.raises(TypeError, match=r"holds a object.*response_fraction=1"):
+        part_of(batch, slice(0, 2), SIZE)
