@@ -9,15 +9,19 @@ from optuna_dstn._rules import (
     _activations,
     _arithmetic,
     _attention,
+    _bilinear,
     _cross_entropies,
     _distance_losses,
     _dropout,
+    _dual_activations,
     _dual_arithmetic,
     _elementwise,
+    _embeddings,
     _layers,
     _multi_head_attention,
     _normalization,
     _operations,
+    _parametrizations,
     _penalty,
     _products,
     _random,
@@ -38,7 +42,7 @@ from optuna_dstn._rules._registry import (
 )
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import follow
+from optuna_dstn._rules._slicewise import follow, is_affine
 from optuna_dstn._rules._weights import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
@@ -67,6 +71,7 @@ __all__ = [
     "follow",
     "for_each_example",
     "hyperparameter_rules",
+    "is_affine",
     "is_of_weights",
     "layer_rules",
     "looks_only",

@@ -1,80 +1,38 @@
-"""Activations whose derivative PyTorch composes, in forward mode, of slow small operations.
-
-All act on each entry by itself, ẏ = f'(x)⊙ẋ, which is what the derivative in reverse mode makes of
-ẋ, by one kernel that can be differentiated in ẋ again.
-"""
+"""Activations with a weight."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import dual, split
-from optuna_dstn._rules._registry import operation_rule
+from optuna_dstn._delta import Deltas, split
+from optuna_dstn._rules._registry import Examples, Responding, layer_rule
+from optuna_dstn._rules._sight import Sight
 
 
-_backward = torch.ops.aten
+def _slopes(input: Tensor, weight: Tensor) -> Responding:
+    return ((weight, (0,)),)
 
 
-def _activation(
-    function: Callable[[Tensor], Tensor], change: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Return the rule of an activation.
-
-    Args:
-        function: f.
-        change: ẏ of ẋ, x and y.
-    """
-
-    def rule(input: Tensor) -> Tensor:
-        primal, tangent = split(input)
-        if tangent is None:
-            return function(input)
-        output = function(primal)
-        return dual(output, change(tangent, primal, output))
-
-    return rule
+def _channels(weight: Tensor) -> tuple[int, ...]:
+    """Return the axis of the input along which slopes lie, if there are several."""
+    return (1,) if weight.numel() > 1 else ()
 
 
-def _relu_change(tangent: Tensor, primal: Tensor, output: Tensor) -> Tensor:
-    """ẏ = ẋ where x > 0."""
-    change: Tensor = _backward.threshold_backward(tangent, output, 0)
-    return change
+def _with_channels(sight: Sight, input: Tensor, weight: Tensor) -> Examples:
+    return Examples(input, _channels(weight))
 
 
-def _tanh_change(tangent: Tensor, primal: Tensor, output: Tensor) -> Tensor:
-    """ẏ = (1 − y²)ẋ."""
-    change: Tensor = _backward.tanh_backward(tangent, output)
-    return change
-
-
-def _sigmoid_change(tangent: Tensor, primal: Tensor, output: Tensor) -> Tensor:
-    """ẏ = y(1 − y)ẋ."""
-    change: Tensor = _backward.sigmoid_backward(tangent, output)
-    return change
-
-
-def _exp_change(tangent: Tensor, primal: Tensor, output: Tensor) -> Tensor:
-    """ẏ = yẋ."""
-    return output * tangent
-
-
-for _functions, _change in (
-    ((torch.relu, Tensor.relu), _relu_change),
-    ((torch.tanh, Tensor.tanh, F.tanh), _tanh_change),
-    ((torch.sigmoid, Tensor.sigmoid, F.sigmoid, torch.special.expit), _sigmoid_change),
-    ((torch.exp, Tensor.exp), _exp_change),
-):
-    for _function in _functions:
-        operation_rule(_function)(_activation(_function, _change))
-
-_relu = _activation(F.relu, _relu_change)
-
-
-@operation_rule(F.relu)
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """y = max(x, 0): ẏ = ẋ where x > 0."""
-    return F.relu(input, inplace=True) if inplace else _relu(input)
+@layer_rule(F.prelu, torch.prelu, Tensor.prelu, responding=_slopes, examples=_with_channels)
+def prelu(deltas: Deltas, input: Tensor, weight: Tensor) -> Tensor:
+    """y = max(x, 0) + w⊙min(x, 0), ẏ = f'(x)⊙ẋ + Δw⊙min(x, 0)."""
+    output, change = split(F.prelu(input, weight))
+    terms = deltas.of(weight)
+    if terms:
+        slopes = torch.stack([term.per_example() for term in terms]).sum(0)
+        axes = _channels(weight)
+        slopes = deltas.batch.align(slopes if axes else slopes.flatten(), input, axes)
+        moved = split(input)[0].clamp(max=0) * slopes.to(output.dtype)
+        change = moved if change is None else change + moved
+    return deltas.moved(output, change)

@@ -25,7 +25,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import affine
+from optuna_dstn._rules._layers import OF_LINEAR, affine
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._recurrences import (
     GRU,
@@ -300,7 +300,9 @@ class _Layers:
         """Run one direction, and the recursion of its tangents."""
         steps, deltas = self._steps, self._of_rows
         from_input, of_input = split(
-            affine(F.linear, -1, deltas, steps.shaped(rows), weights.input, weights.input_bias)
+            affine(
+                F.linear, OF_LINEAR, deltas, steps.shaped(rows), weights.input, weights.input_bias
+            )
         )
         plain = Weights(*(None if w is None else split(w)[0] for w in weights))  # type: ignore[arg-type]
         start = State(*(None if s is None else split(s)[0] for s in initial))  # type: ignore[arg-type]
@@ -322,7 +324,7 @@ class _Layers:
         of_hidden = split(
             affine(
                 known(run.from_hidden, weights.hidden, weights.hidden_bias),
-                -1,
+                OF_LINEAR,
                 deltas,
                 steps.shaped(run.previous),
                 weights.hidden,
@@ -333,9 +335,9 @@ class _Layers:
         if weights.projection is not None and run.unprojected is not None:
             operation = known(lambda: run.hidden, weights.projection)
             unprojected = steps.shaped(run.unprojected)
-            projected = split(affine(operation, -1, deltas, unprojected, weights.projection, None))[
-                1
-            ]
+            projected = split(
+                affine(operation, OF_LINEAR, deltas, unprojected, weights.projection, None)
+            )[1]
         tangents = Tangents(
             *(None if t is None else _flat(t) for t in (of_input, of_hidden, projected)),
             *(None if s is None else split(s)[1] for s in initial),
@@ -356,7 +358,9 @@ class _Layers:
         """Run one direction at weights that move, or at frozen ones with duals all through."""
         steps = self._steps
         shaped = steps.shaped(rows)
-        from_input = affine(F.linear, -1, self._of_rows, shaped, weights.input, weights.input_bias)
+        from_input = affine(
+            F.linear, OF_LINEAR, self._of_rows, shaped, weights.input, weights.input_bias
+        )
         inputs = steps.split(_flat(from_input))
         outputs: dict[int, Tensor] = {}
         ended: list[Tensor] = []  # the last c of sequences that are shorter
@@ -372,10 +376,12 @@ class _Layers:
                     ended.insert(0, c[size:])
                 c = carried(c, initial.cell, size)
             deltas = self._of_first(size)
-            from_hidden = affine(F.linear, -1, deltas, h, weights.hidden, weights.hidden_bias)
+            from_hidden = affine(
+                F.linear, OF_LINEAR, deltas, h, weights.hidden, weights.hidden_bias
+            )
             h, c = self._cell.step(inputs[t], from_hidden, State(h, c))
             if weights.projection is not None:
-                h = affine(F.linear, -1, deltas, h, weights.projection, None)
+                h = affine(F.linear, OF_LINEAR, deltas, h, weights.projection, None)
             outputs[t] = h
         output = torch.cat([outputs[t] for t in range(len(order))])
         last = None if c is None else torch.cat([c, *ended])
@@ -475,8 +481,8 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.alike(s) if s in deltas else s for s in states))
         own = deltas.along(0)
-        from_input = affine(F.linear, -1, own, input, w_ih, b_ih)
-        from_hidden = affine(F.linear, -1, own, state.hidden, w_hh, b_hh)
+        from_input = affine(F.linear, OF_LINEAR, own, input, w_ih, b_ih)
+        from_hidden = affine(F.linear, OF_LINEAR, own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)
         return hidden if memory is None else (hidden, memory)
 

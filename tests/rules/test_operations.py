@@ -552,7 +552,7 @@ def test_a_plain_number_passes_as_ever(name: str) -> None:
     inputs = draws(one)
     primals, tangents = by_engine(one, inputs, [None] * len(inputs))
     for primal, value in zip(primals, results(one, inputs), strict=True):
-        assert torch.equal(primal, value)
+        torch.testing.assert_close(primal, value, rtol=1e-13, atol=1e-14)
     assert not any(tangent.any() for tangent in tangents)
 
 
@@ -604,3 +604,24 @@ def test_a_loss_that_ends_the_model_is_applied_to_the_linearised_prediction(name
     with torch.no_grad():
         expected = loss(model.layer(x) + gate * F.linear(x, direction))
     torch.testing.assert_close(prediction, expected)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, w, b: F.layer_norm(x, (4,), w, b),
+        lambda x, w, b: F.group_norm(x.mT, 2, w, b).mT,
+        lambda x, w, b: F.batch_norm(x.mT, None, None, w, b, training=True).mT,
+    ],
+)
+def test_a_norm_whose_scale_is_mixed_of_parameters_moves_alike(norm: Any) -> None:
+    x, w, w_change = torch.randn(3, 5, 4), torch.randn(4), torch.randn(4)
+    b = nn.Parameter(torch.randn(4), requires_grad=False)
+    gate, direction = torch.randn(3, 4), torch.randn(4)
+    deltas = Deltas({id(b): [Delta(gate, direction)]}, BatchLayout(3))
+    with _dual_level(), RespondingValidation({}, deltas):
+        output, change = forward_ad.unpack_dual(norm(x, forward_ad.make_dual(w, w_change), b))
+    torch.testing.assert_close(output, norm(x, w, b))
+    normalised = norm(x, torch.ones(4), torch.zeros(4))
+    expected = normalised * w_change + gate.mean(0) * direction
+    torch.testing.assert_close(change, expected)
