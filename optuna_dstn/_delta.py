@@ -109,8 +109,7 @@ class Deltas:
             change = change.to(output.dtype).expand_as(output)
         if 0 in output.stride():  # expanded: no dual number may have two entries in one place
             output = output.contiguous()
-        dual: Tensor = forward_ad.make_dual(output, change)
-        return dual
+        return dual(output, change)
 
     def alike(self, parameter: Tensor) -> Tensor:
         """Return a responding parameter moved by one Δ for the whole batch, the examples' mean.
@@ -131,3 +130,9 @@ def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
 def is_dual(tensor: Tensor | None) -> bool:
     """Whether a tensor is a dual number."""
     return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    """Return the dual number (x, ẋ)."""
+    number: Tensor = forward_ad.make_dual(primal, tangent)
+    return number

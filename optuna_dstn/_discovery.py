@@ -27,6 +27,7 @@ from optuna_dstn._rules import (
     examples_met,
     follow,
     hyperparameter_rules,
+    is_affine,
     is_of_weights,
     layer_rules,
     looks_only,
@@ -139,7 +140,7 @@ class Discovery(Interception[_Reading]):
         tensors = leaves((args, kwargs), Tensor)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._note_uses(
-            func, args, kwargs, tensors, outputs
+            func, args, kwargs, tensors, output
         )
         if outputs:
             if len(outputs) == 1:
@@ -147,7 +148,7 @@ class Discovery(Interception[_Reading]):
             if not meets_examples and all(self._is_without_data(t) for t in tensors):
                 for result in outputs:
                     self._note_without_data(func, tensors, result)
-            else:
+            elif not self.in_model:
                 self._warn_of_penalty(func, tensors)
         if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
             self._sight.forget(args[0])
@@ -205,7 +206,7 @@ class Discovery(Interception[_Reading]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: list[Tensor],
-        outputs: list[Tensor],
+        output: Any,
     ) -> bool:
         """Note how the parameters among the arguments respond through this call.
 
@@ -214,16 +215,13 @@ class Discovery(Interception[_Reading]):
         """
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._sight, args, kwargs):
-            known = rule.takes_batch or self._sight.batch.holds(
-                rule.examples(self._sight, *args, **kwargs)
-            )
+            known = rule.sees_examples(self._sight, args, kwargs)
             for argument, axes in rule.responding(*args, **kwargs):
                 if self._sight.is_weight(argument):
                     self._note_use(argument, axes if known else (), func)
             return True
         in_place = is_in_place(func)
-        if in_place:
-            outputs = leaves(args[:1], Tensor)
+        outputs = leaves(args[:1] if in_place else (output,), Tensor)
         weights = [t for t in tensors if self._sight.is_weight(t)]
         if not weights or looks_only(func, args, weights):
             return False
@@ -240,7 +238,7 @@ class Discovery(Interception[_Reading]):
         if not any(t.requires_grad for t in others) and is_of_weights(
             func, tensors, weights, self._sight
         ):
-            self._note_origin(func, args, kwargs, weights, outputs)
+            self._note_origin(func, args, kwargs, weights, output)
         elif self.in_model:  # else a penalty, which the response does not see
             for weight in weights:
                 axes = () if like is None else preferred_axes(weight, like)
@@ -254,13 +252,18 @@ class Discovery(Interception[_Reading]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         weights: list[Tensor],
-        outputs: list[Tensor],
+        output: Any,
     ) -> None:
         """Note that a call has computed tensors from parameters alone."""
         origins = [(weight, self._origin(weight)) for weight in weights]
         mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
-        can_follow = func in INDEX_FUNCTIONS or (self._linear and not is_in_place(func))
-        for index, output in enumerate(outputs):
+        can_follow = func in INDEX_FUNCTIONS or (
+            isinstance(output, Tensor)
+            and not is_in_place(func)
+            and (self._linear or is_affine(func, args, weights))
+        )
+        outputs = leaves((args[0] if is_in_place(func) else output,), Tensor)
+        for index, result in enumerate(outputs):
             axes: dict[int, dict[int, int | None]] = {}
             for weight, origin in origins:
                 places = {
@@ -278,8 +281,8 @@ class Discovery(Interception[_Reading]):
                     before = axes.get(parameter)
                     axes[parameter] = found if before is None else _common(before, found)
             mixing = None if all(axes.values()) else function_name(func)
-            self._origins[output] = _Origin(axes, mixed_by or mixing)
-            self._without_data[output] = True
+            self._origins[result] = _Origin(axes, mixed_by or mixing)
+            self._without_data[result] = True
 
     def _origin(self, weight: Tensor) -> _Origin:
         known = self._origins.get(weight)

@@ -72,7 +72,9 @@ class Responding(Interception[Tracked]):
         deltas = self.deltas
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._sight, args, kwargs):
-            return rule.apply(deltas, *args, **kwargs)
+            output = rule.apply(deltas, *args, **kwargs)
+            deltas.batch.note(func, args, output)
+            return output
         tensors = leaves((args, kwargs), Tensor)
         own = [t for t in tensors if t in deltas]
         if own and self.in_model and not looks_only(func, args, own):

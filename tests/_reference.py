@@ -260,7 +260,6 @@ class AnyModel:
         return torch.cat(outputs, self.batch_axis if outputs[0].ndim > 1 else 0)
 
     def _of_example(self, example: int) -> Tensor:
-        model = copy.deepcopy(self.model)
         inputs = [x.narrow(self.batch_axis, example, 1).clone() for x in self.inputs]
         changes = {name: self.change(name, example) for name in self.terms}
 
@@ -269,7 +268,7 @@ class AnyModel:
             weights |= {n: weights[n] + t * change for n, change in changes.items()}
             buffers = {n: b.clone() for n, b in self.model.named_buffers()}
             output: Tensor = functional_call(
-                model, {**weights, **buffers}, tuple(x.clone() for x in inputs)
+                self.model, {**weights, **buffers}, tuple(x.clone() for x in inputs)
             )
             return output
 

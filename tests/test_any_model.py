@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from _models import EXAMPLES, rows, steps
 from _reference import AnyModel
 import pytest
 import torch
@@ -12,68 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-EXAMPLES = 5
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
-
-
-class Model(nn.Module):
-    """A first layer, ``body(self, y)`` on what it returns, and a last layer.
-
-    Args:
-        body: Uses the parameters, as attributes of its first argument.
-        shapes: Of the parameters, by name.
-        width: Of what ``body`` returns.
-        buffers: By name.
-    """
-
-    def __init__(
-        self,
-        body: Callable[[Any, Tensor], Tensor],
-        shapes: dict[str, tuple[int, ...]],
-        width: int,
-        buffers: dict[str, Tensor],
-    ) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 6), nn.Linear(width, 3)
-        for name, shape in shapes.items():
-            setattr(self, name, nn.Parameter(torch.randn(shape)))
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.body(self, self.first(x).tanh()).tanh())
-
-
-def rows(
-    body: Callable[[Any, Tensor], Tensor],
-    *,
-    width: int = 6,
-    buffers: dict[str, Tensor] | None = None,
-    **shapes: tuple[int, ...],
-) -> tuple[Model, Tensor]:
-    """A model on rows (B, 4); the body gets (B, 6)."""
-    return Model(body, shapes, width, buffers or {}), torch.randn(EXAMPLES, 4)
-
-
-def steps(
-    body: Callable[[Any, Tensor], Tensor],
-    *,
-    length: int = 3,
-    width: int = 6,
-    buffers: dict[str, Tensor] | None = None,
-    **shapes: tuple[int, ...],
-) -> tuple[Model, Tensor]:
-    """A model on sequences (B, T, 4); the body gets (B, T, 6)."""
-    return Model(body, shapes, width, buffers or {}), torch.randn(EXAMPLES, length, 4)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def _in_place(m: Any, y: Tensor) -> Tensor:
@@ -204,47 +144,6 @@ LINEARISED_OWN_VALUE: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     ),
 }
 
-ALIKE: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], set[str]]] = {
-    "einsum": (
-        lambda: rows(lambda m, y: torch.einsum("bi,io->bo", y, m.p), p=(6, 5), width=5),
-        {"p"},
-    ),
-    "joined along the outputs": (
-        lambda: rows(lambda m, y: F.linear(y, torch.cat([m.p, m.q])), p=(2, 6), q=(3, 6), width=5),
-        set(),
-    ),
-    "inverse": (
-        lambda: rows(lambda m, y: y @ torch.linalg.inv(m.p + 9 * torch.eye(6)), p=(6, 6)),
-        {"p"},
-    ),
-    "changed in place": (
-        lambda: rows(lambda m, y: F.linear(y, _zeroed(m.p)), p=(5, 6), width=5),
-        {"p"},
-    ),
-    "written into data": (lambda: steps(lambda m, y: _written(y, m.p), p=(6,)), {"p"}),
-    "of the mean": (lambda: rows(lambda m, y: y * m.p.mean(), p=(6,)), {"p"}),
-    "a row for each example": (
-        lambda: rows(lambda m, y: y + m.p.sum() + m.p[:1] * 0.5, p=(3, 6)),
-        {"p"},
-    ),
-    "in two ways": (
-        lambda: rows(lambda m, y: torch.cumprod(m.p, 0)[0] * (y @ m.p), p=(6, 6)),
-        set(),
-    ),
-}
-
-
-def _zeroed(weight: Tensor) -> Tensor:
-    weight = weight.clone()
-    weight[0] = 0
-    return weight
-
-
-def _written(y: Tensor, token: Tensor) -> Tensor:
-    y = y.clone()
-    y[:, 0] = token
-    return y
-
 
 @pytest.mark.parametrize("terms", [1, 2])
 @pytest.mark.parametrize("linear", [True, False])
@@ -269,16 +168,6 @@ def test_each_example_has_its_own_weights_made_of_parameters(name: str, terms: i
 def test_weights_made_of_parameters_where_the_network_is_not_linearised(name: str) -> None:
     model, x = LINEARISED_OWN_VALUE[name]()
     AnyModel(model, x, linear=False).require_right()
-
-
-@pytest.mark.parametrize("linear", [True, False])
-@pytest.mark.parametrize("name", ALIKE)
-def test_what_has_no_rule_has_one_change_for_the_batch(name: str, linear: bool) -> None:
-    problem, alike = ALIKE[name]
-    model, x = problem()
-    case = AnyModel(model, x, linear=linear)
-    assert case.alike.keys() >= alike
-    case.require_right()
 
 
 @pytest.mark.parametrize("name", [*OWN_VALUE_FOR_EACH, *LINEARISED_OWN_VALUE])

@@ -6,19 +6,27 @@ Importing this package fills the tables that it names.
 from __future__ import annotations
 
 from optuna_dstn._rules import (
+    _activations,
     _arithmetic,
     _attention,
+    _bilinear,
     _cross_entropies,
     _distance_losses,
     _dropout,
+    _dual_activations,
+    _dual_arithmetic,
     _elementwise,
+    _embeddings,
     _layers,
     _multi_head_attention,
     _normalization,
+    _operations,
+    _parametrizations,
     _penalty,
     _products,
     _random,
     _recurrent,
+    _symmetric,
 )
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
@@ -34,7 +42,7 @@ from optuna_dstn._rules._registry import (
 )
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import follow
+from optuna_dstn._rules._slicewise import follow, is_affine
 from optuna_dstn._rules._weights import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
@@ -63,6 +71,7 @@ __all__ = [
     "follow",
     "for_each_example",
     "hyperparameter_rules",
+    "is_affine",
     "is_of_weights",
     "layer_rules",
     "looks_only",

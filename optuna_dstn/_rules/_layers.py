@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._delta import Deltas, split
-from optuna_dstn._rules._registry import Responding, layer_rule
+from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
 
 
@@ -29,6 +29,10 @@ class Units(NamedTuple):
     outputs: Mapping[int, int]
     inputs: Mapping[int, int]
     bias: int
+
+    def taken(self, input: Tensor) -> list[int]:
+        """Return the axes of the input that are the weight's too."""
+        return [input.ndim + axis for axis in self.inputs.values()]
 
 
 OF_LINEAR = Units({0: -1}, {1: -1}, -1)
@@ -71,13 +75,14 @@ def affine(
     else:
         output, change = split(operation(input, weight, bias))
 
-    batch = deltas.batch.axis_of(input, [input.ndim + a for a in units.inputs.values()])
+    batch = deltas.batch.axis_of(input, units.taken(input))
     assert batch is not None, "the rule is for examples"
     batch_of_output = batch + max(output.ndim - input.ndim, 0)
 
     def beside_output(values: Tensor, axis: int) -> Tensor:
         places = (output.ndim + axis,)
-        return deltas.batch.align(values, output, places, batch_of_output).to(output.dtype)
+        aligned = deltas.batch.align(values, output, places, batch_of_output, input)
+        return aligned.to(output.dtype)
 
     shift: Tensor | None = None  # (B, c)
     for term in bias_terms:
@@ -85,7 +90,7 @@ def affine(
     for term in weight_terms:
         if term.axis in units.inputs and term.gate.shape[1] > 1:
             place = (primal.ndim + units.inputs[term.axis],)
-            gate = deltas.batch.align(term.gate, primal, place, batch).to(primal.dtype)
+            gate = deltas.batch.align(term.gate, primal, place, batch, input).to(primal.dtype)
             change = _plus(change, operation(primal * gate, term.direction, None))
             continue
         gate = beside_output(term.gate, units.outputs.get(term.axis, units.bias))
@@ -116,11 +121,9 @@ def _either_axis(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> R
     return (weight, (0, 1)[: weight.ndim]), (bias, (0,))
 
 
-def _rows(sight: Sight, input: Any = None, weight: Any = None, bias: Any = None) -> Tensor | None:
-    """Return the input, unless its last axis is the only one that could be the batch."""
-    if not isinstance(input, Tensor) or weight.ndim != 2:
-        return None
-    return input if sight.batch.holds(input, (input.ndim - 1,)) else None
+def _rows(sight: Sight, input: Any = None, weight: Any = None, bias: Any = None) -> Examples | None:
+    is_matrix = isinstance(input, Tensor) and weight.ndim == 2
+    return Examples(input, (input.ndim - 1,)) if is_matrix else None
 
 
 @layer_rule(F.linear, responding=_either_axis, examples=_rows)
@@ -163,8 +166,10 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
     output, input = (1, 0) if transposed else (0, 1)
     units = Units({output: channels}, {input: channels}, channels)
 
-    def images(sight: Sight, input: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return _batch_of_images(sight, input, spatial_axes)
+    def images(sight: Sight, input: Any = None, *args: Any, **kwargs: Any) -> Examples | None:
+        # A single image (C, ...) has no batch axis.
+        is_batch = isinstance(input, Tensor) and input.ndim == spatial_axes + 2
+        return Examples(input, range(1, input.ndim)) if is_batch else None
 
     @layer_rule(operation, responding=_axes_of_transposed if transposed else _axes, examples=images)
     def convolution(
@@ -179,13 +184,6 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
             return operation(input, weight, bias, *options, **named)
 
         return affine(convolve, units, deltas, input, weight, bias)
-
-
-def _batch_of_images(sight: Sight, input: Any, spatial_axes: int) -> Any:
-    """Return the input (B, C, ...), unless it is a single image or its batch is elsewhere."""
-    if not isinstance(input, Tensor) or input.ndim != spatial_axes + 2:
-        return None
-    return input if sight.batch.axis_of(input, (1,)) == 0 else None
 
 
 for _count in (1, 2, 3):

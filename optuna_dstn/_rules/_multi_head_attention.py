@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._arguments import replaced
+from optuna_dstn._arguments import leaves, replaced
 from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._delta import Delta, Deltas, is_dual
 from optuna_dstn._rules._attention import (
     RATE,
     as_bias,
@@ -24,6 +24,9 @@ from optuna_dstn._rules._attention import (
 from optuna_dstn._rules._layers import OF_LINEAR, affine
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import Responding, layer_rule, operation_rule
+
+
+_NOTHING = Deltas({}, BatchLayout(0))
 
 
 def _responding(
@@ -87,17 +90,28 @@ def multi_head_attention_forward(
 
     Each of the four projections is y = Wx + b; see ``affine``.
     """
+    given = leaves(((query, key, value), args, kwargs), (Tensor, PerExample))
+    if not any(isinstance(x, PerExample) or x in deltas or is_dual(x) for x in given):
+        output: tuple[Tensor, Tensor | None] = F.multi_head_attention_forward(
+            query, key, value, *args, **kwargs
+        )
+        return output
     for axis in (1, 0) if query.ndim == 3 else (0,):
         own = deltas.along(axis)
         if all(map(own.batch.holds, (query, key, value))):
             return _attention(own, query, key, value, *args, **kwargs)
-    args, kwargs = replaced((args, kwargs), lambda t: deltas.alike(t) if t in deltas else t, Tensor)
-    return _without_response(query, key, value, *args, **kwargs)  # no example is in sight
+    # No example is in sight.
+    every, kwargs = replaced(
+        ((query, key, value, *args), kwargs),
+        lambda t: deltas.alike(t) if t in deltas else t,
+        Tensor,
+    )
+    return _attention(_NOTHING, *every, **kwargs)
 
 
 @operation_rule(F.multi_head_attention_forward)
 def _without_response(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    return _attention(Deltas({}, BatchLayout(0)), *args, **kwargs)
+    return multi_head_attention_forward(_NOTHING, *args, **kwargs)
 
 
 def _attention(

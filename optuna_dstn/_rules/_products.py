@@ -10,29 +10,27 @@ from torch import Tensor
 from optuna_dstn._delta import Deltas
 from optuna_dstn._rules._layers import Units, affine
 from optuna_dstn._rules._names import functions
-from optuna_dstn._rules._registry import Responding, layer_rule
+from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
 
 
-def _other_than_weight(sight: Sight, left: Any, right: Any, *options: Any, **named: Any) -> Any:
+def _other_than_weight(
+    sight: Sight, left: Any, right: Any, *options: Any, **named: Any
+) -> Examples | None:
     """Return the factor that is no weight; ``None`` where a weight has the examples' axis."""
-    if options or named:
-        return None
     weight, other = (left, right) if sight.is_weight(left) else (right, left)
-    if not (isinstance(weight, Tensor) and isinstance(other, Tensor)):
+    if options or named or not sight.is_weight(weight):
         return None
-    if not sight.is_weight(weight):
-        return other
-    if other.ndim < 2:
+    if not isinstance(other, Tensor) or other.ndim < 2:
         return None
-    summed = other.ndim - (1 if weight is right else 2)
-    axis = sight.batch.axis_of(other, (summed,))
+    examples = Examples(other, (other.ndim - (1 if weight is right else 2),))
+    axis = sight.batch.axis_of(*examples)
     if axis is None:
         return None
     # The axes before the last two are those of both: the weight's must not be the examples'.
     from_behind = axis - other.ndim
     is_shared = from_behind < -2 and weight.ndim >= -from_behind
-    return None if is_shared and weight.shape[from_behind] != 1 else other
+    return None if is_shared and weight.shape[from_behind] != 1 else examples
 
 
 def _factors(left: Tensor, right: Tensor) -> Responding:
@@ -59,7 +57,7 @@ def _units(axes: int, output: int, input: int) -> Units:
     return Units({**before, kept: output}, {summed: input}, output)
 
 
-_MATMUL = functions((torch, Tensor), "matmul mm bmm __matmul__ mv")
+_MATMUL = functions((torch, Tensor), "matmul mm bmm mv __matmul__")
 
 
 @layer_rule(*_MATMUL, responding=_factors, examples=_other_than_weight)
@@ -67,14 +65,14 @@ def matmul(deltas: Deltas, left: Tensor, right: Tensor) -> Tensor:
     """xW, or Wx, over the last axes; see ``affine``."""
     if right in deltas:
         return affine(_from_right, _units(right.ndim, -1, -1), deltas, left, right, None)
-    if left in deltas:
-        return affine(_from_left, _units(left.ndim, -2, -2), deltas, right, left, None)
-    return torch.matmul(left, right)
+    return affine(_from_left, _units(left.ndim, -2, -2), deltas, right, left, None)
 
 
-def _rows_of_product(sight: Sight, bias: Any, input: Any, weight: Any, **named: Any) -> Any:
+def _rows_of_product(
+    sight: Sight, bias: Any, input: Any, weight: Any, **named: Any
+) -> Examples | None:
     is_plain = not named and isinstance(bias, Tensor) and bias.ndim == 1
-    return input if is_plain and isinstance(input, Tensor) and input.ndim == 2 else None
+    return Examples(input, (1,)) if is_plain else None
 
 
 def _outputs_last(bias: Tensor, input: Tensor, weight: Tensor) -> Responding:

@@ -25,7 +25,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import OF_LINEAR, affine, linear
+from optuna_dstn._rules._layers import OF_LINEAR, affine
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._recurrences import (
     GRU,
@@ -381,7 +381,7 @@ class _Layers:
             )
             h, c = self._cell.step(inputs[t], from_hidden, State(h, c))
             if weights.projection is not None:
-                h = linear(deltas, h, weights.projection, None)
+                h = affine(F.linear, OF_LINEAR, deltas, h, weights.projection, None)
             outputs[t] = h
         output = torch.cat([outputs[t] for t in range(len(order))])
         last = None if c is None else torch.cat([c, *ended])
@@ -481,8 +481,8 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.alike(s) if s in deltas else s for s in states))
         own = deltas.along(0)
-        from_input = linear(own, input, w_ih, b_ih)
-        from_hidden = linear(own, state.hidden, w_hh, b_hh)
+        from_input = affine(F.linear, OF_LINEAR, own, input, w_ih, b_ih)
+        from_hidden = affine(F.linear, OF_LINEAR, own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)
         return hidden if memory is None else (hidden, memory)
 

@@ -55,12 +55,12 @@ class Sight:
             or self.is_weight(tensor)
         )
 
-    def is_examples(self, tensor: Any) -> bool:
-        """Whether a tensor has the batch axis, or rows of the examples.
+    def is_examples(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
+        """Whether a tensor has the batch, or rows of the examples, along another axis than some.
 
         A constant has if all entries along the axis are the same, such as an initial state.
         """
-        axis = self.batch.axis_of(tensor) if isinstance(tensor, Tensor) else None
+        axis = self.batch.axis_of(tensor, taken) if isinstance(tensor, Tensor) else None
         if axis is None:
             return False
         return not self.is_constant(tensor) or torch.equal(

@@ -44,6 +44,30 @@ _PRODUCTS = functions((torch, Tensor), "matmul mm __matmul__")
 _JOINING = functions((torch,), "cat concat concatenate stack")
 
 
+# Affine in all their tensors together, and in one of them while the others are constants.
+_AFFINE_FUNCTIONS = functions(
+    (torch, Tensor, F),
+    """
+    add sub subtract rsub neg negative __add__ __radd__ __sub__ __rsub__ __neg__
+    dropout alpha_dropout where masked_fill tril triu sum mean cumsum cat concat concatenate stack
+    clone contiguous to float double half bfloat16 type_as cpu cuda
+    """,
+)
+_AFFINE_IN_ONE = functions(
+    (torch, Tensor), "mul multiply __mul__ __rmul__ matmul mm __matmul__"
+) | {F.linear}
+_AFFINE_IN_FIRST = functions((torch, Tensor), "div divide true_divide __truediv__")
+
+
+def is_affine(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
+    """Whether a call is affine in the weights among its arguments, all together."""
+    if func in _AFFINE_FUNCTIONS:
+        return True
+    if len(weights) != 1:
+        return False
+    return func in _AFFINE_IN_ONE or (func in _AFFINE_IN_FIRST and args[0] is weights[0])
+
+
 def follow(
     func: Callable[..., Any],
     args: tuple[Any, ...],

@@ -22,8 +22,9 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._names import functions
+from optuna_dstn._rules._registry import operation_rules
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow
+from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 
 
 METADATA_FUNCTIONS = functions(
@@ -119,7 +120,9 @@ def responding_results(
     """
     if func in INDEX_FUNCTIONS:
         return _indexed(deltas, weights, func, args, kwargs)
-    return _computed(deltas, weights, func, args, kwargs) if deltas.linear else None
+    if not deltas.linear and not is_affine(func, args, weights):
+        return None
+    return _computed(deltas, weights, func, args, kwargs)
 
 
 def _indexed(
@@ -164,8 +167,13 @@ def _computed(
 ) -> Tensor | None:
     """g(W, ...) of a function that acts slice by slice: Δ = Σ diag(Uε)·(J_g R)."""
     terms = [(weight, term) for weight in weights for term in deltas.of(weight)]
-    derivative = functools.partial(_derivative, func, args, kwargs)
-    output, change = derivative(terms[:1], is_last=len(terms) == 1)
+    derivative = functools.partial(
+        _derivative if deltas.linear else _linear_part, func, args, kwargs, weights
+    )
+    result = derivative(terms[:1], is_last=len(terms) == 1)
+    if result is None:
+        return None
+    output, change = result
     # The terms that share a gate are one direction of all weights together.
     parts: dict[tuple[int, int], list[tuple[Tensor, Delta]]] = {}
     for weight, term in terms:
@@ -177,7 +185,7 @@ def _computed(
     results = []
     for index, ((_, axis), part) in enumerate(parts.items(), start=1):
         if len(terms) > 1:
-            output, change = derivative(part, is_last=index == len(parts))
+            output, change = derivative(part, is_last=index == len(parts)) or (output, None)
         if change is not None:
             results.append(Delta(part[0][1].gate, change, axis))
     deltas.add(output, results)
@@ -188,11 +196,15 @@ def _derivative(
     func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    weights: Sequence[Tensor],
     terms: Sequence[tuple[Tensor, Delta]],
     *,
     is_last: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return g(W, ...), and its derivative along the directions of some weights."""
+) -> tuple[Tensor, Tensor | None] | None:
+    """Return g(W, ...), and its derivative along the directions of some weights.
+
+    ``None`` says that g returns several tensors.
+    """
 
     def dual(tensor: Tensor) -> Tensor:
         own = [term.direction for weight, term in terms if weight is tensor]
@@ -203,7 +215,42 @@ def _derivative(
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with _repeated_random_numbers(terms[0][0]) if again else nullcontext():
-        output, change = forward_ad.unpack_dual(func(*own_args, **own_kwargs))
+        moved = operation_rules.get(func, func)(*own_args, **own_kwargs)
+    if not isinstance(moved, Tensor):
+        return None
+    output, change = forward_ad.unpack_dual(moved)
+    if func in operation_rules:  # to the last bit what the weight step computes
+        output = func(*args, **kwargs)
+    return output, change
+
+
+def _linear_part(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weights: Sequence[Tensor],
+    terms: Sequence[tuple[Tensor, Delta]],
+    *,
+    is_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return g(W, ...) of an affine g, and g(R, ...) − g(0, ...)."""
+
+    def at(directions: Sequence[tuple[Tensor, Delta]]) -> Tensor:
+        def value(tensor: Tensor) -> Tensor:
+            own = [term.direction for weight, term in directions if weight is tensor]
+            if own:
+                return sum(own[1:], own[0])
+            return torch.zeros_like(tensor) if any(tensor is w for w in weights) else tensor
+
+        own_args, own_kwargs = replaced((args, kwargs), value, Tensor)
+        with _repeated_random_numbers(terms[0][0]) if draws else nullcontext():
+            result: Tensor = func(*own_args, **own_kwargs)
+        return result
+
+    draws = func in _DRAWING_FUNCTIONS
+    change = at(terms) - at(())
+    with _repeated_random_numbers(terms[0][0]) if draws and not is_last else nullcontext():
+        output: Tensor = func(*args, **kwargs)
     return output, change
 
 
