@@ -83,6 +83,18 @@ OWN_VALUE_FOR_EACH: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear with split": lambda: rows(
         lambda m, y: F.linear(y, *[w.squeeze(0) for w in m.p.split(1)]), p=(1, 4, 6), width=4
     ),
+    "linear with joined inputs": lambda: rows(
+        lambda m, y: F.linear(y, torch.cat([m.p, m.q], 1)), p=(4, 2), q=(4, 4), width=4
+    ),
+    "linear with joined outputs": lambda: rows(
+        lambda m, y: F.linear(y, torch.cat([m.p, m.q])), p=(2, 6), q=(3, 6), width=5
+    ),
+    "linear with the negative": lambda: rows(
+        lambda m, y: F.linear(y, 0.5 - m.p.t() / 3), p=(6, 4), width=4
+    ),
+    "linear with a sum": lambda: rows(
+        lambda m, y: F.linear(y, m.p - m.q), p=(4, 6), q=(4, 6), width=4
+    ),
     "matmul": lambda: rows(lambda m, y: y @ m.p, p=(6, 5), width=5),
     "matmul of sequences": lambda: steps(lambda m, y: torch.matmul(y, m.p), p=(6, 5), width=5),
     "mm": lambda: rows(lambda m, y: torch.mm(y, m.p), p=(6, 5), width=5),
@@ -100,9 +112,6 @@ LINEARISED_OWN_VALUE: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "temperature of one": lambda: steps(lambda m, y: y / F.softplus(m.p), p=(1,)),
     "positive weight": lambda: rows(lambda m, y: F.linear(y, m.p.square()), p=(5, 6), width=5),
     "softplus weight": lambda: rows(lambda m, y: y @ F.softplus(m.p), p=(6, 5), width=5),
-    "linear with joined": lambda: rows(
-        lambda m, y: F.linear(y, torch.cat([m.p, m.q], 1)), p=(4, 2), q=(4, 4), width=4
-    ),
     "masked weight": lambda: rows(
         lambda m, y: F.linear(y, m.p * m.mask),
         p=(EXAMPLES, 6),
@@ -174,3 +183,44 @@ def test_weights_made_of_parameters_where_the_network_is_not_linearised(name: st
 def test_gates_that_all_parameters_share(name: str) -> None:
     model, x = {**OWN_VALUE_FOR_EACH, **LINEARISED_OWN_VALUE}[name]()
     AnyModel(model, x, terms=2, shared_gates=True).require_right()
+
+
+def test_a_factor_of_no_axes_is_no_penalty(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = LINEARISED_OWN_VALUE["temperature"]()
+    AnyModel(model, x)
+    assert not caplog.records
+
+
+def test_parameters_that_a_forward_pass_keeps_in_bounds() -> None:
+    """What happens to them under no_grad is no part of the function that responds."""
+
+    def clamped(m: Any, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            m.p.clamp_(-4, 4)
+            norm = m.p.norm()
+        return F.linear(y, m.p) / norm
+
+    model, x = rows(clamped, p=(5, 6), width=5)
+    case = AnyModel(model, x)
+    assert not case.alike
+    case.require_right()
+    with torch.no_grad():
+        model.p.fill_(5.0)
+    case.by_engine()
+    assert model.p.max() == 4
+
+
+def test_noise_on_weights_is_one_draw_for_all_terms() -> None:
+    model, x = rows(lambda m, y: F.linear(y, F.dropout(m.p, 0.5)), p=(5, 6), width=5)
+    for linear in (True, False):
+        case = AnyModel(model, x, linear=linear, terms=3)
+        assert not case.alike
+        torch.manual_seed(1)
+        mine = case.by_engine()
+        following = torch.rand(())
+        torch.manual_seed(1)
+        mask = F.dropout(torch.ones(5, 6), 0.5)
+        assert torch.rand(()) == following
+        model.body = lambda m, y: F.linear(y, m.p * mask)  # noqa: B023
+        torch.testing.assert_close(mine, case.by_examples(), rtol=1e-10, atol=1e-12)
+        model.body = lambda m, y: F.linear(y, F.dropout(m.p, 0.5))
