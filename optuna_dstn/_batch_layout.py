@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_dstn._identity import ByIdentity
+
 
 # What may merge the batch axis with others, or cut it out of them again.
 _RESHAPING = frozenset(
     {torch.Tensor.reshape, torch.Tensor.view, torch.Tensor.flatten, torch.reshape, torch.flatten}
+)
+# What torch.nn.utils.rnn sorts, packs and pads sequences by.
+_SORTING = frozenset(
+    {
+        torch.index_select,
+        torch.Tensor.index_select,
+        torch._pack_padded_sequence,
+        torch._pad_packed_sequence,
+    }
 )
 
 
@@ -34,47 +45,63 @@ class BatchLayout:
         self._axis = axis
         # For each number of rows that a reshape made of the batch: the example of each row.
         self._rows: dict[int, Tensor] = {}
+        # The example of each sequence: of tensors in which they have been sorted, and of packed
+        # sequences, by their sizes.
+        self._orders: ByIdentity[Tensor] = ByIdentity()
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        """Return the axis of ``tensor`` along which the examples, or rows of them, lie."""
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        """Return the axis of ``tensor`` along which the examples, or rows of them, lie.
+
+        Args:
+            tensor: Any tensor.
+            taken: Axes that are known to be others, such as that of a layer's units.
+        """
         shape = tensor.shape
         if not shape:
             return None
-        if shape[0] == self.examples and not (self._axis and self._is_second(shape)):
+        is_second = len(shape) > 2 - self._axis and shape[1] == self.examples and 1 not in taken
+        if 0 not in taken and shape[0] == self.examples and not (self._axis and is_second):
             return 0
-        if self._is_second(shape):
+        if is_second:
             return 1
-        if shape[0] in self._rows:
+        if shape[0] in self._rows and 0 not in taken:
             return 0
-        return 1 if len(shape) > 2 and shape[1] in self._rows else None
+        is_second = len(shape) > 2 and 1 not in taken
+        return 1 if is_second and shape[1] in self._rows else None
 
-    def _is_second(self, shape: torch.Size) -> bool:
-        return len(shape) > 2 - self._axis and shape[1] == self.examples
-
-    def holds(self, tensor: Any) -> bool:
+    def holds(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
         """Whether ``tensor`` is one that has the examples, or rows of them, along an axis."""
-        return isinstance(tensor, Tensor) and self.axis_of(tensor) is not None
+        return isinstance(tensor, Tensor) and self.axis_of(tensor, taken) is not None
 
-    def align(self, values: Tensor, input: Tensor, axes: Sequence[int] = ()) -> Tensor:
+    def align(
+        self,
+        values: Tensor,
+        input: Tensor,
+        axes: Sequence[int] = (),
+        batch_axis: int | None = None,
+    ) -> Tensor:
         """Return the examples' values so that they broadcast against ``input``.
 
         Args:
             values: Shape (B, *s).
             input: A tensor that this layout :meth:`holds`.
-            axes: Where in ``input`` the axes of s belong, in their order, behind the batch.
+            axes: Where in ``input`` the axes of s belong, in their order.
+            batch_axis: Its batch axis, where the caller knows it.
 
         Returns:
             As many axes as ``input``: B or its number of rows along the batch axis, s along
             ``axes``, 1 elsewhere.
         """
-        axis = self.axis_of(input)
+        axis = self.axis_of(input, axes) if batch_axis is None else batch_axis
         assert axis is not None, "the caller asks whether the layout holds it"
-        values = self.per_row(values, input)
+        length = input.shape[axis]
+        if length != self.examples:
+            values = values.index_select(0, self._rows[length])
         shape = [1] * input.ndim
-        shape[axis] = values.shape[0]
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size
-        return values.reshape(shape)
+        del shape[axis]
+        return values.reshape(-1, *shape).movedim(0, axis)
 
     def per_row(self, values: Tensor, input: Tensor) -> Tensor:
         """Return values (B, *s) for each entry of the batch axis of ``input``, or row of it."""
@@ -85,8 +112,55 @@ class BatchLayout:
         """Return this layout for tensors that are known to have the examples along ``axis``."""
         return _KnownAxis(self.examples, axis, self._rows)
 
+    def examples_of(self, length: int, sizes: Tensor | None = None) -> Tensor | None:
+        """Return which example each entry of an axis belongs to; ``None`` if it is not known.
+
+        Args:
+            length: The length of the axis.
+            sizes: ``batch_sizes`` of the packed sequence to which the entries belong.
+        """
+        if sizes is not None:
+            return self._orders.get(sizes)
+        if length == self.examples:
+            return torch.arange(length)
+        return self._rows.get(length)
+
+    def _order(self, tensor: Tensor, axis: int) -> Tensor | None:
+        """Return which example each entry of an axis belongs to, sorted or not."""
+        known = self._orders.get(tensor)
+        return self.examples_of(tensor.shape[axis]) if known is None else known
+
+    def note_packed(self, order: Tensor, sizes: Tensor) -> None:
+        """Remember a packed sequence.
+
+        Args:
+            order: The example of each of its sequences, the longest first.
+            sizes: Its ``batch_sizes``.
+        """
+        self._orders[sizes] = order
+        self.note_rows(torch.cat([order[:size] for size in sizes.tolist()]))
+
+    def _note_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
+        """Follow the examples through the sorting and the packing of sequences."""
+        if func is torch._pack_padded_sequence:
+            input, _, batch_first = args
+            order = self._order(input, 0 if batch_first else 1)
+            if order is not None:
+                self.note_packed(order.to(input.device), output[1])
+        elif func is torch._pad_packed_sequence:
+            order = self._orders.get(args[1])
+            if order is not None:
+                self._orders[output[0]] = order
+        elif len(args) == 3:
+            input, axis, index = args
+            order = self._order(input, axis)
+            if order is not None:
+                self._orders[output] = order.to(index.device)[index]
+
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
         """Follow the batch through a call that may have merged its axis with others."""
+        if func in _SORTING:
+            self._note_sequences(func, args, output)
         if func not in _RESHAPING or not args or not isinstance(args[0], Tensor):
             return
         rows = output.shape[0] if output.ndim else 0
@@ -121,8 +195,8 @@ class _KnownAxis(BatchLayout):
         super().__init__(examples, axis)
         self._rows = rows
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        if tensor.ndim <= self._axis:
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        if tensor.ndim <= self._axis or self._axis in taken:
             return None
         length = tensor.shape[self._axis]
         return self._axis if length == self.examples or length in self._rows else None
