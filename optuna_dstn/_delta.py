@@ -36,10 +36,14 @@ class Delta(NamedTuple):
 
     def in_the_mean(self) -> Tensor:
         """Return the mean of Δp over the examples, shaped as the parameter."""
+        return self.mean_gate() * self.direction
+
+    def mean_gate(self) -> Tensor:
+        """Return the mean of the gate over the examples, so that it broadcasts against p."""
         shape = [1] * self.direction.ndim
         if shape:
             shape[self.axis] = self.gate.shape[1]
-        return self.gate.mean(0).view(shape) * self.direction
+        return self.gate.mean(0).view(shape)
 
 
 class Deltas:
