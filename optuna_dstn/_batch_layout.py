@@ -44,7 +44,9 @@ class BatchLayout:
             return 0
         if self._is_second(shape):
             return 1
-        return 0 if shape[0] in self._rows else None
+        if shape[0] in self._rows:
+            return 0
+        return 1 if len(shape) > 2 and shape[1] in self._rows else None
 
     def _is_second(self, shape: torch.Size) -> bool:
         return len(shape) > 2 - self._axis and shape[1] == self.examples
@@ -79,6 +81,10 @@ class BatchLayout:
         length = input.shape[self.axis_of(input) or 0]
         return values if length == self.examples else values.index_select(0, self._rows[length])
 
+    def along(self, axis: int) -> BatchLayout:
+        """Return this layout for tensors that are known to have the examples along ``axis``."""
+        return _KnownAxis(self.examples, axis, self._rows)
+
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
         """Follow the batch through a call that may have merged its axis with others."""
         if func not in _RESHAPING or not args or not isinstance(args[0], Tensor):
@@ -106,3 +112,17 @@ class BatchLayout:
             example: The example of each row, whole numbers below B.
         """
         self._rows[len(example)] = example
+
+
+class _KnownAxis(BatchLayout):
+    """The layout of tensors that have the examples, or rows of them, along one axis."""
+
+    def __init__(self, examples: int, axis: int, rows: dict[int, Tensor]) -> None:
+        super().__init__(examples, axis)
+        self._rows = rows
+
+    def axis_of(self, tensor: Tensor) -> int | None:
+        if tensor.ndim <= self._axis:
+            return None
+        length = tensor.shape[self._axis]
+        return self._axis if length == self.examples or length in self._rows else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +76,12 @@ class Deltas:
         self._computed.append(computed)
         self._terms[id(computed)] = terms
 
+    def along(self, axis: int) -> Deltas:
+        """Return the same for tensors that are known to have the examples along ``axis``."""
+        deltas = copy.copy(self)
+        deltas.batch = self.batch.along(axis)
+        return deltas
+
     def moved(self, output: Tensor, change: Tensor | None) -> Tensor:
         """Return a rule's result: the dual number (y, ẏ) where linear, y + ẏ where not.
 
@@ -105,3 +112,8 @@ def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return primal and tangent of a tensor; the tangent of one that is no dual is ``None``."""
     primal, tangent = forward_ad.unpack_dual(tensor)
     return primal, tangent
+
+
+def is_dual(tensor: Tensor | None) -> bool:
+    """Whether a tensor is a dual number."""
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None

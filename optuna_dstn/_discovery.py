@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-import inspect
 import itertools
 from typing import Any, NamedTuple
 
@@ -43,7 +42,7 @@ class ParameterUse:
             example of the batch is in sight.
     """
 
-    axes: tuple[int, ...] = (0, 1)
+    axes: tuple[int, ...]
     alike: set[str] = field(default_factory=set)
 
 
@@ -238,7 +237,8 @@ class Discovery(Interception[_Reading]):
         if origin.transposed:
             axes = tuple(1 - axis for axis in axes)
         for parameter in origin.parameters:
-            use = self.uses.setdefault(id(parameter), ParameterUse())
+            anywhere = ParameterUse(tuple(range(max(parameter.ndim, 1))))
+            use = self.uses.setdefault(id(parameter), anywhere)
             common = tuple(axis for axis in use.axes if axis in axes)
             if origin.mixed_by is None and common:
                 use.axes = common
@@ -346,7 +346,7 @@ class Discovery(Interception[_Reading]):
         kwargs: dict[str, Any],
     ) -> None:
         if rule.domain:
-            given = inspect.signature(rule.apply).bind_partial(*args, **kwargs).arguments
+            given = rule.arguments(*args, **kwargs)
             for argument, domain in rule.domain.items():
                 self._check_domain(func, argument, given.get(argument), domain)
 

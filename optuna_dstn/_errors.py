@@ -41,3 +41,8 @@ def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterEr
         "or not before the Tuner was made. Build the model and the optimizer inside the "
         "objective, from the same trial that the Tuner gets, and then the Tuner."
     )
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first."""
+    return str(error).partition("\n")[0]

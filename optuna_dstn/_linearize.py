@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from optuna_dstn._errors import first_line
 from optuna_dstn._interception import Interception
 from optuna_dstn._passes import Responding
 
@@ -54,9 +55,10 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             yield
     except NotImplementedError as error:
         raise NotImplementedError(
-            f"The model uses an operation that PyTorch cannot differentiate in forward mode "
-            f"({str(error).splitlines()[0]}). Δ-STN needs that for every operation that follows a "
-            "responding layer: replace the operation, or let no responding layer come before it. "
+            "The model uses an operation that PyTorch cannot differentiate in forward mode "
+            f"({first_line(error)}). Δ-STN needs that for every operation that follows a "
+            "responding layer: replace the operation by others that do the same, give a custom "
+            "autograd.Function a jvp, or let no responding layer come before it. "
             "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
 from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._discovery import without_rule
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, first_line
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._interception import Interception, Tracked, read_in_validation
 from optuna_dstn._prediction import Prediction
@@ -28,6 +28,7 @@ from optuna_dstn._rules import (
     for_each_example,
     hyperparameter_rules,
     layer_rules,
+    operation_rules,
     penalty_rules,
 )
 from optuna_dstn._space import Columns
@@ -71,7 +72,7 @@ class Responding(Interception[Tracked]):
         if own and self.in_model:
             output = self._combined(own, func, args, kwargs)
         else:
-            output = func(*args, **kwargs)
+            output = run(func, args, kwargs)
         deltas.batch.note(func, args, output)
         self.prediction.note(func, args, kwargs, output)
         return output
@@ -98,7 +99,7 @@ class Responding(Interception[Tracked]):
         else:
             move = functools.partial(for_each_example, deltas, like=like)
         args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        return func(*args, **kwargs)
+        return run(func, args, kwargs)
 
     def _reweighted(
         self, own: list[Tensor], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -211,12 +212,16 @@ class PerturbedValues(Responding[PerExample]):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
-            self.prediction.note(func, own_args, own_kwargs, output, rule.apply)
+            self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
             self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
         if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
             return self._by_rule(rule, perturbed, own_args, own_kwargs)
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
+
+    def _form(self, rule: HyperparameterRule) -> Function:
+        """Return what to call in the torch function's place."""
+        return functools.partial(rule.apply, self.deltas) if rule.takes_deltas else rule.apply
 
     def _by_rule(
         self,
@@ -226,7 +231,7 @@ class PerturbedValues(Responding[PerExample]):
         kwargs: dict[str, Any],
     ) -> Any:
         try:
-            return rule.apply(*args, **kwargs)
+            return self._form(rule)(*args, **kwargs)
         except HyperparameterError:
             raise
         except (RuntimeError, TypeError, IndexError) as error:
@@ -295,6 +300,19 @@ class RespondingValidation(Responding[str]):
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return read_in_validation(self, func, args, kwargs)
+
+
+def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call, with dual numbers among its arguments or not.
+
+    Raises:
+        NotImplementedError: If it has no derivative in forward mode; the message names it as the
+            user's code does.
+    """
+    try:
+        return operation_rules.get(func, func)(*args, **kwargs)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{function_name(func)}: {first_line(error)}") from error
 
 
 def _responds(tensor: Tensor) -> bool:

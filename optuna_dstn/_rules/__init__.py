@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from optuna_dstn._rules import (
     _arithmetic,
+    _attention,
     _cross_entropies,
     _distance_losses,
     _dropout,
     _elementwise,
     _layers,
+    _multi_head_attention,
     _normalization,
     _penalty,
     _random,
@@ -24,6 +26,7 @@ from optuna_dstn._rules._registry import (
     HyperparameterRule,
     hyperparameter_rules,
     layer_rules,
+    operation_rules,
     penalty_rules,
 )
 from optuna_dstn._rules._rowwise import (
@@ -50,6 +53,7 @@ __all__ = [
     "for_each_example",
     "hyperparameter_rules",
     "layer_rules",
+    "operation_rules",
     "penalty_rules",
     "square_change",
 ]

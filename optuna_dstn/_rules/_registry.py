@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import inspect
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,16 +21,21 @@ class HyperparameterRule(NamedTuple):
         apply: Called as the torch function, with each hyperparameter as a ``PerExample``.
         is_active: Called as the torch function: does it read the hyperparameter in this call?
             (Dropout outside training does not.)
-        domain: Where an argument makes sense, by the name it has in ``apply``: a search range
-            that leaves it is an error.
+        domain: Where an argument makes sense, by its name: a search range that leaves it is an
+            error.
+        arguments: Called as the torch function: the arguments by name.
         takes_tensors: Whether the torch function takes a tensor in place of each number, so that
             it can be computed for a tensor that no data takes part in.
+        takes_deltas: Whether ``apply`` is a layer's rule, which takes the :class:`Deltas` of the
+            pass before all else.
     """
 
     apply: Callable[..., Any]
     is_active: Callable[..., bool]
     domain: Mapping[str, Domain]
-    takes_tensors: bool
+    arguments: Callable[..., Mapping[str, Any]]
+    takes_tensors: bool = False
+    takes_deltas: bool = False
 
 
 class LayerRule(NamedTuple):
@@ -54,6 +60,11 @@ hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
 layer_rules: dict[Callable[..., Any], LayerRule] = {}
 penalty_rules: dict[Callable[..., Any], LayerRule] = {}
 """Those of the layer rules that take hyperparameters too, each as a number or a ``PerExample``."""
+operation_rules: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""How a function passes dual numbers on where PyTorch cannot, or only slowly.
+
+Each is called as the torch function, with dual numbers among its arguments or not.
+"""
 
 
 def _always(*args: Any, **kwargs: Any) -> bool:
@@ -67,6 +78,15 @@ def _nothing(*args: Any, **kwargs: Any) -> Responding:
 _ANYWHERE: Mapping[str, Domain] = MappingProxyType({})
 
 
+def _arguments_of(apply: Callable[..., Any], *before: Any) -> Callable[..., Mapping[str, Any]]:
+    """Return what gives the arguments of a call by their names in ``apply``, after ``before``."""
+
+    def arguments(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        return inspect.signature(apply).bind_partial(*before, *args, **kwargs).arguments
+
+    return arguments
+
+
 def hyperparameter_rule(
     *functions: Callable[..., Any],
     is_active: Callable[..., bool] = _always,
@@ -78,7 +98,7 @@ def hyperparameter_rule(
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
             hyperparameter_rules[function] = HyperparameterRule(
-                apply, is_active, domain, takes_tensors
+                apply, is_active, domain, _arguments_of(apply), takes_tensors=takes_tensors
             )
         return apply
 
@@ -89,12 +109,34 @@ def layer_rule(
     *functions: Callable[..., Any],
     responding: Callable[..., Responding] = _nothing,
     takes_batch: bool = True,
+    is_active: Callable[..., bool] | None = None,
+    domain: Mapping[str, Domain] = _ANYWHERE,
+    arguments: Callable[..., Mapping[str, Any]] | None = None,
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Register the decorated function as the responding form of torch ``functions``."""
+    """Register the decorated function as the responding form of torch ``functions``.
+
+    With ``is_active`` it is their per-example form too: hyperparameters come as ``PerExample``
+    where each example has its own value, and as plain numbers elsewhere (where they are not active,
+    or shared by the batch).
+
+    Args:
+        functions: The torch functions.
+        responding: As in :class:`LayerRule`.
+        takes_batch: As in :class:`LayerRule`.
+        is_active: As in :class:`HyperparameterRule`.
+        domain: As in :class:`HyperparameterRule`.
+        arguments: As in :class:`HyperparameterRule`; by default they are named as in the decorated
+            function.
+    """
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
             layer_rules[function] = LayerRule(apply, responding, takes_batch)
+            if is_active is not None:
+                by_name = arguments or _arguments_of(apply, None)
+                hyperparameter_rules[function] = HyperparameterRule(
+                    apply, is_active, domain, by_name, takes_deltas=True
+                )
         return apply
 
     return register
@@ -108,6 +150,19 @@ def penalty_rule(
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
             layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing, False)
+        return apply
+
+    return register
+
+
+def operation_rule(
+    *functions: Callable[..., Any],
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the form of torch ``functions`` for dual numbers."""
+
+    def register(apply: RuleFunction) -> RuleFunction:
+        for function in functions:
+            operation_rules[function] = apply
         return apply
 
     return register
