@@ -81,7 +81,7 @@ class Phases:
         for attribute, name in (
             ("_weight_step", "weight step"),
             ("_response_step", "response step"),
-            ("_add_response_gradient", "half"),
+            ("_add_perturbed_gradient", "half"),
             ("_hyperparameter_step", "λ step"),
         ):
             if hasattr(training, attribute):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import math
 
 
-_METHODS = ("delta-stn", "centered-stn")
+_METHODS = ("delta-stn", "centered-stn", "stn")
 _RESPONSES = ("structured", "gated", "full")
 _PERTURBATIONS = ("auto", "example", "batch")
 
@@ -18,19 +18,26 @@ class TunerConfig:
     The defaults are chosen over all problems of ``comparisons`` at once, never for one.
 
     Attributes:
-        method: ``"delta-stn"``: centred best response, network linearised at the current weights
-            (Bae & Grosse, 2020, algorithm 1).
+        method: ``"delta-stn"``: the best response is w0 + Θ(λ − λ0) around today's λ0, and the
+            network is linearised at the current weights w0 in it, so that Θ is the response's
+            Jacobian whatever σ is (Bae & Grosse, 2020, algorithm 1). ``"centered-stn"``: the same
+            with the network as it is, so that Θ is the best linear response over the width σ; for
+            models with operations that have no derivative in forward mode. ``"stn"``: the best
+            response is φ0 + Φλ, and φ0 and Φ are trained together, in one pass at perturbed
+            hyperparameters (MacKay et al., 2019, "Self-Tuning Networks"); for comparison.
         response: ``"structured"``: ΔW = diag(Uε)·R and Δb = (Vε)⊙r for each layer y = Wx + b
             (Bae & Grosse, 2020, section 3.3).
             ``"gated"``: ΔW = diag(Uε)·W, the units are rescaled, and nothing of the weights' size
-            is stored. ``"full"``: ΔW = Θε with a dense Jacobian, h times the weights' size.
+            is stored (not with ``"stn"``). ``"full"``: ΔW = Θε with a dense Jacobian, h times the
+            weights' size.
         perturbation: Whether each example has an ε of its own (``"example"``), or the whole batch
             one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
             takes part in a function that cannot tell the examples apart; ``"example"`` leaves such
             a parameter out of the response instead.
-        response_interval: Steps on the weights for each step on the response; ≥ 1.
+        response_interval: Steps on the weights for each step on the response; ≥ 1. Without meaning
+            for ``"stn"``, which trains both in one step.
         response_fraction: The part of each batch on which the response takes its step; in (0, 1].
-            Less costs less and makes the response noisier.
+            Less costs less and makes the response noisier. Without meaning for ``"stn"``.
         train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
         valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
         warmup_steps: Steps on weights and response before the first visit; ≥ 0.
@@ -62,6 +69,12 @@ class TunerConfig:
         _check_choice("method", self.method, _METHODS)
         _check_choice("response", self.response, _RESPONSES)
         _check_choice("perturbation", self.perturbation, _PERTURBATIONS)
+        if self.method == "stn" and self.response == "gated":
+            raise ValueError(
+                "TunerConfig(method='stn', response='gated'): its weights would be "
+                "diag(1 + Uλ)·φ0, from which φ0 cannot be had back where the factor is zero. Take "
+                "response='structured' or 'full', or method='centered-stn'."
+            )
         for name, minimum in (
             ("response_interval", 1),
             ("train_steps", 1),

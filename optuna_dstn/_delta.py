@@ -49,6 +49,8 @@ class Deltas:
         terms: Δ of each responding parameter as a sum of terms, by ``id(parameter)``.
         batch: Where the examples are.
         linear: Whether the network is linearised at its parameters; otherwise they move.
+        trains_weights: Whether the pass is the weights' training pass too, rather than one beside
+            it: then the parameters get gradients, and normalisation layers count the batch.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Deltas:
         batch: BatchLayout,
         *,
         linear: bool = True,
+        trains_weights: bool = False,
     ) -> None:
         self._terms: dict[int, Sequence[Delta]] = dict(terms)
         self.batch = batch
         self.linear = linear
+        self.trains_weights = trains_weights
         # Keeps what was computed from parameters, so that its id stays its own.
         self._computed: list[Tensor] = []
 
@@ -70,6 +74,10 @@ class Deltas:
 
     def __contains__(self, parameter: Any) -> bool:
         return id(parameter) in self._terms
+
+    def weight(self, parameter: Tensor) -> Tensor:
+        """Return a parameter as terms of the loss outside the network take it."""
+        return parameter if self.trains_weights else parameter.detach()
 
     def add(self, computed: Tensor, terms: Sequence[Delta]) -> None:
         """Let a tensor that was computed from parameters respond too."""

@@ -36,7 +36,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     that of the network at the weights that have moved. Inside, the parameters do not require grad:
     the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
     are never asked for. The normalisation layers' counts of batches end as they were; their running
-    averages are left alone by the layers' rules.
+    averages are left alone by the layers' rules. Where the deltas say that the pass trains the
+    weights too, all of this is as in any training pass.
 
     Args:
         model: The user's model.
@@ -45,8 +46,12 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    counts = {b: b.clone() for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
+    parameters: list[nn.Parameter] = []
+    counts: dict[Tensor, Tensor] = {}
+    if not mode.deltas.trains_weights:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        tracked = (b for n, b in model.named_buffers() if n.endswith("num_batches_tracked"))
+        counts = {buffer: buffer.clone() for buffer in tracked}
     hook = model.register_forward_hook(lambda _, __, output: mode.prediction.complete(output))
     try:
         for parameter in parameters:

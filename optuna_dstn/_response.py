@@ -64,6 +64,15 @@ class Response(ABC):
             gates: As :meth:`gates` returned them, or multiples of them.
         """
 
+    @torch.no_grad()
+    def move(self, displacement: Tensor) -> None:
+        """Move the responding parameters by what a displacement of λ, shape (h,), makes of them."""
+        terms = self.deltas(self.gates(displacement[None]))
+        for group in self._groups:
+            for parameter in group.values():
+                for term in terms[id(parameter)]:
+                    parameter.add_(term.in_the_mean())
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors of Θ by the names of the parameters they belong to."""

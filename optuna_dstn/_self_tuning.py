@@ -1,32 +1,31 @@
-"""Δ-STN: weights, their response and the hyperparameters trained together, in one run.
+"""Self-tuning networks: weights, their response and the hyperparameters trained together.
 
-The bilevel problem min_λ L_V(w*(λ)), w*(λ) = argmin_w L_T(λ, w), is solved by alternating
+The bilevel problem min_λ L_V(w*(λ)), w*(λ) = argmin_w L_T(λ, w), is solved in one run, in which
+gradient steps on the weights and on their response to λ alternate with, every ``train_steps`` of
+them, one on λ and on the scale σ of its perturbation:
 
-1. w0:   a gradient step on L_T(λ, w0), unperturbed;
-2. Θ:    every ``response_interval``, a gradient step on E_ε L_T(λ + ε, w0 + Θε), the network
-         linearised at w0, ε and −ε together;
-3. λ, σ: every ``train_steps``, a gradient step on E_ε L_V(w0 + Θε') − τ·H(ε), linearised likewise,
-   with ε' = λ − stop_grad(λ) + ε and Θ fixed
+    E_ε L_V(w + Θε') − τ·H(ε),     ε' = λ − stop_grad(λ) + ε,
 
-(Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using Structured
-Response Jacobians", algorithm 1). ε has one row per example.
+Θ fixed (Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using
+Structured Response Jacobians"). ε has one row per example. How the weights and Θ are trained is
+what the methods differ in: see :mod:`optuna_dstn._centered_stn` and :mod:`optuna_dstn._stn`.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from optuna_dstn._attributes import CONFIG, START, TUNED
-from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss, part_of
+from optuna_dstn._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
@@ -36,18 +35,18 @@ from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._evaluation import LossFunction, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
-from optuna_dstn._interception import CurrentValues, ValidationValues
+from optuna_dstn._interception import ValidationValues
 from optuna_dstn._linearize import at_response, inside, require_merged
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
-from optuna_dstn._training import Training, clipped_gradient_norm
+from optuna_dstn._training import Training
 from optuna_dstn._trial import DSTNTrial
 from optuna_dstn._weight_decay import WeightDecay
 
 
 _VALID_LOSS = "The validation loss function"
-_CUT_OFF = (
+CUT_OFF = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
@@ -75,7 +74,10 @@ class SelfTuning(Training):
 
     Attributes:
         hyperparameter_steps: Steps taken on the hyperparameters so far.
+        is_linear: Whether the network is linearised at its weights; else the weights move.
     """
+
+    is_linear: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class SelfTuning(Training):
         self._state: BilevelState | None = None
         self._read: set[str] = set()  # by any response step
 
-    # -- the three steps -------------------------------------------------------------------------
+    # -- the steps -------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
         examples = batch_size(batch, self._batch_axis)
@@ -115,11 +117,8 @@ class SelfTuning(Training):
             loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
-            findings = self._state.findings
-            mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
-            loss = self._weight_step(mode, batch, examples)
-        if self.steps % self._config.response_interval == 0:
-            self._response_step(batch, examples)
+            loss = self._train_weights(batch, examples)
+        self._train_response(batch, examples)
         self.steps += 1
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
@@ -128,56 +127,34 @@ class SelfTuning(Training):
                 self._hyperparameter_step()
         return loss
 
-    def _response_step(self, batch: Any, examples: int) -> None:
-        """Take a step on the mean of the response's losses at ε and at −ε.
+    @abstractmethod
+    def _train_weights(self, batch: Any, examples: int) -> float:
+        """Take a step on the weights, not the first one; return the training loss before it."""
 
-        One of them alone gives mostly noise: the gradient of each example at Δ = 0 times its ε,
-        which is zero in the mean over ε only. Of the two it cancels, because they share their
-        random numbers (dropout masks, noise).
-        """
-        state = self._settled
-        batch, examples = self._part_for_response(batch, examples)
-        with torch.no_grad():
-            perturbation = state.space.perturbation(examples, state.drawn_alike)
-        # The gates are linear in ε, so both halves share one product with U, and its derivative.
-        gates = state.response.gates(perturbation)
-        leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
-        state.response_optimizer.zero_grad()
-        with _repeated_random_numbers(perturbation):
-            self._add_response_gradient(batch, examples, perturbation, leaves)
-        if not self.steps and not any(
-            t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
-        ):
-            raise HyperparameterError(_CUT_OFF)
-        self._add_response_gradient(batch, examples, -perturbation, [-leaf for leaf in leaves])
-        for gate, leaf in zip(gates, leaves, strict=True):
-            if leaf.grad is not None:
-                gate.backward(leaf.grad)
-        optimizer = state.response_optimizer.optimizer
-        norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
-        self.require_finite(norm, "gradient of the response's training loss")
-        state.response_optimizer.step()
+    def _train_response(self, batch: Any, examples: int) -> None:
+        """Take the response's step, if it has one of its own and it is due."""
 
-    def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
-        """Return the part of a batch that the response sees, and its size; other parts by turns."""
-        count = math.ceil(examples * self._config.response_fraction)
-        if count == examples:
-            return batch, examples
-        turn = self.steps // self._config.response_interval
-        start = min(turn % math.ceil(examples / count) * count, examples - count)
-        part = slice(start, start + count)
-        return part_of(batch, part, examples, self._batch_axis), count
-
-    def _add_response_gradient(
+    def _add_perturbed_gradient(
         self,
         batch: Any,
         examples: int,
         perturbation: torch.Tensor,
-        gates: Sequence[torch.Tensor],
-    ) -> None:
-        """Add half the gradient of the response's training loss at ε, shape (B, h), and its Δ."""
+        deltas: Deltas,
+        share: float = 1.0,
+    ) -> torch.Tensor:
+        """Add a share of the gradient of the training loss at λ + ε and at Δ.
+
+        Args:
+            batch: The batch.
+            examples: B, its size.
+            perturbation: ε, shape (B, h).
+            deltas: Δ, and whether the gradient is that of the weights too.
+            share: The factor of the gradient.
+
+        Returns:
+            What ``loss_fn`` returned, the mean, without its graph.
+        """
         state = self._settled
-        deltas = self._deltas(gates, examples)
         alike = state.findings.shared
         with torch.no_grad():
             values = state.space.constrain(state.space.raw + perturbation)
@@ -192,12 +169,14 @@ class SelfTuning(Training):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
         self._read |= mode.names
+        training_loss = loss.detach()
         decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
         loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
         if not loss.requires_grad:
-            raise HyperparameterError(_CUT_OFF)
+            raise HyperparameterError(CUT_OFF)
         self.require_finite(loss.item(), "training loss of the response")
-        (loss / 2).backward()
+        (share * loss).backward()
+        return training_loss
 
     def _require_all_read(self) -> None:
         """Check that training goes on reading what the first step read."""
@@ -212,13 +191,12 @@ class SelfTuning(Training):
                 "make it anew in each call of loss_fn."
             )
 
-    def _deltas(self, gates: Sequence[torch.Tensor], examples: int) -> Deltas:
+    def _deltas(
+        self, gates: Sequence[torch.Tensor], examples: int, *, trains_weights: bool = False
+    ) -> Deltas:
         batch = BatchLayout(examples, self._batch_axis)
-        return Deltas(self._settled.response.deltas(gates), batch, linear=self._is_linear)
-
-    @property
-    def _is_linear(self) -> bool:
-        return self._config.method == "delta-stn"
+        terms = self._settled.response.deltas(gates)
+        return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
         state = self._settled
@@ -255,7 +233,7 @@ class SelfTuning(Training):
             self._values,
             BatchLayout(examples, self._batch_axis),
             {name: opened[name][0] for name in opened},
-            linear=self._is_linear,
+            linear=self.is_linear,
         )
         met.plain_readers.update(self._plain_in_optimizer)
         with inside(self._model, met):
@@ -396,12 +374,6 @@ class SelfTuning(Training):
                 "which overwrites the suggested one."
             )
         return Findings.restored(saved, self._model, self._trial.open_parameters)
-
-
-def _repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
-    """Let what follows draw the random numbers that are drawn inside, on this tensor's device."""
-    devices = [like.device] if like.device.type != "cpu" else []
-    return torch.random.fork_rng(devices, device_type=like.device.type)
 
 
 def _made_plain(optimizer: Optimizer) -> dict[str, set[str]]:

@@ -11,7 +11,7 @@ class Summary:
     """Which hyperparameters are tuned and which parameters respond to them; prints as a text.
 
     Attributes:
-        method: ``"delta-stn"``, or ``"plain"`` where the trial is no Δ-STN trial.
+        method: That of the ``TunerConfig``, or ``"plain"`` where the trial is no Δ-STN trial.
         tuned: For each tuned hyperparameter, the functions that read it.
         shared: Those of them that are read where there is no batch axis, so that their perturbation
             is one draw a batch instead of one an example: more noise in their gradient.

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from optuna_dstn._attributes import DIRECTION, SCHEDULE
 from optuna_dstn._batch import EMPTY_LOADER
+from optuna_dstn._centered_stn import CenteredSTN, DeltaSTN
 from optuna_dstn._direction import direction_of
 from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
@@ -19,9 +20,17 @@ from optuna_dstn._plain_training import PlainTraining
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
 from optuna_dstn._self_tuning import SelfTuning
+from optuna_dstn._stn import STN
 from optuna_dstn._summary import Summary
 from optuna_dstn._training import Training
 from optuna_dstn._trial import DSTNTrial
+
+
+_METHODS: Mapping[str, type[SelfTuning]] = {
+    "delta-stn": DeltaSTN,
+    "centered-stn": CenteredSTN,
+    "stn": STN,
+}
 
 
 class Tuner:
@@ -104,7 +113,7 @@ class Tuner:
         self._training: Training
         if isinstance(trial, DSTNTrial):
             _require_eager(model)
-            self._training = SelfTuning(
+            self._training = _METHODS[trial.config.method](
                 trial,
                 model,
                 optimizer,
@@ -134,7 +143,8 @@ class Tuner:
             batch: What ``loss_fn`` takes; tensors in it have the batch as their first axis.
 
         Returns:
-            The training loss on the batch before the step.
+            The training loss on the batch before the step; under the method ``"stn"``, which has
+            no other, that at perturbed hyperparameters.
 
         Raises:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.

@@ -15,7 +15,8 @@ correlation of the gradient with P and the first steps, before the means have se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -111,7 +112,8 @@ class WeightDecay:
     ) -> Tensor | float:
         """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
 
-        P is 1 for coupled decay. What is constant in Δ is left out.
+        P is 1 for coupled decay. What is constant in Δ is left out, unless the weights are trained
+        by this term too.
 
         Args:
             deltas: u_b (gate) and R (direction) of each responding parameter.
@@ -137,9 +139,55 @@ class WeightDecay:
                     if not state:  # without a gradient so far it is not decayed either
                         continue
                     metric = _preconditioner(state, group)
-                change = square_change(parameter.detach(), terms, metric)
-                total = total + (decay / 2 * change).mean()
+                weight = deltas.weight(parameter)
+                square = square_change(weight, terms, metric)
+                if deltas.trains_weights:
+                    own = weight.square()
+                    square = square + (own if metric is None else metric * own).sum()
+                total = total + (decay / 2 * square).mean()
         return total
+
+    def require_terms(self) -> None:
+        """Check that every decay of the optimizer is known as a term, for methods that train by it.
+
+        Raises:
+            HyperparameterError: If one is not.
+        """
+        for group in self._optimizer.param_groups:
+            if group.get("weight_decay") and not self._is_term(group):
+                raise HyperparameterError(
+                    "TunerConfig(method='stn') takes weight decay as a term of the loss, and that "
+                    f"of {type(self._optimizer).__name__} is not known as one. Use SGD, Adam, "
+                    "AdamW or RMSprop, or weight_decay=0 and optuna_dstn.l2_penalty(...) in the "
+                    "loss, or another method."
+                )
+
+    @contextmanager
+    def as_term(self, deltas: Deltas) -> Iterator[None]:
+        """Let steps of the optimizer inside leave the decay of responding parameters out.
+
+        It is for a training whose loss has :meth:`response_loss` as a term. Other parameters of a
+        group decay as ever: they form one of their own meanwhile.
+        """
+        groups = self._optimizer.param_groups
+        before = [
+            (group, group["params"], group["weight_decay"])
+            for group in groups
+            if group.get("weight_decay") and any(p in deltas for p in group["params"])
+        ]
+        count = len(groups)
+        try:
+            for group, parameters, _ in before:
+                others = [p for p in parameters if p not in deltas]
+                if others:
+                    groups.append({**group, "params": others})
+                    group["params"] = [p for p in parameters if p in deltas]
+                group["weight_decay"] = 0.0
+            yield
+        finally:
+            del groups[count:]
+            for group, parameters, decay in before:
+                group["params"], group["weight_decay"] = parameters, decay
 
 
 @torch.no_grad()

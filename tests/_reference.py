@@ -51,13 +51,14 @@ class Explicit:
     def tensors(self) -> list[Tensor]:
         return [self.epsilon, *self.gains.values(), *self.directions.values()]
 
-    def deltas(self) -> Deltas:
+    def deltas(self, *, linear: bool = True, trains_weights: bool = False) -> Deltas:
         """What the engine takes."""
         terms = {
             id(p): [Delta(self.epsilon @ self.gains[n].T, self.directions[n])]
             for n, p in self.parameters.items()
         }
-        return Deltas(terms, BatchLayout(len(self.epsilon)))
+        layout = BatchLayout(len(self.epsilon))
+        return Deltas(terms, layout, linear=linear, trains_weights=trains_weights)
 
     def change(self, name: str, example: int) -> Tensor:
         """Δp of one example, with an explicit diagonal matrix: diag(Uε)·R."""
@@ -72,33 +73,47 @@ def linearised_by_loops(model: nn.Sequential, x: Tensor, explicit: Explicit) -> 
     The derivative is taken in reverse mode twice, so nothing here uses forward-mode
     differentiation, and it can be differentiated in U, R and ε.
     """
-    model = copy.deepcopy(model)  # running averages are counted in the copy
-
-    def network(t: Tensor) -> Tensor:
-        y = x
-        for index, layer in enumerate(model):
-            mine = [n for n, _ in layer.named_parameters() if f"{index}.{n}" in explicit.gains]
-            if not mine:
-                y = layer(y)
-                continue
-            rows = []
-            for b in range(len(x)):
-                weights = {
-                    n: p.detach() + t * explicit.change(f"{index}.{n}", b)
-                    if n in mine
-                    else p.detach()
-                    for n, p in layer.named_parameters()
-                }
-                rows.append(functional_call(layer, weights, (y[b : b + 1],))[0])
-            y = torch.stack(rows)
-        return y
-
+    copied = copy.deepcopy(model).requires_grad_(False)  # running averages are counted in the copy
     t = torch.zeros((), requires_grad=True)
-    value = network(t)
+    value = _moved_by_loops(copied, x, explicit, t)
     v = torch.zeros_like(value, requires_grad=True)
     (pulled_back,) = torch.autograd.grad(value, t, v, create_graph=True)
     (pushed_forward,) = torch.autograd.grad(pulled_back, v, create_graph=True)
     return value.detach() + pushed_forward
+
+
+def moved_by_loops(model: nn.Sequential, x: Tensor, explicit: Explicit) -> Tensor:
+    """f(x; w + Δ), every layer run example by example with its own Δ.
+
+    Normalisation layers, if they respond, normalise the batch as a whole. Running averages are
+    counted.
+    """
+    return _moved_by_loops(model, x, explicit, torch.ones(()))
+
+
+def _moved_by_loops(model: nn.Sequential, x: Tensor, explicit: Explicit, t: Tensor) -> Tensor:
+    y = x
+    for index, layer in enumerate(model):
+        own = dict(layer.named_parameters())
+        mine = [name for name in own if f"{index}.{name}" in explicit.gains]
+        if not mine:
+            y = layer(y)
+            continue
+        if isinstance(layer, nn.BatchNorm1d):
+            one, zero = torch.ones_like(layer.weight), torch.zeros_like(layer.bias)
+            y = functional_call(layer, {"weight": one, "bias": zero}, (y,))
+        rows = []
+        for b in range(len(x)):
+            weights = {
+                name: p + t * explicit.change(f"{index}.{name}", b) if name in mine else p
+                for name, p in own.items()
+            }
+            if isinstance(layer, nn.BatchNorm1d):
+                rows.append(y[b] * weights["weight"] + weights["bias"])
+            else:
+                rows.append(functional_call(layer, weights, (y[b : b + 1],))[0])
+        y = torch.stack(rows)
+    return y
 
 
 def linearised_by_engine(model: nn.Module, x: Tensor, explicit: Explicit) -> Tensor:

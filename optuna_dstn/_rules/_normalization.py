@@ -1,6 +1,6 @@
 """Normalisation layers y = x̂⊙w + b, whose scale w and shift b respond.
 
-Running averages are left alone: the weight step has already counted this batch, and a pass at the
+Running averages are left alone where the weight step has already counted this batch: a pass at the
 response must not count it again.
 """
 
@@ -121,7 +121,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise each channel by the batch, in training, or by the running averages."""
-    if training:
+    if training and not deltas.trains_weights:
         running_mean = running_var = None
         if deltas.linear:
             return _batch_norm_in_training(deltas, input, weight, bias, momentum, eps)
@@ -145,7 +145,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise each channel of each example by itself, or by the running averages."""
-    if use_input_stats:
+    if use_input_stats and not deltas.trains_weights:
         running_mean = running_var = None
 
     def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -122,7 +122,7 @@ def _penalty(
     total: Tensor | float = 0.0
     for parameter in parameters:
         terms = deltas.of(parameter)
-        weight = parameter.detach()
+        weight = deltas.weight(parameter)
         total = total + (moved_penalty(weight, terms) if terms else penalty(weight))
     values = coefficient.values if isinstance(coefficient, PerExample) else coefficient
     return torch.as_tensor(values * total).mean()

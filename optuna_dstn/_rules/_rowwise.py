@@ -83,7 +83,13 @@ def examples_met(
     axes = max(t.ndim for t in tensors)
     # With fewer axes than the weights, which one would be the batch?
     data = [t for t in tensors if t.ndim == axes and batch.holds(t) and not is_weight(t)]
-    return data[0] if data else None
+    if not data:
+        return None
+    axis = batch.axis_of(data[0])
+    assert axis is not None, "the batch holds it"
+    # A weight that has an axis of its own there has as many units as there are examples.
+    own = [t for t in tensors if t.ndim == axes and is_weight(t)]
+    return data[0] if all(t.shape[axis] == 1 for t in own) else None
 
 
 def for_each_example(deltas: Deltas, parameter: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""The centred methods, whose response is one to a change of λ: Centered STN and Δ-STN.
+
+Both model the best response around today's λ0 as w0 + Θ(λ − λ0), and alternate
+
+1. w0: a gradient step on L_T(λ, w0), unperturbed;
+2. Θ:  every ``response_interval``, a gradient step on E_ε L_T(λ + ε, w0 + Θε), ε and −ε together;
+3. λ, σ: see :mod:`optuna_dstn._self_tuning`
+
+(Bae & Grosse, 2020, algorithm 1).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+import math
+from typing import Any
+
+import torch
+
+from optuna_dstn._batch import part_of
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._interception import CurrentValues
+from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
+from optuna_dstn._training import clipped_gradient_norm
+
+
+class CenteredSTN(SelfTuning):
+    """The response moves the weights of the network as it is."""
+
+    def _train_weights(self, batch: Any, examples: int) -> float:
+        findings = self._settled.findings
+        mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
+        return self._weight_step(mode, batch, examples)
+
+    def _train_response(self, batch: Any, examples: int) -> None:
+        if self.steps % self._config.response_interval == 0:
+            self._response_step(batch, examples)
+
+    def _response_step(self, batch: Any, examples: int) -> None:
+        """Take a step on the mean of the response's losses at ε and at −ε.
+
+        One of them alone gives mostly noise: the gradient of each example at Δ = 0 times its ε,
+        which is zero in the mean over ε only. Of the two it cancels, because they share their
+        random numbers (dropout masks, noise).
+        """
+        state = self._settled
+        batch, examples = self._part_for_response(batch, examples)
+        with torch.no_grad():
+            perturbation = state.space.perturbation(examples, state.drawn_alike)
+        # The gates are linear in ε, so both halves share one product with U, and its derivative.
+        gates = state.response.gates(perturbation)
+        leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
+        state.response_optimizer.zero_grad()
+        with _repeated_random_numbers(perturbation):
+            deltas = self._deltas(leaves, examples)
+            self._add_perturbed_gradient(batch, examples, perturbation, deltas, share=0.5)
+        if not self.steps and not any(
+            t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
+        ):
+            raise HyperparameterError(CUT_OFF)
+        mirrored = self._deltas([-leaf for leaf in leaves], examples)
+        self._add_perturbed_gradient(batch, examples, -perturbation, mirrored, share=0.5)
+        for gate, leaf in zip(gates, leaves, strict=True):
+            if leaf.grad is not None:
+                gate.backward(leaf.grad)
+        optimizer = state.response_optimizer.optimizer
+        norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
+        self.require_finite(norm, "gradient of the response's training loss")
+        state.response_optimizer.step()
+
+    def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
+        """Return the part of a batch that the response sees, and its size; other parts by turns."""
+        count = math.ceil(examples * self._config.response_fraction)
+        if count == examples:
+            return batch, examples
+        turn = self.steps // self._config.response_interval
+        start = min(turn % math.ceil(examples / count) * count, examples - count)
+        part = slice(start, start + count)
+        return part_of(batch, part, examples, self._batch_axis), count
+
+
+class DeltaSTN(CenteredSTN):
+    """The network is linearised at w0 in Θε, so that Θ is the exact Jacobian for any σ."""
+
+    is_linear = True
+
+
+def _repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
+    """Let what follows draw the random numbers that are drawn inside, on this tensor's device."""
+    devices = [like.device] if like.device.type != "cpu" else []
+    return torch.random.fork_rng(devices, device_type=like.device.type)

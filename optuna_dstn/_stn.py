@@ -1,0 +1,81 @@
+"""Self-tuning networks as first published, whose response is one to λ itself.
+
+The best response is modelled as r_φ(λ) = φ0 + Φλ. Two steps alternate:
+
+1. φ0, Φ: a gradient step on E_ε L_T(λ + ε, r_φ(λ + ε)), both together;
+2. λ, σ:  see :mod:`optuna_dstn._self_tuning`: L_V(r_φ(λ + ε)), φ fixed
+
+(MacKay et al., 2019, "Self-Tuning Networks: Bilevel Optimization of Hyperparameters using
+Structured Best-Response Functions").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._findings import Findings
+from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
+from optuna_dstn._training import clipped_gradient_norm
+
+
+class STN(SelfTuning):
+    """Between its steps the model holds the weights of today's λ, φ0 + Φλ.
+
+    At the start Φ = 0, so the first step, in which what responds is found, is one on φ0.
+    """
+
+    def _train_weights(self, batch: Any, examples: int) -> float:
+        """Take a step on φ0 and Φ; the loss is that at the perturbed hyperparameters."""
+        state = self._settled
+        self._weight_decay.require_terms()
+        with torch.no_grad():
+            perturbation = state.space.perturbation(examples, state.drawn_alike)
+            point = state.space.raw + perturbation
+        optimizer, response_optimizer = self._optimizer, state.response_optimizer
+        optimizer.zero_grad()
+        response_optimizer.zero_grad()
+        deltas = self._deltas(state.response.gates(point), examples, trains_weights=True)
+        with self._at_origin():
+            loss = self._add_perturbed_gradient(batch, examples, perturbation, deltas).item()
+            if self.steps == 1 and not any(
+                t.grad is not None and t.grad.any() for t in state.response.parameters()
+            ):
+                raise HyperparameterError(CUT_OFF)
+            norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
+            self.require_finite(norm, "gradient of the training loss")
+            norm = clipped_gradient_norm(response_optimizer.optimizer, self._max_grad_norm)
+            self.require_finite(norm, "gradient of the response's training loss")
+            response_optimizer.step()
+            with self._weight_decay.as_term(deltas):
+                optimizer.step()
+        return loss
+
+    @contextmanager
+    def _at_origin(self) -> Iterator[None]:
+        """Let the model hold φ0 inside, and what of it and Φ has become at today's λ after it."""
+        state = self._settled
+        raw = state.space.raw.detach()
+        state.response.move(-raw)
+        try:
+            yield
+        finally:
+            state.response.move(raw)
+
+    def _hyperparameter_step(self) -> None:
+        raw = self._settled.space.raw.detach()
+        before = raw.clone()
+        super()._hyperparameter_step()
+        self._settled.response.move(raw - before)
+
+    def _require_all_read(self) -> None:
+        if self.steps > 1:  # the first step has no perturbed pass
+            super()._require_all_read()
+
+    def _start(self, findings: Findings) -> None:
+        self._weight_decay.require_terms()
+        super()._start(findings)
