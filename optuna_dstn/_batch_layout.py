@@ -35,41 +35,54 @@ class BatchLayout:
         # For each number of rows that a reshape made of the batch: the example of each row.
         self._rows: dict[int, Tensor] = {}
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        """Return the axis of ``tensor`` along which the examples, or rows of them, lie."""
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        """Return the axis of ``tensor`` along which the examples, or rows of them, lie.
+
+        Args:
+            tensor: Any tensor.
+            taken: Axes that are known to be others, such as that of a layer's units.
+        """
         shape = tensor.shape
         if not shape:
             return None
-        if shape[0] == self.examples and not (self._axis and self._is_second(shape)):
+        is_second = len(shape) > 2 - self._axis and shape[1] == self.examples and 1 not in taken
+        if 0 not in taken and shape[0] == self.examples and not (self._axis and is_second):
             return 0
-        if self._is_second(shape):
+        if is_second:
             return 1
-        if shape[0] in self._rows:
+        if shape[0] in self._rows and 0 not in taken:
             return 0
-        return 1 if len(shape) > 2 and shape[1] in self._rows else None
+        is_second = len(shape) > 2 and 1 not in taken
+        return 1 if is_second and shape[1] in self._rows else None
 
-    def _is_second(self, shape: torch.Size) -> bool:
-        return len(shape) > 2 - self._axis and shape[1] == self.examples
-
-    def holds(self, tensor: Any) -> bool:
+    def holds(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
         """Whether ``tensor`` is one that has the examples, or rows of them, along an axis."""
-        return isinstance(tensor, Tensor) and self.axis_of(tensor) is not None
+        return isinstance(tensor, Tensor) and self.axis_of(tensor, taken) is not None
 
-    def align(self, values: Tensor, input: Tensor, axes: Sequence[int] = ()) -> Tensor:
+    def align(
+        self,
+        values: Tensor,
+        input: Tensor,
+        axes: Sequence[int] = (),
+        batch_axis: int | None = None,
+    ) -> Tensor:
         """Return the examples' values so that they broadcast against ``input``.
 
         Args:
             values: Shape (B, *s).
             input: A tensor that this layout :meth:`holds`.
             axes: Where in ``input`` the axes of s belong, in their order, behind the batch.
+            batch_axis: Its batch axis, where the caller knows it.
 
         Returns:
             As many axes as ``input``: B or its number of rows along the batch axis, s along
             ``axes``, 1 elsewhere.
         """
-        axis = self.axis_of(input)
+        axis = self.axis_of(input, axes) if batch_axis is None else batch_axis
         assert axis is not None, "the caller asks whether the layout holds it"
-        values = self.per_row(values, input)
+        length = input.shape[axis]
+        if length != self.examples:
+            values = values.index_select(0, self._rows[length])
         shape = [1] * input.ndim
         shape[axis] = values.shape[0]
         for own, size in zip(axes, values.shape[1:], strict=True):
@@ -121,8 +134,8 @@ class _KnownAxis(BatchLayout):
         super().__init__(examples, axis)
         self._rows = rows
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        if tensor.ndim <= self._axis:
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        if tensor.ndim <= self._axis or self._axis in taken:
             return None
         length = tensor.shape[self._axis]
         return self._axis if length == self.examples or length in self._rows else None

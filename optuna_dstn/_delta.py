@@ -90,6 +90,10 @@ class Deltas:
         deltas.batch = self.batch.along(axis)
         return deltas
 
+    def forget(self, computed: Tensor) -> None:
+        """Let a tensor that was computed from parameters respond no longer."""
+        self._terms.pop(id(computed), None)
+
     def moved(self, output: Tensor, change: Tensor | None) -> Tensor:
         """Return a rule's result: the dual number (y, ẏ) where linear, y + ẏ where not.
 
@@ -103,6 +107,8 @@ class Deltas:
             return output + change.to(output.dtype)
         if change.shape != output.shape or change.dtype != output.dtype:
             change = change.to(output.dtype).expand_as(output)
+        if 0 in output.stride():  # expanded: no dual number may have two entries in one place
+            output = output.contiguous()
         dual: Tensor = forward_ad.make_dual(output, change)
         return dual
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from optuna_dstn._arguments import (
@@ -43,6 +43,9 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
         self._values = values
         self.in_model = False
         self.tracked: ByIdentity[Tracked] = ByIdentity()
+
+    def meet(self, model: nn.Module) -> None:
+        """Take note of the model that is about to be called inside this mode."""
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

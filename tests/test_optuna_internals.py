@@ -39,6 +39,20 @@ OPTUNA: dict[str, Callable[[], object]] = {
 }
 
 
+TORCH: dict[str, Callable[[], object]] = {
+    # What both kinds of torch.nn.utils' weight_norm call.
+    "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_private_api_of_pytorch(name: str) -> None:
+    try:
+        TORCH[name]()
+    except (AttributeError, TypeError) as error:
+        pytest.fail(f"PyTorch {torch.__version__} changed {name}, which optuna_dstn uses: {error}")
+
+
 @pytest.mark.parametrize("name", OPTUNA)
 def test_private_api_of_optuna(name: str) -> None:
     try:
@@ -82,7 +96,7 @@ def test_optimize_asks_the_study_for_its_trials() -> None:
 
 def test_no_other_private_name_is_used() -> None:
     """Private names that are not the package's own are listed above, or here with a reason."""
-    known = {name.split("(")[0].split(".")[-1] for name in OPTUNA}
+    known = {name.split("(")[0].split(".")[-1] for name in (*OPTUNA, *TORCH)}
     package = Path(optuna_dstn.__file__).parent
     trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
     own = {name for tree in trees.values() for name in _defined(tree)}

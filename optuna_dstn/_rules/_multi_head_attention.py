@@ -21,7 +21,7 @@ from optuna_dstn._rules._attention import (
     kept,
     scaled_dot_product_attention,
 )
-from optuna_dstn._rules._layers import affine
+from optuna_dstn._rules._layers import OF_LINEAR, affine
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import Responding, layer_rule, operation_rule
 
@@ -169,7 +169,7 @@ def _attention(
     output = output.permute(2, 0, 1, 3).flatten(-2)
     if not is_batched:
         output = output.squeeze(1)
-    output = affine(F.linear, -1, deltas, output, out_proj_weight, out_proj_bias)
+    output = affine(F.linear, OF_LINEAR, deltas, output, out_proj_weight, out_proj_bias)
     if seen is not None:
         seen = seen.mean(1) if average_attn_weights else seen
         seen = seen if is_batched else seen.squeeze(0)
@@ -187,14 +187,14 @@ def _projected(
     width = query.shape[-1]
     packed = weights[0] if len(weights) == 1 else None
     if packed is not None and query is key is value:
-        return list(affine(F.linear, -1, deltas, query, packed, bias).chunk(3, -1))
+        return list(affine(F.linear, OF_LINEAR, deltas, query, packed, bias).chunk(3, -1))
     projected: list[Tensor] = []
     for place, input in enumerate(inputs):
         rows = slice(place * width, (place + 1) * width)
         weight = weights[place] if packed is None else _rows(deltas, packed, rows)
         own_bias = None if bias is None else _rows(deltas, bias, rows)
         assert weight is not None, "PyTorch has checked it"
-        projected.append(affine(F.linear, -1, deltas, input, weight, own_bias))
+        projected.append(affine(F.linear, OF_LINEAR, deltas, input, weight, own_bias))
     return projected
 
 

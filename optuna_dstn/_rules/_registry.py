@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from optuna_dstn._rules._domain import Domain
+from optuna_dstn._rules._sight import Sight
 
 
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
@@ -47,13 +48,22 @@ class LayerRule(NamedTuple):
             responds.
         responding: Called as the torch function: pairs of an argument that responds if it is a
             parameter, and the axes along which its units may lie, the preferred one first.
-        takes_batch: Whether the first argument must have the batch axis for the rule to make
-            sense.
+        takes_batch: Whether the examples must have the batch axis for the rule to make sense.
+        examples: Called with the :class:`Sight` of the pass, then as the torch function: the
+            argument that has the examples; ``None`` if the rule does not know such calls.
     """
 
     apply: Callable[..., Any]
     responding: Callable[..., Responding]
     takes_batch: bool
+    examples: Callable[..., Any]
+
+    def serves(self, sight: Sight, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call of the torch function is for this rule: do parameters meet examples?"""
+        examples = self.examples(sight, *args, **kwargs)
+        if examples is None or sight.is_weight(examples):
+            return False
+        return not self.takes_batch or sight.is_examples(examples)
 
 
 hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
@@ -69,6 +79,10 @@ Each is called as the torch function, with dual numbers among its arguments or n
 
 def _always(*args: Any, **kwargs: Any) -> bool:
     return True
+
+
+def _first(sight: Sight, *args: Any, **kwargs: Any) -> Any:
+    return args[0] if args else kwargs.get("input")
 
 
 def _nothing(*args: Any, **kwargs: Any) -> Responding:
@@ -112,6 +126,7 @@ def layer_rule(
     is_active: Callable[..., bool] | None = None,
     domain: Mapping[str, Domain] = _ANYWHERE,
     arguments: Callable[..., Mapping[str, Any]] | None = None,
+    examples: Callable[..., Any] = _first,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register the decorated function as the responding form of torch ``functions``.
 
@@ -123,6 +138,7 @@ def layer_rule(
         functions: The torch functions.
         responding: As in :class:`LayerRule`.
         takes_batch: As in :class:`LayerRule`.
+        examples: As in :class:`LayerRule`; by default the first argument.
         is_active: As in :class:`HyperparameterRule`.
         domain: As in :class:`HyperparameterRule`.
         arguments: As in :class:`HyperparameterRule`; by default they are named as in the decorated
@@ -131,7 +147,7 @@ def layer_rule(
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = LayerRule(apply, responding, takes_batch)
+            layer_rules[function] = LayerRule(apply, responding, takes_batch, examples)
             if is_active is not None:
                 by_name = arguments or _arguments_of(apply, None)
                 hyperparameter_rules[function] = HyperparameterRule(
@@ -149,7 +165,9 @@ def penalty_rule(
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing, False)
+            layer_rules[function] = penalty_rules[function] = LayerRule(
+                apply, _nothing, False, lambda _, parameters, coefficient: parameters
+            )
         return apply
 
     return register
