@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._delta import Deltas, split
+from optuna_dstn._rules._frozen_convolution import convolution_of_tangent
 from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
 
@@ -181,6 +182,10 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
         **named: Any,
     ) -> Tensor:
         def convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            if bias is None and not transposed and input.requires_grad:
+                return convolution_of_tangent(
+                    operation, spatial_axes, input, weight, options, named
+                )
             return operation(input, weight, bias, *options, **named)
 
         return affine(convolve, units, deltas, input, weight, bias)
