@@ -4,7 +4,7 @@ Each is there twice: as one step in torch's own operations, which can be differe
 way; and as a run through all steps at frozen weights, whose derivative in the direction of tangents
 is a linear recursion with constant coefficients. What of it does not depend on the step before is
 computed for all steps at once; the rest, a product with W_hh and a few elementwise operations a
-step, is one node for reverse mode.
+step, is one node for reverse mode, whose derivative is the transposed recursion.
 
 The gates see from_input = W_ih·x + b_ih and from_hidden = W_hh·h + b_hh, h that of the step before.
 """
@@ -12,13 +12,14 @@ The gates see from_input = W_ih·x + b_ih and from_hidden = W_hh·h + b_hh, h th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from optuna_dstn._rules._preactivations import Change, Preactivation
 from optuna_dstn._rules._steps import Steps, carried
 
 
@@ -40,10 +41,10 @@ class Weights(NamedTuple):
 
 
 class Tangents(NamedTuple):
-    """The derivatives of what a run was given, each in the direction of Δ; ``None`` is zero.
+    """Derivatives of what the recursion of a run starts from; ``None`` is zero.
 
     Attributes:
-        from_input: Shape (N, gates·H).
+        from_input: Shape (N, gates·H); if the gates see but a sum, that of from_hidden with it.
         from_hidden: Shape (N, gates·H); at h, which has a derivative of its own.
         projected: Likewise of W_hr·m, at m, shape (N, P).
         hidden: Of the initial h, shape (B, P).
@@ -61,47 +62,70 @@ class Recurrence(ABC):
     """A run of one direction of a layer through all steps, at frozen weights.
 
     Args:
-        from_input: Of all steps, shape (N, gates·H).
+        input: x of all steps, shape (N, F).
         weights: The layer's.
         initial: Of each sequence.
         steps: Which sequences take part in each step.
         reverse: Whether the last step comes first.
         hidden: h of all steps, where it is known already; shape (N, P).
+        keeps_products: Whether the products themselves will be asked for.
 
     Attributes:
         hidden: h of all steps, shape (N, P).
         cell: c of all steps, shape (N, H); ``None`` where there is none.
-        previous: h of the step before, shape (N, P).
-        unprojected: m of all steps, where h = W_hr·m; shape (N, H).
+        products: W_ih·x + b_ih, W_hh·h + b_hh and, where h = W_hr·m, that, of all steps.
     """
 
     gates: ClassVar[int]
+    sees_sum: ClassVar[bool]
+    """Whether the gates see from_input + from_hidden only."""
+
     hidden: Tensor
     cell: Tensor | None = None
-    unprojected: Tensor | None = None
+    products: tuple[Preactivation, ...]
+    # Where they are kept; that of h without b_hh if the gates see but a sum.
+    _from_input: Tensor
+    _from_hidden: Tensor
+    _unprojected: Tensor | None = None  # m, where h = W_hr·m
 
     def __init__(
         self,
-        from_input: Tensor,
+        input: Tensor,
         weights: Weights,
         initial: State,
         steps: Steps,
         reverse: bool,
         hidden: Tensor | None = None,
+        keeps_products: bool = True,
     ) -> None:
+        self._keeps_products = keeps_products
+        self._initial = initial
         self._steps = steps
         self._reverse = reverse
         self._order = steps.order(reverse)
-        self._weight = weights.hidden
-        self._projection = weights.projection
+        self._weights = weights
         self._units = weights.hidden.shape[0] // self.gates
+        bias = weights.input_bias
+        if self.sees_sum and bias is not None and weights.hidden_bias is not None:
+            bias = bias + weights.hidden_bias
+        self._from_input = F.linear(input, weights.input, bias)
         if hidden is None:
-            self._run(from_input, weights, initial)
-            self.previous = steps.previous(self.hidden, initial.hidden, reverse)
+            self._run()
+            previous = steps.previous(self.hidden, initial.hidden, reverse)
         else:
             self.hidden = hidden
-            self.previous = steps.previous(hidden, initial.hidden, reverse)
-            self._rerun(from_input, weights, initial)
+            previous = steps.previous(hidden, initial.hidden, reverse)
+            self._rerun(previous)
+        self._previous = previous
+        hidden_bias = None if self.sees_sum else weights.hidden_bias
+        self.products = (
+            Preactivation(steps, input, weights.input, bias),
+            Preactivation(steps, previous, weights.hidden, hidden_bias),
+        )
+        if weights.projection is not None:
+            assert self._unprojected is not None
+            projection = Preactivation(steps, self._unprojected, weights.projection)
+            self.products = (*self.products, projection)
 
     @staticmethod
     @abstractmethod
@@ -109,40 +133,56 @@ class Recurrence(ABC):
         """Return the state after a step; its h is yet to be projected."""
 
     @abstractmethod
-    def _run(self, from_input: Tensor, weights: Weights, initial: State) -> None:
+    def _run(self) -> None:
         """Compute h and the gates, step by step."""
 
     @abstractmethod
-    def _rerun(self, from_input: Tensor, weights: Weights, initial: State) -> None:
+    def _rerun(self, previous: Tensor) -> None:
         """Compute the gates from known h, all steps at once."""
 
     @abstractmethod
-    def _linearise(self, initial: State) -> None:
+    def _linearise(self) -> None:
         """Compute the coefficients of the recursion of tangents."""
 
-    @abstractmethod
-    def from_hidden(self) -> Tensor:
-        """Return W_hh·h + b_hh of all steps, shape (N, gates·H)."""
-
-    def pushed(self, initial: State, tangents: Tangents) -> tuple[Tensor, Tensor | None]:
+    def pushed(
+        self, changes: tuple[Change, ...], input: Tensor | None, state: State | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the derivative of h of all steps, (N, P), and of the last c, (B, H).
 
-        Reverse mode differentiates it with respect to the tangents, once.
+        Reverse mode differentiates it, once.
 
         Args:
-            initial: As the run was given it.
-            tangents: Of what the run was given.
+            changes: What the parameters' response makes of each of the products.
+            input: ẋ of all steps, shape (N, F).
+            state: The derivative of the initial state.
         """
-        with torch.no_grad():
-            self._linearise(initial)
+        if self.sees_sum:
+            changes = _with_one_shift(*changes)
+        tensors = [t for c in changes for t in (*c.gates, *c.directions, c.shift, c.extra)]
         pushed: tuple[Tensor, Tensor | None] = _Recursion.apply(  # type: ignore[no-untyped-call]
-            self, *tangents
+            self, changes, input, *(state or (None, None)), *tensors
         )
         return pushed
 
-    @abstractmethod
-    def push(self, tangents: Tangents) -> tuple[Tensor, Tensor | None]:
+    def push(
+        self, changes: tuple[Change, ...], input: Tensor | None, hidden: Any, cell: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute what :meth:`pushed` returns."""
+        self._linearise()
+        of_input, of_hidden, *of_projection = self.products
+        from_input = of_input.push(changes[0], self._from_input, input)
+        into = from_input if self.sees_sum else None
+        from_hidden = of_hidden.push(changes[1], self._from_hidden, into=into)
+        if self.sees_sum:
+            from_input, from_hidden = from_hidden, None
+        projected = None
+        if of_projection:
+            projected = of_projection[0].push(changes[2], self.hidden)
+        return self._push(Tangents(from_input, from_hidden, projected, hidden, cell))
+
+    @abstractmethod
+    def _push(self, tangents: Tangents) -> tuple[Tensor, Tensor | None]:
+        """Run the recursion; from_input and from_hidden may be written to."""
 
     @abstractmethod
     def pull(self, hidden: Tensor, cell: Tensor | None) -> Tangents:
@@ -153,18 +193,14 @@ class Recurrence(ABC):
             cell: Likewise that of the last c.
         """
 
-    def _sum(self, *tangents: Tensor | None) -> Tensor:
-        """Return a sum of tangents (N, gates·H) that may be overwritten."""
-        given = [t for t in tangents if t is not None]
-        if len(given) == 2:
-            return given[0] + given[1]
-        return given[0].clone() if given else self._zeros(self._steps.rows, self.gates)
-
     def _zeros(self, rows: int, gates: int = 1) -> Tensor:
-        return self._weight.new_zeros(rows, gates * self._units)
+        return self.hidden.new_zeros(rows, gates * self._units)
 
     def _empty(self, gates: int = 1) -> Tensor:
-        return self._weight.new_empty(self._steps.rows, gates * self._units)
+        return self.hidden_like(gates * self._units)
+
+    def hidden_like(self, units: int) -> Tensor:
+        return self._from_input.new_empty(self._steps.rows, units)
 
     def _started(self, initial: Tensor) -> Tensor:
         return initial[: self._steps.sizes[self._order[0]]]
@@ -172,26 +208,57 @@ class Recurrence(ABC):
     def _ended(self) -> int:
         return self._steps.sizes[self._order[-1]]
 
+    def _split(self, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+        return [self._steps.split(r) for r in rows]
+
+    def _initial_tangent(self, tangent: Tensor | None, like: Tensor) -> Tensor:
+        return torch.zeros_like(like) if tangent is None else tangent
+
+
+def _with_one_shift(of_input: Change, of_hidden: Change, *others: Change) -> tuple[Change, ...]:
+    """Let the first of two changes that are added have the shift of both."""
+    if of_input.shift is None or of_hidden.shift is None:
+        return of_input, of_hidden, *others
+    both = Change(*of_input[:2], of_input.shift + of_hidden.shift, of_input.extra)
+    return both, Change(*of_hidden[:2], None, of_hidden.extra), *others
+
 
 class _Recursion(torch.autograd.Function):
     """The recursion of the tangents of a run, and its transpose."""
 
     @staticmethod
     def forward(
-        ctx: Any, run: Recurrence, *tangents: Tensor | None
+        ctx: Any,
+        run: Recurrence,
+        changes: tuple[Change, ...],
+        input: Tensor | None,
+        hidden: Tensor | None,
+        cell: Tensor | None,
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        ctx.run = run
+        ctx.run, ctx.changes = run, changes
         ctx.set_materialize_grads(False)
-        return run.push(Tangents(*tangents))
+        return run.push(changes, input, hidden, cell)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor | None, ...]:
+        run, changes = ctx.run, ctx.changes
+        _, _, needs_input, needs_hidden, needs_cell, *needed = ctx.needs_input_grad
         if hidden is None:
-            hidden = torch.zeros_like(ctx.run.hidden)
-        gradients = ctx.run.pull(hidden, cell)
-        needed = ctx.needs_input_grad[1:]
-        return None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
+            hidden = torch.zeros_like(run.hidden)
+        own = run.pull(hidden, cell)
+        own_gradients = (
+            own.from_input @ run.products[0].weight if needs_input else None,
+            own.hidden if needs_hidden else None,
+            own.cell if needs_cell else None,
+        )
+        others: list[Tensor | None] = []
+        for product, change, gradient in zip(run.products, changes, own[:3], strict=False):
+            count = 2 * len(change.gates) + 2
+            others += product.pull(gradient, change, needed[:count])
+            needed = needed[count:]
+        return None, None, *own_gradients, *others
 
 
 class LSTM(Recurrence):
@@ -204,6 +271,7 @@ class LSTM(Recurrence):
     """
 
     gates = 4
+    sees_sum = True
 
     @staticmethod
     def step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
@@ -212,127 +280,150 @@ class LSTM(Recurrence):
         cell = f.sigmoid() * state.cell + i.sigmoid() * g.tanh()
         return State(o.sigmoid() * cell.tanh(), cell)
 
-    def _run(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        steps, units = self._steps, self._units
-        self._from_input = from_input
-        shifted = from_input if weights.hidden_bias is None else from_input + weights.hidden_bias
-        self._sums, self._gates = torch.empty_like(from_input), torch.empty_like(from_input)
+    def _run(self) -> None:
+        initial, weights, units = self._initial, self._weights, self._units
+        self._prepare()
         self.cell, self._tanh, unprojected = self._empty(), self._empty(), self._empty()
-        is_projected = weights.projection is not None
-        self.hidden = initial.hidden.new_empty(steps.rows, initial.hidden.shape[1])
-        hiddens = steps.split(self.hidden)
-        outputs = steps.split(unprojected) if is_projected else hiddens
-        buffers = [
-            steps.split(b) for b in (shifted, self._sums, self._gates, self.cell, self._tanh)
-        ]
+        self.hidden = unprojected
+        if weights.projection is not None:
+            self.hidden = self.hidden_like(len(weights.projection))
+            self._unprojected = unprojected
+        inputs, products, sums, cells, tanhs, outputs, hiddens = self._split(
+            self._from_input,
+            self._from_hidden,
+            self._gates,
+            self.cell,
+            self._tanh,
+            unprojected,
+            self.hidden,
+        )
+        i_and_f, g, o = self._split(*self._gates.split((2 * units, units, units), 1))
+        i, f = self._split(*self._gates[:, : 2 * units].chunk(2, 1))
         weight = weights.hidden.t()
+        projection = None if weights.projection is None else weights.projection.t()
         assert initial.cell is not None
         h, c = self._started(initial.hidden), self._started(initial.cell)
         for t in self._order:
-            x, sums, gates, cell, tanh = (buffer[t] for buffer in buffers)
-            h, c = carried(h, initial.hidden, len(x)), carried(c, initial.cell, len(x))
-            torch.addmm(x, h, weight, out=sums)
-            torch.sigmoid(sums[:, : 2 * units], out=gates[:, : 2 * units])
-            torch.tanh(sums[:, 2 * units : 3 * units], out=gates[:, 2 * units : 3 * units])
-            torch.sigmoid(sums[:, 3 * units :], out=gates[:, 3 * units :])
-            i, f, g, o = gates.chunk(4, 1)
-            c = torch.mul(f, c, out=cell).addcmul_(i, g)
-            h = torch.mul(o, torch.tanh(c, out=tanh), out=outputs[t])
-            if weights.projection is not None:
-                h = torch.mm(h, weights.projection.t(), out=hiddens[t])
-        if is_projected:
-            self.unprojected = unprojected
+            size = self._steps.sizes[t]
+            h, c = carried(h, initial.hidden, size), carried(c, initial.cell, size)
+            if self._keeps_products:
+                torch.add(inputs[t], torch.mm(h, weight, out=products[t]), out=sums[t])
+            else:
+                sums[t].addmm_(h, weight)
+            i_and_f[t].sigmoid_()
+            g[t].tanh_()
+            o[t].sigmoid_()
+            c = torch.mul(f[t], c, out=cells[t]).addcmul_(i[t], g[t])
+            h = torch.mul(o[t], torch.tanh(c, out=tanhs[t]), out=outputs[t])
+            if projection is not None:
+                h = torch.mm(h, projection, out=hiddens[t])
 
-    def _rerun(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        steps = self._steps
-        self._from_input = from_input
-        self._sums = from_input + torch.nn.functional.linear(
-            self.previous, weights.hidden, weights.hidden_bias
-        )
-        self._gates = torch.sigmoid(self._sums)
+    def _rerun(self, previous: Tensor) -> None:
+        self._prepare()
+        if self._keeps_products:
+            torch.mm(previous, self._weights.hidden.t(), out=self._from_hidden)
+            torch.add(self._from_input, self._from_hidden, out=self._gates)
+        else:
+            self._gates.addmm_(previous, self._weights.hidden.t())
         i, f, g, o = self._gates.chunk(4, 1)
-        torch.tanh(self._sums.chunk(4, 1)[2], out=g)
+        for gate in (i, f, o):
+            gate.sigmoid_()
+        g.tanh_()
         self.cell = self._empty()
-        fs, new, cells = steps.split(f), steps.split(i * g), steps.split(self.cell)
-        assert initial.cell is not None
-        c = self._started(initial.cell)
+        forget, new, cells = self._split(f, i * g, self.cell)
+        initial = self._initial.cell
+        assert initial is not None
+        c = self._started(initial)
         for t in self._order:
-            c = carried(c, initial.cell, len(new[t]))
-            c = torch.addcmul(new[t], fs[t], c, out=cells[t])
+            c = torch.addcmul(new[t], forget[t], carried(c, initial, len(new[t])), out=cells[t])
         self._tanh = torch.tanh(self.cell)
-        if weights.projection is not None:
-            self.unprojected = o * self._tanh
+        if self._weights.projection is not None:
+            self._unprojected = o * self._tanh
 
-    def from_hidden(self) -> Tensor:
-        return self._sums - self._from_input
+    def _prepare(self) -> None:
+        """Provide for the gates, in the place of from_input if that is not kept."""
+        self._from_hidden = self._gates = self._from_input
+        if self._keeps_products:
+            self._from_hidden, self._gates = self._empty(4), self._empty(4)
 
-    def _linearise(self, initial: State) -> None:
+    def _linearise(self) -> None:
+        initial = self._initial.cell
         assert self.cell is not None
-        assert initial.cell is not None
+        assert initial is not None
         i, f, g, o = self._gates.chunk(4, 1)
-        self._factors = torch.addcmul(self._gates, self._gates, self._gates, value=-1)
-        of_i, of_f, of_g, of_o = self._factors.chunk(4, 1)
-        of_i *= g
-        of_f *= self._steps.previous(self.cell, initial.cell, self._reverse)
-        torch.addcmul(i, i * g, g, value=-1, out=of_g)
-        of_o *= self._tanh
-        self._forget = f
+        self._forget = f.clone()
         self._output = torch.addcmul(o, o * self._tanh, self._tanh, value=-1)
+        of_g = torch.addcmul(i, i * g, g, value=-1)
+        for gate, scale in (
+            (i, g),
+            (f, self._steps.previous(self.cell, initial, self._reverse)),
+            (o, self._tanh),
+        ):
+            gate.addcmul_(gate, gate, value=-1).mul_(scale)
+        g.copy_(of_g)
+        self._factors = self._gates
 
-    def push(self, tangents: Tangents) -> tuple[Tensor, Tensor]:
-        steps = self._steps
-        a = self._sum(tangents.from_input, tangents.from_hidden)
-        hidden = torch.empty_like(self.hidden)
-        buffers = [steps.split(b) for b in (a, self._factors, self._forget, self._output, hidden)]
-        projected = None if tangents.projected is None else steps.split(tangents.projected)
-        first_h = (
-            self._weight.new_zeros(steps.sequences, hidden.shape[1])
-            if tangents.hidden is None
-            else tangents.hidden
+    def _push(self, tangents: Tangents) -> tuple[Tensor, Tensor]:
+        initial = self._initial
+        assert initial.cell is not None
+        sums = (
+            self._zeros(self._steps.rows, 4) if tangents.from_input is None else tangents.from_input
         )
-        first_c = self._zeros(steps.sequences) if tangents.cell is None else tangents.cell
+        self._sums = sums
+        hidden = torch.empty_like(self.hidden)
+        a, factors, forget, output, outputs = self._split(
+            sums, self._factors, self._forget, self._output, hidden
+        )
+        of_i, of_f, of_g, of_o = self._split(*sums.chunk(4, 1))
+        projection = self._weights.projection
+        projected = None if tangents.projected is None else self._steps.split(tangents.projected)
+        first_h = self._initial_tangent(tangents.hidden, initial.hidden)
+        first_c = self._initial_tangent(tangents.cell, initial.cell)
         last_c = torch.empty_like(first_c)
-        weight = self._weight.t()
+        weight = self._weights.hidden.t()
         h, c = self._started(first_h), self._started(first_c)
         for t in self._order:
-            sums, factors, forget, output, out = (buffer[t] for buffer in buffers)
-            h, c = carried(h, first_h, len(sums)), carried(c, first_c, len(sums), last_c)
-            i, f, g, o = sums.addmm_(h, weight).mul_(factors).chunk(4, 1)
-            c = torch.mul(forget, c).add_(i).add_(f).add_(g)
-            if self._projection is None:
-                h = torch.addcmul(o, output, c, out=out)
+            size = self._steps.sizes[t]
+            h, c = carried(h, first_h, size), carried(c, first_c, size, last_c)
+            a[t].addmm_(h, weight).mul_(factors[t])
+            c = torch.mul(forget[t], c).add_(of_i[t]).add_(of_f[t]).add_(of_g[t])
+            if projection is None:
+                h = torch.addcmul(of_o[t], output[t], c, out=outputs[t])
             else:
-                h = torch.mm(torch.addcmul(o, output, c), self._projection.t(), out=out)
+                h = torch.addcmul(of_o[t], output[t], c)
+                h = torch.mm(h, projection.t(), out=outputs[t])
                 if projected is not None:
                     h += projected[t]
         last_c[: self._ended()] = c
         return hidden, last_c
 
     def pull(self, hidden: Tensor, cell: Tensor | None) -> Tangents:
-        steps, units = self._steps, self._units
-        sums = torch.empty_like(self._factors)
-        projected = None if self._projection is None else torch.empty_like(hidden)
-        buffers = [
-            steps.split(b) for b in (hidden, sums, self._factors, self._forget, self._output)
-        ]
-        no_h = torch.zeros_like(hidden[: steps.sequences])
-        last_c = self._zeros(steps.sequences) if cell is None else cell
+        initial, units = self._initial, self._units
+        assert initial.cell is not None
+        sums = self._sums  # which the recursion no longer needs
+        projection = self._weights.projection
+        projected = None if projection is None else torch.empty_like(hidden)
+        given, a, forget, output = self._split(hidden, sums, self._forget, self._output)
+        by_gate = sums.view(-1, 4, units), self._factors.view(-1, 4, units)
+        into_cell, cell_factors = self._split(*(g[:, :3] for g in by_gate))
+        into_output, output_factors = self._split(*(g[:, 3] for g in by_gate))
+        of_projected = None if projected is None else self._steps.split(projected)
+        no_h = torch.zeros_like(initial.hidden)
+        last_c = self._initial_tangent(cell, initial.cell)
         first_h, first_c = torch.empty_like(no_h), torch.empty_like(last_c)
-        start = self._ended()
-        h, c = no_h[:start], last_c[:start]
+        h, c = no_h[: self._ended()], last_c[: self._ended()]
         for t in reversed(self._order):
-            given, of_sums, factors, forget, output = (buffer[t] for buffer in buffers)
-            h = given + carried(h, no_h, len(given), first_h)
-            c = carried(c, last_c, len(given), first_c)
-            if projected is not None and self._projection is not None:
-                steps.split(projected)[t].copy_(h)
-                h = h @ self._projection
-            c = torch.addcmul(c, output, h)
-            into_cell = of_sums.view(-1, 4, units)[:, :3]
-            torch.mul(factors.view(-1, 4, units)[:, :3], c.unsqueeze(1), out=into_cell)
-            torch.mul(factors[:, 3 * units :], h, out=of_sums[:, 3 * units :])
-            c = forget * c
-            h = torch.mm(of_sums, self._weight)
+            size = self._steps.sizes[t]
+            h = given[t] + carried(h, no_h, size, first_h)
+            c = carried(c, last_c, size, first_c)
+            if projection is not None and of_projected is not None:
+                of_projected[t].copy_(h)
+                h = h @ projection
+            c = torch.addcmul(c, output[t], h)
+            torch.mul(cell_factors[t], c.unsqueeze(1), out=into_cell[t])
+            torch.mul(output_factors[t], h, out=into_output[t])
+            c = forget[t] * c
+            h = torch.mm(a[t], self._weights.hidden)
         first_h[: len(h)] = h
         first_c[: len(c)] = c
         return Tangents(sums, sums, projected, first_h, first_c)
@@ -348,6 +439,7 @@ class GRU(Recurrence):
     """
 
     gates = 3
+    sees_sum = False
 
     @staticmethod
     def step(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
@@ -356,94 +448,92 @@ class GRU(Recurrence):
         n = (from_input[..., 2 * units :] + r * from_hidden[..., 2 * units :]).tanh()
         return State(n + z * (state.hidden - n))
 
-    def _run(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        steps, units = self._steps, self._units
-        self._from_hidden = torch.empty_like(from_input)
-        self._gates, self._new = self._empty(2), self._empty()
-        self.hidden = self._empty()
-        buffers = [
-            steps.split(b)
-            for b in (from_input, self._from_hidden, self._gates, self._new, self.hidden)
-        ]
+    def _run(self) -> None:
+        initial, weights, units = self._initial, self._weights, self._units
+        self._from_hidden = self._empty(3)
+        self._gates, self._new, self.hidden = self._empty(2), self._empty(), self._empty()
+        parts = (2 * units, units)
+        x_gates, x_new = self._split(*self._from_input.split(parts, 1))
+        y_gates, y_new = self._split(*self._from_hidden.split(parts, 1))
+        sums, gates, new, hiddens = self._split(
+            self._from_hidden, self._gates, self._new, self.hidden
+        )
+        reset, update = self._split(*self._gates.chunk(2, 1))
         weight, bias = weights.hidden.t(), weights.hidden_bias
         h = self._started(initial.hidden)
         for t in self._order:
-            x, y, gates, n, out = (buffer[t] for buffer in buffers)
-            h = carried(h, initial.hidden, len(x))
+            h = carried(h, initial.hidden, self._steps.sizes[t])
             if bias is None:
-                torch.mm(h, weight, out=y)
+                torch.mm(h, weight, out=sums[t])
             else:
-                torch.addmm(bias, h, weight, out=y)
-            torch.add(x[:, : 2 * units], y[:, : 2 * units], out=gates).sigmoid_()
-            r, z = gates.chunk(2, 1)
-            torch.addcmul(x[:, 2 * units :], r, y[:, 2 * units :], out=n).tanh_()
-            h = torch.lerp(n, h, z, out=out)
+                torch.addmm(bias, h, weight, out=sums[t])
+            torch.add(x_gates[t], y_gates[t], out=gates[t]).sigmoid_()
+            n = torch.addcmul(x_new[t], reset[t], y_new[t], out=new[t]).tanh_()
+            h = torch.lerp(n, h, update[t], out=hiddens[t])
 
-    def _rerun(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        units = self._units
-        self._from_hidden = torch.nn.functional.linear(
-            self.previous, weights.hidden, weights.hidden_bias
-        )
-        self._gates = (from_input + self._from_hidden)[:, : 2 * units].sigmoid()
-        self._new = torch.addcmul(
-            from_input[:, 2 * units :], self._gates[:, :units], self._from_hidden[:, 2 * units :]
-        ).tanh_()
+    def _rerun(self, previous: Tensor) -> None:
+        units, weights = self._units, self._weights
+        self._from_hidden = F.linear(previous, weights.hidden, weights.hidden_bias)
+        x_gates, x_new = self._from_input.split((2 * units, units), 1)
+        y_gates, y_new = self._from_hidden.split((2 * units, units), 1)
+        self._gates = (x_gates + y_gates).sigmoid_()
+        self._new = torch.addcmul(x_new, self._gates[:, :units], y_new).tanh_()
 
-    def from_hidden(self) -> Tensor:
-        return self._from_hidden
-
-    def _linearise(self, initial: State) -> None:
+    def _linearise(self) -> None:
         units, n = self._units, self._new
         r, z = self._gates.chunk(2, 1)
-        of_r, of_z = torch.addcmul(self._gates, self._gates, self._gates, value=-1).chunk(2, 1)
-        self._of_new = (1 - z) * torch.addcmul(torch.ones_like(n), n, n, value=-1)
-        self._factors = torch.cat(
-            [
-                of_r * self._from_hidden[:, 2 * units :] * self._of_new,
-                of_z * (self.previous - n),
-                r * self._of_new,
-            ],
-            dim=1,
-        )
+        self._factors = self._empty(3)
+        of_gates, of_n = self._factors.split((2 * units, units), 1)
+        torch.addcmul(self._gates, self._gates, self._gates, value=-1, out=of_gates)
+        of_r, of_z = of_gates.chunk(2, 1)
+        self._of_new = (1 - z).mul_(torch.addcmul(n.new_ones(()), n, n, value=-1))
+        of_r.mul_(self._from_hidden[:, 2 * units :]).mul_(self._of_new)
+        of_z *= self._previous - n
+        torch.mul(r, self._of_new, out=of_n)
         self._update = z
 
-    def push(self, tangents: Tangents) -> tuple[Tensor, None]:
-        steps, units = self._steps, self._units
-        a = self._sum(tangents.from_hidden)
+    def _push(self, tangents: Tangents) -> tuple[Tensor, None]:
+        units, steps = self._units, self._steps
+        sums = tangents.from_hidden
+        if sums is None:
+            sums = self._zeros(steps.rows, 3)
         hidden = torch.empty_like(self.hidden)
         if tangents.from_input is None:
             given = torch.zeros_like(hidden)
         else:
-            a[:, : 2 * units] += tangents.from_input[:, : 2 * units]
-            given = self._of_new * tangents.from_input[:, 2 * units :]
-        buffers = [steps.split(b) for b in (a, self._factors, self._update, given, hidden)]
-        first = self._zeros(steps.sequences) if tangents.hidden is None else tangents.hidden
-        weight = self._weight.t()
+            of_gates, of_new = tangents.from_input.split((2 * units, units), 1)
+            sums[:, : 2 * units] += of_gates
+            given = self._of_new * of_new
+        a, factors, update, new, outputs = self._split(
+            sums, self._factors, self._update, given, hidden
+        )
+        of_r, of_z, of_n = self._split(*sums.chunk(3, 1))
+        first = self._initial_tangent(tangents.hidden, self._initial.hidden)
+        weight = self._weights.hidden.t()
         h = self._started(first)
         for t in self._order:
-            sums, factors, update, new, out = (buffer[t] for buffer in buffers)
-            h = carried(h, first, len(sums))
-            r, z, n = sums.addmm_(h, weight).mul_(factors).chunk(3, 1)
-            h = torch.addcmul(new, update, h, out=out).add_(r).add_(z).add_(n)
+            h = carried(h, first, steps.sizes[t])
+            a[t].addmm_(h, weight).mul_(factors[t])
+            h = torch.addcmul(new[t], update[t], h, out=outputs[t])
+            h.add_(of_r[t]).add_(of_z[t]).add_(of_n[t])
         return hidden, None
 
     def pull(self, hidden: Tensor, cell: Tensor | None) -> Tangents:
-        steps, units = self._steps, self._units
-        sums, given = torch.empty_like(self._factors), torch.empty_like(hidden)
-        buffers = [steps.split(b) for b in (hidden, sums, self._factors, self._update, given)]
-        nothing = self._zeros(steps.sequences)
+        units = self._units
+        sums, new = torch.empty_like(self._factors), torch.empty_like(hidden)
+        given, a, update, total = self._split(hidden, sums, self._update, new)
+        by_gate = sums.view(-1, 3, units), self._factors.view(-1, 3, units)
+        into, factors = self._split(*by_gate)
+        nothing = torch.zeros_like(self._initial.hidden)
         first = torch.empty_like(nothing)
         h = nothing[: self._ended()]
         for t in reversed(self._order):
-            of_hidden, of_sums, factors, update, total = (buffer[t] for buffer in buffers)
-            h = carried(h, nothing, len(total), first)
-            torch.add(of_hidden, h, out=total)
-            torch.mul(
-                factors.view(-1, 3, units), total.unsqueeze(1), out=of_sums.view(-1, 3, units)
-            )
-            h = torch.addmm(update * total, of_sums, self._weight)
+            h = carried(h, nothing, self._steps.sizes[t], first)
+            h = torch.add(given[t], h, out=total[t])
+            torch.mul(factors[t], h.unsqueeze(1), out=into[t])
+            h = torch.addmm(update[t] * h, a[t], self._weights.hidden)
         first[: len(h)] = h
-        from_input = torch.cat([sums[:, : 2 * units], self._of_new * given], dim=1)
+        from_input = torch.cat([sums[:, : 2 * units], new.mul_(self._of_new)], dim=1)
         return Tangents(from_input, sums, None, first, None)
 
 
@@ -451,68 +541,62 @@ class SimpleRNN(Recurrence):
     """h' = φ(from_input + from_hidden); ḣ' = φ'⊙(d(from_input) + d(from_hidden) + W_hh·ḣ)."""
 
     gates = 1
-    activation: ClassVar[Callable[..., Tensor]]
+    sees_sum = True
 
     @classmethod
     def step(cls, from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-        return State(cls.activation(from_input + from_hidden))
+        return State(cls._activate(from_input + from_hidden))
+
+    @staticmethod
+    @abstractmethod
+    def _activate(sums: Tensor) -> Tensor:
+        """Replace sums by φ of them."""
 
     @staticmethod
     @abstractmethod
     def _slope(output: Tensor) -> Tensor:
         """Return φ' where φ is ``output``."""
 
-    def _run(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        steps = self._steps
-        self._from_input = from_input
-        shifted = from_input if weights.hidden_bias is None else from_input + weights.hidden_bias
-        self._sums, self.hidden = torch.empty_like(from_input), torch.empty_like(from_input)
-        buffers = [steps.split(b) for b in (shifted, self._sums, self.hidden)]
-        weight = weights.hidden.t()
-        h = self._started(initial.hidden)
+    def _run(self) -> None:
+        initial = self._initial.hidden
+        self._from_hidden, self.hidden = self._empty(), self._empty()
+        inputs, products, hiddens = self._split(self._from_input, self._from_hidden, self.hidden)
+        weight = self._weights.hidden.t()
+        h = self._started(initial)
         for t in self._order:
-            x, sums, out = (buffer[t] for buffer in buffers)
-            h = carried(h, initial.hidden, len(x))
-            torch.addmm(x, h, weight, out=sums)
-            h = out.copy_(self.activation(sums))
+            h = carried(h, initial, self._steps.sizes[t])
+            sums = torch.add(inputs[t], torch.mm(h, weight, out=products[t]), out=hiddens[t])
+            h = self._activate(sums)
 
-    def _rerun(self, from_input: Tensor, weights: Weights, initial: State) -> None:
-        self._from_input = from_input
-        self._sums = from_input + torch.nn.functional.linear(
-            self.previous, weights.hidden, weights.hidden_bias
-        )
+    def _rerun(self, previous: Tensor) -> None:
+        self._from_hidden = previous @ self._weights.hidden.t()
 
-    def from_hidden(self) -> Tensor:
-        return self._sums - self._from_input
-
-    def _linearise(self, initial: State) -> None:
+    def _linearise(self) -> None:
         self._factors = self._slope(self.hidden)
 
-    def push(self, tangents: Tangents) -> tuple[Tensor, None]:
-        steps = self._steps
-        hidden = self._sum(tangents.from_input, tangents.from_hidden)
-        buffers = [steps.split(b) for b in (hidden, self._factors)]
-        first = self._zeros(steps.sequences) if tangents.hidden is None else tangents.hidden
-        weight = self._weight.t()
+    def _push(self, tangents: Tangents) -> tuple[Tensor, None]:
+        hidden = tangents.from_input
+        if hidden is None:
+            hidden = self._zeros(self._steps.rows)
+        a, factors = self._split(hidden, self._factors)
+        first = self._initial_tangent(tangents.hidden, self._initial.hidden)
+        weight = self._weights.hidden.t()
         h = self._started(first)
         for t in self._order:
-            sums, factors = (buffer[t] for buffer in buffers)
-            h = carried(h, first, len(sums))
-            h = sums.addmm_(h, weight).mul_(factors)
+            h = carried(h, first, self._steps.sizes[t])
+            h = a[t].addmm_(h, weight).mul_(factors[t])
         return hidden, None
 
     def pull(self, hidden: Tensor, cell: Tensor | None) -> Tangents:
-        steps = self._steps
         sums = torch.empty_like(self._factors)
-        buffers = [steps.split(b) for b in (hidden, sums, self._factors)]
-        nothing = self._zeros(steps.sequences)
+        given, a, factors = self._split(hidden, sums, self._factors)
+        nothing = torch.zeros_like(self._initial.hidden)
         first = torch.empty_like(nothing)
         h = nothing[: self._ended()]
         for t in reversed(self._order):
-            of_hidden, of_sums, factors = (buffer[t] for buffer in buffers)
-            h = carried(h, nothing, len(of_sums), first)
-            torch.add(of_hidden, h, out=of_sums).mul_(factors)
-            h = torch.mm(of_sums, self._weight)
+            h = carried(h, nothing, self._steps.sizes[t], first)
+            torch.add(given[t], h, out=a[t]).mul_(factors[t])
+            h = torch.mm(a[t], self._weights.hidden)
         first[: len(h)] = h
         return Tangents(sums, sums, None, first, None)
 
@@ -520,17 +604,21 @@ class SimpleRNN(Recurrence):
 class TanhRNN(SimpleRNN):
     """φ = tanh."""
 
-    activation = staticmethod(torch.tanh)
+    @staticmethod
+    def _activate(sums: Tensor) -> Tensor:
+        return sums.tanh_()
 
     @staticmethod
     def _slope(output: Tensor) -> Tensor:
-        return torch.addcmul(torch.ones_like(output), output, output, value=-1)
+        return torch.addcmul(output.new_ones(()), output, output, value=-1)
 
 
 class ReluRNN(SimpleRNN):
     """φ = max(·, 0)."""
 
-    activation = staticmethod(torch.relu)
+    @staticmethod
+    def _activate(sums: Tensor) -> Tensor:
+        return sums.relu_()
 
     @staticmethod
     def _slope(output: Tensor) -> Tensor:

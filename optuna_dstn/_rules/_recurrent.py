@@ -25,7 +25,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import OF_LINEAR, affine
+from optuna_dstn._rules._layers import linear
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._recurrences import (
     GRU,
@@ -33,7 +33,6 @@ from optuna_dstn._rules._recurrences import (
     Recurrence,
     ReluRNN,
     State,
-    Tangents,
     TanhRNN,
     Weights,
 )
@@ -185,9 +184,11 @@ class _Layers:
             if call.batch_sizes is not None or steps.sequences != deltas.batch.examples:
                 example = example.to(call.input.device)
                 terms, dropout = _regated(terms, example), _indexed(dropout, example)
+        layout = BatchLayout(steps.sequences)
+        self._of_sequences = Deltas(terms, layout.along(0), linear=deltas.linear)
         self._terms, self._linear = terms, deltas.linear
-        self._of_sequences: dict[int, Deltas] = {}
-        layout = BatchLayout(steps.sequences).along(1)
+        self._of_first: dict[int, Deltas] = {}
+        layout = layout.along(1)
         if not steps.are_even:
             layout = BatchLayout(steps.rows).along(0)
             terms = _regated(terms, steps.sequence_of_row)
@@ -298,54 +299,30 @@ class _Layers:
         hidden: Tensor | None,
     ) -> tuple[Tensor, State]:
         """Run one direction, and the recursion of its tangents."""
-        steps, deltas = self._steps, self._of_rows
-        from_input, of_input = split(
-            affine(
-                F.linear, OF_LINEAR, deltas, steps.shaped(rows), weights.input, weights.input_bias
-            )
-        )
+        steps, deltas = self._steps, self._of_sequences
+        primal, tangent = split(rows)
         plain = Weights(*(None if w is None else split(w)[0] for w in weights))  # type: ignore[arg-type]
         start = State(*(None if s is None else split(s)[0] for s in initial))  # type: ignore[arg-type]
         with torch.no_grad():
-            run = self._cell(_flat(from_input), plain, start, steps, reverse, hidden)
-
-        def known(product: Callable[[], Tensor], *given: Tensor | None) -> Callable[..., Tensor]:
-            """Return the product that the run has computed; anew if a weight is a dual number."""
-            if any(t is not None and split(t)[1] is not None for t in given):
-                return F.linear
-
-            def operation(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-                if weight is given[0]:
-                    return steps.shaped(product())
-                return F.linear(input, weight, bias)
-
-            return operation
-
-        of_hidden = split(
-            affine(
-                known(run.from_hidden, weights.hidden, weights.hidden_bias),
-                OF_LINEAR,
-                deltas,
-                steps.shaped(run.previous),
-                weights.hidden,
-                weights.hidden_bias,
+            keeps_products = any(
+                term.direction is w for w in weights if w is not None for term in deltas.of(w)
             )
-        )[1]
-        projected = None
-        if weights.projection is not None and run.unprojected is not None:
-            operation = known(lambda: run.hidden, weights.projection)
-            unprojected = steps.shaped(run.unprojected)
-            projected = split(
-                affine(operation, OF_LINEAR, deltas, unprojected, weights.projection, None)
-            )[1]
-        tangents = Tangents(
-            *(None if t is None else _flat(t) for t in (of_input, of_hidden, projected)),
-            *(None if s is None else split(s)[1] for s in initial),
+            run = self._cell(primal, plain, start, steps, reverse, hidden, keeps_products)
+        changes = tuple(
+            product.change(deltas, weight, bias)
+            for product, weight, bias in zip(
+                run.products,
+                (weights.input, weights.hidden, weights.projection),
+                (weights.input_bias, weights.hidden_bias, None),
+                strict=False,
+            )
+            if weight is not None
         )
+        moves = State(*(None if s is None else split(s)[1] for s in initial))  # type: ignore[arg-type]
         output, cell = run.hidden, run.cell
         last = None if cell is None else steps.last(cell, reverse)
-        if any(t is not None for t in tangents):
-            of_output, of_last = run.pushed(start, tangents)
+        if any(t is not None for t in (tangent, *moves)) or not all(c.is_zero for c in changes):
+            of_output, of_last = run.pushed(changes, tangent, moves)
             output = deltas.moved(output, of_output)
             last = None if last is None else deltas.moved(last, of_last)
         return output, State(steps.last(output, reverse), last)
@@ -358,9 +335,7 @@ class _Layers:
         """Run one direction at weights that move, or at frozen ones with duals all through."""
         steps = self._steps
         shaped = steps.shaped(rows)
-        from_input = affine(
-            F.linear, OF_LINEAR, self._of_rows, shaped, weights.input, weights.input_bias
-        )
+        from_input = linear(self._of_rows, shaped, weights.input, weights.input_bias)
         inputs = steps.split(_flat(from_input))
         outputs: dict[int, Tensor] = {}
         ended: list[Tensor] = []  # the last c of sequences that are shorter
@@ -375,29 +350,25 @@ class _Layers:
                 if size < len(c):
                     ended.insert(0, c[size:])
                 c = carried(c, initial.cell, size)
-            deltas = self._of_first(size)
-            from_hidden = affine(
-                F.linear, OF_LINEAR, deltas, h, weights.hidden, weights.hidden_bias
-            )
+            deltas = self._deltas_of_first(size)
+            from_hidden = linear(deltas, h, weights.hidden, weights.hidden_bias)
             h, c = self._cell.step(inputs[t], from_hidden, State(h, c))
             if weights.projection is not None:
-                h = affine(F.linear, OF_LINEAR, deltas, h, weights.projection, None)
+                h = linear(deltas, h, weights.projection, None)
             outputs[t] = h
         output = torch.cat([outputs[t] for t in range(len(order))])
         last = None if c is None else torch.cat([c, *ended])
         return output, State(steps.last(output, reverse), last)
 
-    def _of_first(self, size: int) -> Deltas:
+    def _deltas_of_first(self, size: int) -> Deltas:
         """Return the deltas of the first sequences."""
-        if size not in self._of_sequences:
+        if size not in self._of_first:
             terms = {
                 key: [Delta(gate[:size], direction, axis) for gate, direction, axis in own]
                 for key, own in self._terms.items()
             }
-            self._of_sequences[size] = Deltas(
-                terms, BatchLayout(size).along(0), linear=self._linear
-            )
-        return self._of_sequences[size]
+            self._of_first[size] = Deltas(terms, BatchLayout(size).along(0), linear=self._linear)
+        return self._of_first[size]
 
 
 def _flat(rows: Tensor) -> Tensor:
@@ -481,8 +452,8 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.alike(s) if s in deltas else s for s in states))
         own = deltas.along(0)
-        from_input = affine(F.linear, OF_LINEAR, own, input, w_ih, b_ih)
-        from_hidden = affine(F.linear, OF_LINEAR, own, state.hidden, w_hh, b_hh)
+        from_input = linear(own, input, w_ih, b_ih)
+        from_hidden = linear(own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)
         return hidden if memory is None else (hidden, memory)
 

@@ -65,6 +65,18 @@ class Steps:
         starts = torch.tensor(self._starts)
         return (starts[lengths - 1] + torch.arange(self.sequences)).to(self._device)
 
+    def spread(self, values: Tensor) -> Tensor:
+        """Return values of the sequences (B, s) so that they broadcast against shaped rows."""
+        return values if self.are_even else values.index_select(0, self.sequence_of_row)
+
+    def collected(self, rows: Tensor) -> Tensor:
+        """Return the sum of the rows (N, F) of each sequence, shape (B, F)."""
+        if self.are_even:
+            return self.shaped(rows).sum(0)
+        return rows.new_zeros(self.sequences, rows.shape[1]).index_add_(
+            0, self.sequence_of_row, rows
+        )
+
     def previous(self, values: Tensor, initial: Tensor, reverse: bool) -> Tensor:
         """Return what each row finds from the step before it.
 
