@@ -110,7 +110,9 @@ class StructuredResponse(Response):
             )
             self._units.append([p.shape[self._axis(n)] if p.ndim else 1 for n, p in group.items()])
             like = next(iter(group.values()), first)
-            gain = like.new_zeros(sum(self._units[-1]), hyperparameters)
+            # In single precision at least, as ε is.
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            gain = like.new_zeros(sum(self._units[-1]), hyperparameters, dtype=dtype)
             self.gains.append(gain.requires_grad_())
 
     def _moves(self, parameter: Tensor) -> bool:

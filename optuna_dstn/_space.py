@@ -35,7 +35,8 @@ class Space:
             choice are among them.
         start: A value for each, in its range.
         scale: σ at the start, in unconstrained space, the same for all; > 0.
-        like: A tensor whose device and dtype λ takes.
+        like: A tensor whose device and dtype λ takes, in single precision at least: half of it is
+            too coarse for small steps.
 
     Attributes:
         names: The h names, in the order of the columns.
@@ -52,6 +53,8 @@ class Space:
         scale: float,
         like: Tensor,
     ) -> None:
+        self._place = like.device, like.dtype
+        like = like.to(torch.promote_types(like.dtype, torch.float32))
         self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
         self.names = tuple(self._ranges)
         self.parameters = parameter_names(distributions)
@@ -92,12 +95,12 @@ class Space:
         Raises:
             RuntimeError: If it was moved or converted since.
         """
-        place = self.raw.device, self.raw.dtype
+        place = self._place
         # One that is there is enough: a part of another precision is the user's own.
         if not any((p.device, p.dtype) == place for p in model.parameters()):
             weights = next(model.parameters())
             raise RuntimeError(
-                f"The model was converted from {self.raw.dtype} on {self.raw.device} to "
+                f"The model was converted from {place[1]} on {place[0]} to "
                 f"{weights.dtype} on {weights.device} after its first training step, but its "
                 "response and optimizer were not. Call model.to(...) before making the optimizer "
                 "and the Tuner."

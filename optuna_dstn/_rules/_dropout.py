@@ -57,7 +57,7 @@ def _dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int = 0) 
     """y = x ⊙ m / (1 − p_b)."""
     mask, keep = _keep_mask(input, p, trailing=trailing)
     smallest = torch.finfo(keep.dtype).tiny  # p = 1 drops everything: 0 / tiny = 0
-    scaled = mask * keep.clamp(min=smallest).reciprocal()
+    scaled = (mask * keep.clamp(min=smallest).reciprocal()).to(input.dtype)
     return input.mul_(scaled) if inplace else _affine(input, scaled)
 
 
@@ -116,8 +116,8 @@ def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int
     drop = 1 - keep
     smallest = torch.finfo(keep.dtype).tiny
     a = (keep * (1 + drop * _SELU_FLOOR**2)).clamp(min=smallest).rsqrt()
-    scale = mask * a
-    shift = ~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR
+    scale = (mask * a).to(input.dtype)
+    shift = (~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR).to(input.dtype)
     return input.mul_(scale).add_(shift) if inplace else _affine(input, scale, shift)
 
 

@@ -97,7 +97,8 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
 
 
 def _rows(tensor: Tensor, term: Delta) -> Tensor:
-    """Return a matrix with a row for each unit of a term."""
+    """Return a matrix with a row for each unit of a term, as precise as its gate."""
+    tensor = tensor.to(torch.promote_types(tensor.dtype, term.gate.dtype))
     if not tensor.ndim:
         return tensor.view(1, 1)
     return tensor.movedim(term.axis, 0).reshape(tensor.shape[term.axis], -1)
