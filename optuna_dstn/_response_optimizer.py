@@ -64,8 +64,9 @@ class ResponseOptimizer:
     def step(self) -> None:
         """Take a step down the gradient, with the user's settings of today."""
         if self._follows is not None:
+            # Groups that were added since have no response.
             for mine, theirs in zip(
-                self.optimizer.param_groups, self._follows.param_groups, strict=True
+                self.optimizer.param_groups, self._follows.param_groups, strict=False
             ):
                 mine.update(_settings(theirs))
         self.optimizer.step()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import ValidationValues
 from optuna_dstn._linearize import at_response, inside, require_merged
+from optuna_dstn._model_state import ModelState, State
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
@@ -107,18 +108,27 @@ class SelfTuning(Training):
         self._plain_in_optimizer = _made_plain(optimizer)
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
+        self._known_groups = len(optimizer.param_groups)
+        self._model_state = ModelState(model)
+        self._valid_state = self._model_state.save()
         self._read: set[str] = set()  # by any response step
 
     # -- the steps -------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
         examples = batch_size(batch, self._batch_axis)
+        before = self._model_state.save()
         if self._state is None:
-            loss = self._discovering_weight_step(batch, examples)
+            loss = self._discovering_weight_step(batch, examples, before)
         else:
             self._state.space.require_same_place(self._model)
             loss = self._train_weights(batch, examples)
+            self._model_state.learn(before)
+            self._warn_of_new_groups()
+        after = self._model_state.save()
+        self._model_state.restore(before)
         self._train_response(batch, examples)
+        self._model_state.restore(after)
         self.steps += 1
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
@@ -126,6 +136,15 @@ class SelfTuning(Training):
             for _ in range(self._config.valid_steps):
                 self._hyperparameter_step()
         return loss
+
+    def _warn_of_new_groups(self) -> None:
+        if len(self._optimizer.param_groups) > self._known_groups:
+            self._known_groups = len(self._optimizer.param_groups)
+            logger.warning(
+                "The optimizer got a group of parameters after the first training step. They are "
+                "trained, but do not respond to the hyperparameters: that was settled in the first "
+                "step. Give the optimizer all parameters before it, with lr=0 for those to come."
+            )
 
     @abstractmethod
     def _train_weights(self, batch: Any, examples: int) -> float:
@@ -165,7 +184,8 @@ class SelfTuning(Training):
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
-        with at_response(self._model, mode):
+        keeping = nullcontext() if deltas.trains_weights else self._model_state.unchanged()
+        with keeping, at_response(self._model, mode):
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             require_merged(loss, "loss_fn")
         self._read |= mode.names
@@ -199,6 +219,16 @@ class SelfTuning(Training):
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
+        """Take a step on λ and σ; what the model keeps between calls has a stream of its own."""
+        of_training = self._model_state.save()
+        self._model_state.restore(self._valid_state)
+        try:
+            self._step_on_hyperparameters()
+        finally:
+            self._valid_state = self._model_state.save()
+            self._model_state.restore(of_training)
+
+    def _step_on_hyperparameters(self) -> None:
         state = self._settled
         batch = next(self._valid_batches)
         examples = batch_size(batch, self._batch_axis)
@@ -226,8 +256,14 @@ class SelfTuning(Training):
 
     # -- what the first step settles -------------------------------------------------------------
 
-    def _discovering_weight_step(self, batch: Any, examples: int) -> float:
-        """Take the first weight step, and settle what is tuned and what responds."""
+    def _discovering_weight_step(self, batch: Any, examples: int, before: State) -> float:
+        """Take the first weight step, and settle what is tuned and what responds.
+
+        Args:
+            batch: The batch.
+            examples: B, its size.
+            before: The model's state before the step.
+        """
         opened = self._trial.open_parameters
         met = Discovery(
             self._values,
@@ -246,7 +282,9 @@ class SelfTuning(Training):
             self._optimizer,
             each_example=self._config.perturbation == "example",
         )
-        self._check_validation_loss()
+        self._model_state.learn(before)
+        with self._model_state.unchanged():
+            self._check_validation_loss()
         self._start(findings)
         return loss
 
