@@ -33,10 +33,13 @@ class CenteredSTN(SelfTuning):
         mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
         return self._weight_step(mode, batch, examples)
 
+    @property
+    def _response_is_due(self) -> bool:
+        return self.steps % self._config.response_interval == 0
+
     def _train_response(self, batch: Any, examples: int) -> None:
-        if self.steps % self._config.response_interval == 0:
-            self._optimizer.zero_grad()
-            self._response_step(batch, examples)
+        self._optimizer.zero_grad()
+        self._response_step(batch, examples)
 
     def _response_step(self, batch: Any, examples: int) -> None:
         """Take a step on the mean of the response's losses at ε and at −ε.

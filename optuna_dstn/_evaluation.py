@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optuna_dstn._batch import EMPTY_LOADER, batch_size, mean_loss
+from optuna_dstn._model_state import ModelState
 
 
 LossFunction = Callable[[nn.Module, Any], Any]
@@ -32,6 +34,7 @@ def mean_over(
     loader: Iterable[Any],
     model: nn.Module,
     function: LossFunction,
+    state: ModelState,
     *,
     is_metric: bool,
     batch_axis: int = 0,
@@ -42,6 +45,7 @@ def mean_over(
         loader: Batches; their sizes weigh them.
         model: The model, put in evaluation mode meanwhile.
         function: Returns a scalar mean, or one value per example.
+        state: What the model keeps between calls; training's is left alone.
         is_metric: Whether plain numbers and tensors of whole numbers may be returned too.
         batch_axis: Where the examples are in the batch's tensors.
 
@@ -50,14 +54,15 @@ def mean_over(
     """
     total: Tensor | float = 0.0
     count = 0
-    with evaluating(model):
+    source = "metric_fn" if is_metric else "valid_loss_fn"
+    with state.evaluation(), evaluating(model):
         for batch in loader:
             examples = batch_size(batch, batch_axis)
-            value = function(model, batch)
+            value = state.evaluated(source, functools.partial(function, model, batch))
             if is_metric:
                 value = _as_floating_point(value)
-            source = "metric_fn" if is_metric else "The validation loss function"
-            total = total + mean_loss(value, examples, source) * examples
+            what = source if is_metric else "The validation loss function"
+            total = total + mean_loss(value, examples, what) * examples
             count += examples
     if not count:
         raise ValueError(EMPTY_LOADER)

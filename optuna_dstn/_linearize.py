@@ -35,9 +35,9 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     It is the prediction of the network linearised at its weights where the deltas are linear, else
     that of the network at the weights that have moved. Inside, the parameters do not require grad:
     the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
-    are never asked for. The normalisation layers' counts of batches end as they were; their running
-    averages are left alone by the layers' rules. Where the deltas say that the pass trains the
-    weights too, all of this is as in any training pass.
+    are never asked for. The normalisation layers' running averages are left alone by the layers'
+    rules; what else the model keeps from call to call is the caller's care. Where the deltas say
+    that the pass trains the weights too, all of this is as in any training pass.
 
     Args:
         model: The user's model.
@@ -47,11 +47,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
     """
     parameters: list[nn.Parameter] = []
-    counts: dict[Tensor, Tensor] = {}
     if not mode.deltas.trains_weights:
         parameters = [p for p in model.parameters() if p.requires_grad]
-        tracked = (b for n, b in model.named_buffers() if n.endswith("num_batches_tracked"))
-        counts = {buffer: buffer.clone() for buffer in tracked}
     hook = model.register_forward_hook(lambda _, __, output: mode.prediction.complete(output))
     try:
         for parameter in parameters:
@@ -67,8 +64,6 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:
-        for buffer, count in counts.items():
-            buffer.copy_(count)
         for parameter in parameters:
             parameter.requires_grad_(True)
         hook.remove()

@@ -18,6 +18,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +38,7 @@ from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import ValidationValues
 from optuna_dstn._linearize import at_response, inside, require_merged
-from optuna_dstn._model_state import ModelState, State
+from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._summary import Summary
@@ -66,6 +67,7 @@ class SelfTuning(Training):
         loss_fn: ``loss_fn(model, batch)`` on training batches.
         valid_loader: Validation batches.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` on validation batches.
+        model_state: What model and loss functions keep from call to call.
         config: The method's settings.
         optimizer_factory: Makes the optimizer of the response from its tensors; ``None`` makes one
             of the same class and settings as ``optimizer``.
@@ -88,6 +90,7 @@ class SelfTuning(Training):
         loss_fn: LossFunction,
         valid_loader: Iterable[Any],
         valid_loss_fn: LossFunction,
+        model_state: ModelState,
         config: TunerConfig,
         optimizer_factory: OptimizerFactory | None,
         max_grad_norm: float | None = None,
@@ -97,6 +100,7 @@ class SelfTuning(Training):
         self.hyperparameter_steps = 0
         self._trial = trial
         self._valid_loss_fn = valid_loss_fn
+        self._model_state = model_state
         self._config = config
         self._optimizer_factory = optimizer_factory
 
@@ -109,26 +113,22 @@ class SelfTuning(Training):
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
         self._known_groups = len(optimizer.param_groups)
-        self._model_state = ModelState(model)
-        self._valid_state = self._model_state.save()
         self._read: set[str] = set()  # by any response step
 
     # -- the steps -------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
         examples = batch_size(batch, self._batch_axis)
-        before = self._model_state.save()
+        before = self._model_state.taken() if self._response_is_due else None
         if self._state is None:
-            loss = self._discovering_weight_step(batch, examples, before)
+            loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
             loss = self._train_weights(batch, examples)
-            self._model_state.learn(before)
             self._warn_of_new_groups()
-        after = self._model_state.save()
-        self._model_state.restore(before)
-        self._train_response(batch, examples)
-        self._model_state.restore(after)
+        if before is not None:
+            with self._model_state.rewound(before):
+                self._train_response(batch, examples)
         self.steps += 1
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
@@ -150,8 +150,13 @@ class SelfTuning(Training):
     def _train_weights(self, batch: Any, examples: int) -> float:
         """Take a step on the weights, not the first one; return the training loss before it."""
 
+    @property
+    def _response_is_due(self) -> bool:
+        """Whether the response has a step of its own, in this step."""
+        return False
+
     def _train_response(self, batch: Any, examples: int) -> None:
-        """Take the response's step, if it has one of its own and it is due."""
+        """Take the response's own step."""
 
     def _add_perturbed_gradient(
         self,
@@ -219,16 +224,6 @@ class SelfTuning(Training):
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
-        """Take a step on λ and σ; what the model keeps between calls has a stream of its own."""
-        of_training = self._model_state.save()
-        self._model_state.restore(self._valid_state)
-        try:
-            self._step_on_hyperparameters()
-        finally:
-            self._valid_state = self._model_state.save()
-            self._model_state.restore(of_training)
-
-    def _step_on_hyperparameters(self) -> None:
         state = self._settled
         batch = next(self._valid_batches)
         examples = batch_size(batch, self._batch_axis)
@@ -237,7 +232,11 @@ class SelfTuning(Training):
         point = raw - raw.detach() + state.space.perturbation(examples, state.drawn_for_validation)
         gates = state.response.gates(point)
         mode = RespondingValidation(self._values, self._deltas(gates, examples))
-        with evaluating(self._model), at_response(self._model, mode):
+        with (
+            self._model_state.validation(anew=self._valid_batches.drawn == 1),
+            evaluating(self._model),
+            at_response(self._model, mode),
+        ):
             loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             require_merged(loss, _VALID_LOSS)
         objective = loss - self._config.entropy_weight * state.space.entropy()
@@ -256,14 +255,8 @@ class SelfTuning(Training):
 
     # -- what the first step settles -------------------------------------------------------------
 
-    def _discovering_weight_step(self, batch: Any, examples: int, before: State) -> float:
-        """Take the first weight step, and settle what is tuned and what responds.
-
-        Args:
-            batch: The batch.
-            examples: B, its size.
-            before: The model's state before the step.
-        """
+    def _discovering_weight_step(self, batch: Any, examples: int) -> float:
+        """Take the first weight step, and settle what is tuned and what responds."""
         opened = self._trial.open_parameters
         met = Discovery(
             self._values,
@@ -282,18 +275,22 @@ class SelfTuning(Training):
             self._optimizer,
             each_example=self._config.perturbation == "example",
         )
-        self._model_state.learn(before)
-        with self._model_state.unchanged():
-            self._check_validation_loss()
+        self._check_validation_loss()
         self._start(findings)
         return loss
 
     def _check_validation_loss(self) -> None:
         """Meet every mistake in the validation loss now, not after the warm-up."""
         batch = next(self._valid_batches)
-        with torch.no_grad(), evaluating(self._model), self.reading_validation():
+        call = functools.partial(self._valid_loss_fn, self._model, batch)
+        with (
+            self._model_state.validation(anew=True),
+            torch.no_grad(),
+            evaluating(self._model),
+            self.reading_validation(),
+        ):
             loss = mean_loss(
-                self._valid_loss_fn(self._model, batch),
+                self._model_state.evaluated("valid_loss_fn", call),
                 batch_size(batch, self._batch_axis),
                 _VALID_LOSS,
             )

@@ -16,6 +16,7 @@ from optuna_dstn._centered_stn import CenteredSTN, DeltaSTN
 from optuna_dstn._direction import direction_of
 from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
+from optuna_dstn._model_state import ModelState
 from optuna_dstn._plain_training import PlainTraining
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
@@ -59,7 +60,8 @@ class Tuner:
         optimizer: An optimizer of its parameters. A suggested ``weight_decay`` in it is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar mean, or one value
             per example, shape (B,). It must call ``model(...)``. Under a Δ-STN trial it is
-            called up to three times a step, so it should not count its calls.
+            called up to three times a step; what it and the model keep in tensors from call to
+            call (a recurrent state, moving averages) advances once.
         valid_loader: Validation batches, iterated anew at each evaluation.
         valid_loss_fn: The same on validation batches; ``None`` takes ``loss_fn``. It may not read a
             hyperparameter.
@@ -106,6 +108,10 @@ class Tuner:
         self._valid_loader = valid_loader
         self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         self._metric_fn = metric_fn
+        functions = {"loss_fn": loss_fn, "valid_loss_fn": self._valid_loss_fn}
+        if metric_fn is not None:
+            functions["metric_fn"] = metric_fn
+        self._model_state = ModelState(model, functions)
         self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._best: _Best | None = None
         self._schedule = Schedule()
@@ -120,6 +126,7 @@ class Tuner:
                 loss_fn,
                 valid_loader,
                 self._valid_loss_fn,
+                self._model_state,
                 trial.config,
                 response_optimizer,
                 max_grad_norm,
@@ -155,7 +162,9 @@ class Tuner:
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean validation loss, or metric, over all examples of a loader.
 
-        The model is in evaluation mode meanwhile. An evaluation on the Tuner's own loader counts
+        The model is in evaluation mode meanwhile. A recurrent state that it keeps from batch to
+        batch starts as it was when the Tuner was made, and training goes on with its own
+        afterwards. An evaluation on the Tuner's own loader counts
         for :attr:`best_value`, and its hyperparameters are stored with the trial.
 
         Args:
@@ -171,6 +180,7 @@ class Tuner:
                 self._valid_loader if loader is None else loader,
                 self._model,
                 function,
+                self._model_state,
                 is_metric=is_metric,
                 batch_axis=self._batch_axis,
             )
@@ -253,6 +263,7 @@ class Tuner:
         """Return what a checkpoint needs besides the states of model and optimizer."""
         return {
             "training": self._training.state_dict(),
+            "model_state": self._model_state.state_dict(),
             "schedule": self._schedule.to_json(),
             "best": None if self._best is None else vars(self._best),
         }
@@ -263,6 +274,7 @@ class Tuner:
         Model and optimizer are restored by their own ``load_state_dict``.
         """
         self._training.load_state_dict(state["training"])
+        self._model_state.load_state_dict(state["model_state"])
         self._schedule = Schedule.from_json(state["schedule"])
         self._best = None if state["best"] is None else _Best(**state["best"])
 

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn._linearize import at_response, require_merged
+from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import RespondingValidation
 
 
@@ -256,10 +257,13 @@ def test_running_statistics_are_left_alone() -> None:
     norm = nn.BatchNorm2d(4, momentum=None)  # momentum=None counts the batches
     model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     x = torch.randn(EXAMPLES, 2, 6, 6)
+    state = ModelState(model, {})
+    earlier = state.taken()
     model(torch.randn_like(x))  # another batch than that of the pass
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explicit = Explicit(model, ["0.weight"], EXAMPLES, 1)
-    linearised_by_engine(model, x, explicit)
+    with state.rewound(earlier):
+        linearised_by_engine(model, x, explicit)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -90,7 +90,9 @@ def test_the_state_advances_once_a_step(kind: str, method: str) -> None:
         assert not model.state().requires_grad
     assert tuned.hyperparameters["decay"] == pytest.approx(0.05)
     training: Any = tuned._training
-    assert [name for _, name in training._model_state._changing] == ["hidden"]
+    state = training._model_state
+    assert {name for _, name in state._stream} == {"hidden"}
+    assert {name for _, name in state._in_place} == ({"hidden"} if kind == "buffer" else set())
     assert training.hyperparameter_steps == 6
 
 
@@ -101,8 +103,8 @@ def test_each_half_of_the_response_begins_with_the_state_of_the_step() -> None:
     model.register_forward_pre_hook(lambda module, _: seen.append(module.state()))
     for batch in batches(3):
         tuner.step(batch)
-    # In the first step: weights, validation, two halves; later: weights, two halves.
-    first, second = [seen[0], *seen[2:4]], seen[4:7]
+    # In the first step: weights, validation twice, two halves; later: weights, two halves.
+    first, second = [seen[0], *seen[3:5]], seen[5:8]
     for step in (first, second):
         assert all(torch.equal(state, step[0]) for state in step)
     assert not torch.equal(first[0], second[0])
@@ -117,7 +119,10 @@ def test_a_model_without_state_costs_nothing() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     tuner = Tuner(trial, model, optimizer, loss_fn, batches(1))
     tuner.step(batches(1)[0])
-    assert tuner._training._model_state._changing == []  # type: ignore[attr-defined]
+    state = tuner._model_state
+    assert not state._stream
+    assert not state._initial
+    assert {name for _, name in state._in_place} == {"num_batches_tracked"}
     assert model[2].num_batches_tracked == 1
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 import copy
 import gc
 import math
@@ -161,7 +162,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.layer = nn.Linear(FEATURES, CLASSES)
         self.strength = strength
-        self.drawn: list[Tensor] = []
+        self.drawn: deque[Tensor] = deque()  # no list: that would be part of the model's state
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
