@@ -19,7 +19,6 @@ import torch
 
 from optuna_dstn._batch import part_of
 from optuna_dstn._errors import HyperparameterError
-from optuna_dstn._interception import CurrentValues
 from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
 from optuna_dstn._training import clipped_gradient_norm
 
@@ -28,26 +27,23 @@ class CenteredSTN(SelfTuning):
     """The response moves the weights of the network as it is."""
 
     def _train_weights(self, batch: Any, examples: int) -> float:
-        findings = self._settled.findings
-        self._settled.response_optimizer.zero_grad()  # its memory serves the weights' gradients
-        mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
-        return self._weight_step(mode, batch, examples)
+        if self._is_first_of_step:
+            self._settled.response_optimizer.zero_grad()  # its memory serves the weights' gradients
+        return self._unperturbed_weight_step(batch, examples)
 
     @property
     def _response_is_due(self) -> bool:
         return self.steps % self._config.response_interval == 0
 
-    def _train_response(self, batch: Any, examples: int) -> None:
-        self._optimizer.zero_grad()
-        self._response_step(batch, examples)
-
-    def _response_step(self, batch: Any, examples: int) -> None:
-        """Take a step on the mean of the response's losses at ε and at −ε.
+    def _add_response_gradient(self, batch: Any, examples: int) -> None:
+        """Add the gradient of the mean of the response's losses at ε and at −ε.
 
         One of them alone gives mostly noise: the gradient of each example at Δ = 0 times its ε,
         which is zero in the mean over ε only. Of the two it cancels, because they share their
         random numbers (dropout masks, noise).
         """
+        if self._batches_of_step == 1:
+            self._optimizer.zero_grad()  # its memory serves the response's gradients
         state = self._settled
         batch, examples = self._part_for_response(batch, examples)
         with torch.no_grad():
@@ -55,12 +51,15 @@ class CenteredSTN(SelfTuning):
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
         gates = state.response.gates(perturbation)
         leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
-        state.response_optimizer.zero_grad()
         with _repeated_random_numbers(perturbation):
             deltas = self._deltas(leaves, examples)
             self._add_perturbed_gradient(batch, examples, perturbation, deltas, share=0.5)
-        if not self.steps and not any(
-            t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
+        if (
+            not self.steps
+            and self._is_first_of_step
+            and not any(
+                t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
+            )
         ):
             raise HyperparameterError(CUT_OFF)
         mirrored = self._deltas([-leaf for leaf in leaves], examples)
@@ -68,10 +67,16 @@ class CenteredSTN(SelfTuning):
         for gate, leaf in zip(gates, leaves, strict=True):
             if leaf.grad is not None:
                 gate.backward(leaf.grad)
-        optimizer = state.response_optimizer.optimizer
-        norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
+
+    def _apply_gradients(self) -> None:
+        if self._batches_of_step > 1:  # a single batch's was applied before the response's pass
+            self._apply_gradient()
+        if not self._response_is_due:
+            return
+        response_optimizer = self._settled.response_optimizer
+        norm = clipped_gradient_norm(response_optimizer.optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
-        state.response_optimizer.step()
+        response_optimizer.step()
 
     def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
         """Return the part of a batch that the response sees, and its size; other parts by turns."""

@@ -26,6 +26,7 @@ class PlainTraining(Training):
         loss_fn: ``loss_fn(model, batch)``.
         max_grad_norm: Clips the gradient to this norm; ``None`` does not.
         batch_axis: Where the examples are in the batch's tensors.
+        accumulate_grad_batches: Batches whose mean gradient makes one step.
     """
 
     def __init__(
@@ -36,13 +37,18 @@ class PlainTraining(Training):
         loss_fn: LossFunction,
         max_grad_norm: float | None = None,
         batch_axis: int = 0,
+        accumulate_grad_batches: int = 1,
     ) -> None:
-        super().__init__(model, optimizer, loss_fn, max_grad_norm, batch_axis)
+        super().__init__(
+            model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
+        )
         self._trial = trial
 
     def step(self, batch: Any) -> float:
         value = self._weight_step(nullcontext(), batch, batch_size(batch, self._batch_axis))
-        self.steps += 1
+        if self._batches_of_step > 1 and self._is_last_of_step:
+            self._apply_gradient()
+        self._count_batch()
         return value
 
     def reading_validation(self) -> AbstractContextManager[Any]:

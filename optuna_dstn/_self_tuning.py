@@ -36,7 +36,7 @@ from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._evaluation import LossFunction, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
-from optuna_dstn._interception import ValidationValues
+from optuna_dstn._interception import CurrentValues, ValidationValues
 from optuna_dstn._linearize import at_response, inside, require_merged
 from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
@@ -74,6 +74,7 @@ class SelfTuning(Training):
         max_grad_norm: Clips the gradients of weights and response, each to this norm; ``None`` does
             not.
         batch_axis: Where the examples are in the batch's tensors: 0, or 1 for sequence-first ones.
+        accumulate_grad_batches: Batches whose mean gradients make one step, the response's too.
 
     Attributes:
         hyperparameter_steps: Steps taken on the hyperparameters so far.
@@ -95,8 +96,11 @@ class SelfTuning(Training):
         optimizer_factory: OptimizerFactory | None,
         max_grad_norm: float | None = None,
         batch_axis: int = 0,
+        accumulate_grad_batches: int = 1,
     ) -> None:
-        super().__init__(model, optimizer, loss_fn, max_grad_norm, batch_axis)
+        super().__init__(
+            model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
+        )
         self.hyperparameter_steps = 0
         self._trial = trial
         self._valid_loss_fn = valid_loss_fn
@@ -128,8 +132,11 @@ class SelfTuning(Training):
             self._warn_of_new_groups()
         if before is not None:
             with self._model_state.rewound(before):
-                self._train_response(batch, examples)
-        self.steps += 1
+                self._add_response_gradient(batch, examples)
+        if self._is_last_of_step:
+            self._apply_gradients()
+        if not self._count_batch():
+            return loss
         since_warmup = self.steps - self._config.warmup_steps
         if since_warmup > 0 and since_warmup % self._config.train_steps == 0:
             self._require_all_read()
@@ -148,15 +155,24 @@ class SelfTuning(Training):
 
     @abstractmethod
     def _train_weights(self, batch: Any, examples: int) -> float:
-        """Take a step on the weights, not the first one; return the training loss before it."""
+        """Train the weights on a batch, not the first one; return the training loss before that."""
+
+    def _unperturbed_weight_step(self, batch: Any, examples: int) -> float:
+        findings = self._settled.findings
+        mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
+        return self._weight_step(mode, batch, examples)
 
     @property
     def _response_is_due(self) -> bool:
         """Whether the response has a step of its own, in this step."""
         return False
 
-    def _train_response(self, batch: Any, examples: int) -> None:
-        """Take the response's own step."""
+    def _add_response_gradient(self, batch: Any, examples: int) -> None:
+        """Add a batch's share to the gradient of the response's own step."""
+
+    @abstractmethod
+    def _apply_gradients(self) -> None:
+        """Take the steps that are due after the last batch of one, as far as they are not taken."""
 
     def _add_perturbed_gradient(
         self,
@@ -173,11 +189,12 @@ class SelfTuning(Training):
             examples: B, its size.
             perturbation: ε, shape (B, h).
             deltas: Δ, and whether the gradient is that of the weights too.
-            share: The factor of the gradient.
+            share: The factor of the batch's gradient.
 
         Returns:
             What ``loss_fn`` returned, the mean, without its graph.
         """
+        share /= self._batches_of_step
         state = self._settled
         alike = state.findings.shared
         with torch.no_grad():

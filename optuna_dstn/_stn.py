@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from optuna_dstn._delta import Deltas
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._findings import Findings
 from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
@@ -30,15 +31,17 @@ class STN(SelfTuning):
     """
 
     def _train_weights(self, batch: Any, examples: int) -> float:
-        """Take a step on φ0 and Φ; the loss is that at the perturbed hyperparameters."""
+        """Train φ0 and Φ on a batch; the loss is that at the perturbed hyperparameters."""
+        if not self.steps:
+            return self._unperturbed_weight_step(batch, examples)
         state = self._settled
         self._weight_decay.require_terms()
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.drawn_alike)
             point = state.space.raw + perturbation
-        optimizer, response_optimizer = self._optimizer, state.response_optimizer
-        optimizer.zero_grad()
-        response_optimizer.zero_grad()
+        if self._is_first_of_step:
+            self._optimizer.zero_grad()
+            state.response_optimizer.zero_grad()
         deltas = self._deltas(state.response.gates(point), examples, trains_weights=True)
         with self._at_origin():
             loss = self._add_perturbed_gradient(batch, examples, perturbation, deltas).item()
@@ -46,14 +49,23 @@ class STN(SelfTuning):
                 t.grad is not None and t.grad.any() for t in state.response.parameters()
             ):
                 raise HyperparameterError(CUT_OFF)
-            norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
-            self.require_finite(norm, "gradient of the training loss")
-            norm = clipped_gradient_norm(response_optimizer.optimizer, self._max_grad_norm)
-            self.require_finite(norm, "gradient of the response's training loss")
-            response_optimizer.step()
-            with self._weight_decay.as_term(deltas):
-                optimizer.step()
+            if self._is_last_of_step:
+                self._take_steps(deltas)
         return loss
+
+    def _take_steps(self, deltas: Deltas) -> None:
+        optimizer, response_optimizer = self._optimizer, self._settled.response_optimizer
+        norm = clipped_gradient_norm(optimizer, self._max_grad_norm)
+        self.require_finite(norm, "gradient of the training loss")
+        norm = clipped_gradient_norm(response_optimizer.optimizer, self._max_grad_norm)
+        self.require_finite(norm, "gradient of the response's training loss")
+        response_optimizer.step()
+        with self._weight_decay.as_term(deltas):
+            optimizer.step()
+
+    def _apply_gradients(self) -> None:
+        if not self.steps and self._batches_of_step > 1:
+            self._apply_gradient()
 
     @contextmanager
     def _at_origin(self) -> Iterator[None]:

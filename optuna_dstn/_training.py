@@ -27,6 +27,7 @@ class Training(ABC):
         loss_fn: ``loss_fn(model, batch)`` on training batches.
         max_grad_norm: Clips each gradient to this norm; ``None`` does not.
         batch_axis: Where the examples are in the batch's tensors.
+        accumulate_grad_batches: Batches whose mean gradient makes one step.
 
     Attributes:
         steps: Weight steps taken so far.
@@ -39,6 +40,7 @@ class Training(ABC):
         loss_fn: LossFunction,
         max_grad_norm: float | None,
         batch_axis: int = 0,
+        accumulate_grad_batches: int = 1,
     ) -> None:
         self.steps = 0
         self._model = model
@@ -46,6 +48,8 @@ class Training(ABC):
         self._loss_fn = loss_fn
         self._max_grad_norm = max_grad_norm
         self._batch_axis = batch_axis
+        self._batches_of_step = accumulate_grad_batches
+        self._batches_seen = 0  # of the step to come
 
     @abstractmethod
     def step(self, batch: Any) -> float:
@@ -54,17 +58,39 @@ class Training(ABC):
     def _weight_step(
         self, reading: AbstractContextManager[Any], batch: Any, examples: int
     ) -> float:
-        """Take a step of an ordinary training loop, its loss computed in the context given."""
-        self._optimizer.zero_grad()
+        """Do what an ordinary training loop does with a batch, in the context given.
+
+        The step is taken where a single batch makes it; else the gradient is accumulated.
+        """
+        if self._is_first_of_step:
+            self._optimizer.zero_grad()
         with reading:
             loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
         value = loss.item()
         self.require_finite(value, "training loss")
-        loss.backward()
+        (loss / self._batches_of_step).backward()
+        if self._batches_of_step == 1:
+            self._apply_gradient()
+        return value
+
+    def _apply_gradient(self) -> None:
         norm = clipped_gradient_norm(self._optimizer, self._max_grad_norm)
         self.require_finite(norm, "gradient of the training loss")
         self._optimizer.step()
-        return value
+
+    @property
+    def _is_first_of_step(self) -> bool:
+        return self._batches_seen == 0
+
+    @property
+    def _is_last_of_step(self) -> bool:
+        return self._batches_seen == self._batches_of_step - 1
+
+    def _count_batch(self) -> bool:
+        """Count a batch; return whether that completes a step."""
+        self._batches_seen = (self._batches_seen + 1) % self._batches_of_step
+        self.steps += self._is_first_of_step
+        return self._is_first_of_step
 
     def require_finite(self, value: float, what: str) -> None:
         """Raise if a loss, or the norm of its gradient, is NaN or infinite.

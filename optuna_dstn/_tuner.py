@@ -76,6 +76,9 @@ class Tuner:
             ``None`` does not.
         batch_axis: Where the examples are in the batch's tensors: 0, or 1 where they are
             sequence-first, (T, B, ...).
+        accumulate_grad_batches: So many calls of :meth:`step` make one step of the optimizer, on
+            the mean of their gradients, the response's likewise; all counts of steps are of these.
+            Batches that do not complete a step wait for the next epoch's; at the end they are lost.
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
@@ -98,8 +101,10 @@ class Tuner:
         response_optimizer: OptimizerFactory | None = None,
         max_grad_norm: float | None = None,
         batch_axis: int = 0,
+        accumulate_grad_batches: int = 1,
     ) -> None:
         _require_axis(batch_axis)
+        _require_count(accumulate_grad_batches)
         _require_batches(valid_loader)
         _require_own_parameters(model, optimizer)
         self._trial = trial
@@ -131,12 +136,19 @@ class Tuner:
                 response_optimizer,
                 max_grad_norm,
                 batch_axis,
+                accumulate_grad_batches,
             )
             trial.follow(self._final_hyperparameters)
             trial.set_user_attr(DIRECTION, self._direction)
         else:
             self._training = PlainTraining(
-                trial, model, optimizer, loss_fn, max_grad_norm, batch_axis
+                trial,
+                model,
+                optimizer,
+                loss_fn,
+                max_grad_norm,
+                batch_axis,
+                accumulate_grad_batches,
             )
         self._start = self._training.hyperparameters
 
@@ -300,6 +312,13 @@ def _require_axis(batch_axis: int) -> None:
         raise ValueError(
             f"Tuner(batch_axis={batch_axis!r}): give 0 where tensors have the batch first, or 1 "
             "where they are sequence-first, (T, B, ...)."
+        )
+
+
+def _require_count(batches: int) -> None:
+    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+        raise ValueError(
+            f"Tuner(accumulate_grad_batches={batches!r}): give a whole number, at least 1."
         )
 
 

@@ -77,6 +77,10 @@ class Tuned:
             logits.square().sum(1)
         )
 
+    def add_response_gradient(self, batch: Batch, examples: int) -> None:
+        self.training._settled.response_optimizer.zero_grad()
+        self.training._add_response_gradient(batch, examples)
+
     def explicit(self, epsilon: Tensor) -> Explicit:
         """The response's own tensors, to be differentiated in."""
         names = list(self.response.names)
@@ -133,7 +137,7 @@ def test_the_responses_gradient_equals_that_of_the_loops() -> None:
     expected = torch.autograd.grad((loss_at(epsilon) + loss_at(-epsilon)) / 2, tensors)
 
     torch.set_rng_state(state)
-    tuned.training._response_step((x, y), EXAMPLES)
+    tuned.add_response_gradient((x, y), EXAMPLES)
     for tensor, reference in zip(tensors, expected, strict=True):
         assert relative_error(tensor.grad, reference) < 1e-9
 
@@ -145,11 +149,11 @@ def test_parts_of_the_batch_take_turns_in_the_response() -> None:
     for steps, start in ((1, 3), (2, 0), (3, 3)):
         tuned.training.steps = steps
         state = torch.get_rng_state()
-        tuned.training._response_step(whole, EXAMPLES)
+        tuned.add_response_gradient(whole, EXAMPLES)
         gradients = [t.grad.clone() for t in tuned.response.parameters()]
         torch.set_rng_state(state)
         tuned.training._config = TunerConfig()
-        tuned.training._response_step(tuple(t[start : start + 3] for t in whole), 3)
+        tuned.add_response_gradient(tuple(t[start : start + 3] for t in whole), 3)
         tuned.training._config = TunerConfig(response_fraction=0.4, response_interval=1)
         for mine, tensor in zip(gradients, tuned.response.parameters(), strict=True):
             assert torch.equal(mine, tensor.grad)
