@@ -71,7 +71,9 @@ def leaves(arguments: Any, kinds: type | tuple[type, ...]) -> list[Any]:
 def function_name(func: Function) -> str:
     """Return what users call a torch function: ``"torch.nn.functional.dropout"``."""
     name = str(resolve_name(func) or getattr(func, "__qualname__", func))
-    return name.replace("torch.functional.", "torch.")
+    for owner in ("torch.functional.", "_VariableFunctionsClass."):  # all of it is torch's own
+        name = name.replace(owner, "torch.")
+    return name
 
 
 def formulas(numbers: Iterable[Hyperparameter]) -> str:

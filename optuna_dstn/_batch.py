@@ -16,6 +16,9 @@ EMPTY_LOADER = (
 )
 
 
+_ORDINALS = ("first", "second")
+
+
 def batch_size(batch: Any, axis: int = 0) -> int:
     """Return the length of the batch axis of the first tensor in ``batch`` that has it.
 
@@ -31,7 +34,7 @@ def batch_size(batch: Any, axis: int = 0) -> int:
         raise ValueError(
             f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
             "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
-            "of tensors whose first axis is the batch."
+            f"of tensors whose {_ORDINALS[axis]} axis is the batch."
         )
     return tensor.shape[axis]
 

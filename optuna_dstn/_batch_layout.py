@@ -13,7 +13,18 @@ from optuna_dstn._identity import ByIdentity
 
 # What may merge the batch axis with others, or cut it out of them again.
 _RESHAPING = frozenset(
-    {torch.Tensor.reshape, torch.Tensor.view, torch.Tensor.flatten, torch.reshape, torch.flatten}
+    {
+        *(torch.reshape, torch.flatten, torch.unflatten),
+        *(Tensor.reshape, Tensor.view, Tensor.flatten, Tensor.unflatten),
+    }
+)
+# What exchanges it with another.
+_TURNING = frozenset(
+    {
+        *(torch.transpose, torch.permute, torch.swapaxes, torch.movedim, torch.t),
+        *(Tensor.transpose, Tensor.permute, Tensor.swapaxes, Tensor.movedim, Tensor.t),
+        *(Tensor.T.__get__, Tensor.mT.__get__),  # type: ignore[attr-defined]
+    }
 )
 # What torch.nn.utils.rnn sorts, packs and pads sequences by.
 _SORTING = frozenset(
@@ -43,47 +54,72 @@ class BatchLayout:
     def __init__(self, examples: int, axis: int = 0) -> None:
         self.examples = examples
         self._axis = axis
-        # For each number of rows that a reshape made of the batch: the example of each row.
+        # For each number of rows that a reshape made of the batch: the example of each row, as it
+        # was last made; and that of tensors that were followed from a reshape, in another order.
         self._rows: dict[int, Tensor] = {}
+        self._followed: ByIdentity[Tensor] = ByIdentity()
+        # The batch axis of tensors that were followed, where another is as long.
+        self._axes: ByIdentity[int] = ByIdentity()
         # The example of each sequence: of tensors in which they have been sorted, and of packed
         # sequences, by their sizes.
         self._orders: ByIdentity[Tensor] = ByIdentity()
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        """Return the axis of ``tensor`` along which the examples, or rows of them, lie."""
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        """Return the axis of ``tensor`` along which the examples, or rows of them, lie.
+
+        Args:
+            tensor: Any tensor.
+            taken: Axes that are known to be others, such as that of a layer's units.
+        """
         shape = tensor.shape
         if not shape:
             return None
-        if shape[0] == self.examples and not (self._axis and self._is_second(shape)):
+        known = self._axes.get(tensor)
+        if known is not None:
+            return None if known in taken else known
+        # Of rows of features the second axis is no batch; of numbers (T, B) for a lookup it may be.
+        is_sequence = len(shape) > 2 - self._axis or (len(shape) == 2 and _is_whole(tensor))
+        is_second = is_sequence and 1 not in taken and shape[1] == self.examples
+        if 0 not in taken and shape[0] == self.examples and not (self._axis and is_second):
             return 0
-        if self._is_second(shape):
+        if is_second:
             return 1
-        if shape[0] in self._rows:
+        if shape[0] in self._rows and 0 not in taken:
             return 0
-        return 1 if len(shape) > 2 and shape[1] in self._rows else None
+        is_second = len(shape) > 2 and 1 not in taken
+        return 1 if is_second and shape[1] in self._rows else None
 
-    def _is_second(self, shape: torch.Size) -> bool:
-        return len(shape) > 2 - self._axis and shape[1] == self.examples
-
-    def holds(self, tensor: Any) -> bool:
+    def holds(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
         """Whether ``tensor`` is one that has the examples, or rows of them, along an axis."""
-        return isinstance(tensor, Tensor) and self.axis_of(tensor) is not None
+        return isinstance(tensor, Tensor) and self.axis_of(tensor, taken) is not None
 
-    def align(self, values: Tensor, input: Tensor, axes: Sequence[int] = ()) -> Tensor:
+    def align(
+        self,
+        values: Tensor,
+        input: Tensor,
+        axes: Sequence[int] = (),
+        batch_axis: int | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Return the examples' values so that they broadcast against ``input``.
 
         Args:
             values: Shape (B, *s).
             input: A tensor that this layout :meth:`holds`.
             axes: Where in ``input`` the axes of s belong, in their order.
+            batch_axis: Its batch axis, where the caller knows it.
+            rows: The tensor that it was made of, row by row; ``input`` is none that a call of the
+                model has returned.
 
         Returns:
             As many axes as ``input``: B or its number of rows along the batch axis, s along
             ``axes``, 1 elsewhere.
         """
-        axis = self.axis_of(input)
+        axis = self.axis_of(input, axes) if batch_axis is None else batch_axis
         assert axis is not None, "the caller asks whether the layout holds it"
-        values = self.per_row(values, input)
+        if input.shape[axis] != self.examples:
+            example = self._example_of_rows(input if rows is None else rows, input.shape[axis])
+            values = values.index_select(0, example)
         shape = [1] * input.ndim
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size
@@ -93,11 +129,17 @@ class BatchLayout:
     def per_row(self, values: Tensor, input: Tensor) -> Tensor:
         """Return values (B, *s) for each entry of the batch axis of ``input``, or row of it."""
         length = input.shape[self.axis_of(input) or 0]
-        return values if length == self.examples else values.index_select(0, self._rows[length])
+        if length == self.examples:
+            return values
+        return values.index_select(0, self._example_of_rows(input, length))
+
+    def _example_of_rows(self, tensor: Tensor, rows: int) -> Tensor:
+        followed = self._followed.get(tensor)
+        return self._rows[rows] if followed is None else followed
 
     def along(self, axis: int) -> BatchLayout:
         """Return this layout for tensors that are known to have the examples along ``axis``."""
-        return _KnownAxis(self.examples, axis, self._rows)
+        return _KnownAxis(self.examples, axis, self._rows, self._followed)
 
     def examples_of(self, length: int, sizes: Tensor | None = None) -> Tensor | None:
         """Return which example each entry of an axis belongs to; ``None`` if it is not known.
@@ -145,26 +187,66 @@ class BatchLayout:
                 self._orders[output] = order.to(index.device)[index]
 
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
-        """Follow the batch through a call that may have merged its axis with others."""
+        """Follow the batch through a call that may have moved its axis or merged it with others."""
         if func in _SORTING:
             self._note_sequences(func, args, output)
-        if func not in _RESHAPING or not args or not isinstance(args[0], Tensor):
+        if not isinstance(output, Tensor) or not output.ndim:
             return
-        rows = output.shape[0] if output.ndim else 0
-        if rows in (self.examples, 0) or rows % self.examples or rows == args[0].shape[0]:
+        rows = output.shape[0]
+        if rows == self.examples:
+            if output.ndim > 1 and output.shape[1] == rows:
+                self._note_axis(func, args, output)
             return
-        input = args[0]
+        is_reshaping = func in _RESHAPING
+        if not (is_reshaping or self._rows) or not rows:
+            return
+        for tensor in args:
+            if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] == rows:
+                followed = self._followed.get(tensor)
+                if followed is not None:
+                    self._followed[output] = followed
+                    return
+        if is_reshaping and args and isinstance(args[0], Tensor):
+            example = self._merged(args[0], rows)
+            if example is not None:
+                self.note_rows(example)
+                self._followed[output] = example
+
+    def _note_axis(self, func: Callable[..., Any], args: tuple[Any, ...], output: Tensor) -> None:
+        """Remember which of the first two axes of a tensor is the batch, as both are as long."""
+        input = args[0] if args and isinstance(args[0], Tensor) else None
+        if func in _TURNING and input is not None:
+            axis = self.axis_of(input)
+            # The same call on axes of different lengths shows where each of them goes.
+            lengths = torch.empty(tuple(range(1, input.ndim + 1)), device="meta")
+            turned = func(lengths, *args[1:]).shape
+            if axis is not None and turned.index(axis + 1) < 2:
+                self._axes[output] = turned.index(axis + 1)
+            return
+        if func in _RESHAPING and input is not None and len(input) == self.examples**2:
+            example = self._followed.get(input)
+            if example is not None:
+                self._axes[output] = 0 if example[0] == example[1] else 1
+            return
+        for tensor in args:
+            axis = self._axes.get(tensor)
+            if axis is not None and tensor.shape[:2] == output.shape[:2]:
+                self._axes[output] = axis
+                return
+
+    def _merged(self, input: Tensor, rows: int) -> Tensor | None:
+        """Return the example of each of the rows that the entries of ``input`` are merged into."""
         axis = self.axis_of(input)
-        if axis is None:
-            return
+        if axis is None or rows % self.examples or rows == input.shape[0]:
+            return None
         example = torch.arange(self.examples, device=input.device)
-        if axis == 0:
-            each = self.per_row(example, input).repeat_interleave(rows // input.shape[0] or 1)
-        else:
-            merged = input.shape[0] * self.examples
-            each = example.repeat(input.shape[0]).repeat_interleave(rows // merged or 1)
-        if len(each) == rows:
-            self.note_rows(each)
+        before = input.shape[0] if axis == 0 else input.shape[0] * self.examples
+        of_each = self.per_row(example, input) if axis == 0 else example.repeat(input.shape[0])
+        if rows % before == 0:
+            return of_each.repeat_interleave(rows // before)
+        if before % rows == 0 and axis == 0:  # merged rows, of which some are put together again
+            return of_each[:: before // rows]
+        return None
 
     def note_rows(self, example: Tensor) -> None:
         """Remember that tensors of as many rows as ``example`` have these examples in them.
@@ -175,15 +257,22 @@ class BatchLayout:
         self._rows[len(example)] = example
 
 
+def _is_whole(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and tensor.dtype is not torch.bool
+
+
 class _KnownAxis(BatchLayout):
     """The layout of tensors that have the examples, or rows of them, along one axis."""
 
-    def __init__(self, examples: int, axis: int, rows: dict[int, Tensor]) -> None:
+    def __init__(
+        self, examples: int, axis: int, rows: dict[int, Tensor], followed: ByIdentity[Tensor]
+    ) -> None:
         super().__init__(examples, axis)
         self._rows = rows
+        self._followed = followed
 
-    def axis_of(self, tensor: Tensor) -> int | None:
-        if tensor.ndim <= self._axis:
+    def axis_of(self, tensor: Tensor, taken: Sequence[int] = ()) -> int | None:
+        if tensor.ndim <= self._axis or self._axis in taken:
             return None
         length = tensor.shape[self._axis]
         return self._axis if length == self.examples or length in self._rows else None

@@ -29,11 +29,13 @@ class CenteredSTN(SelfTuning):
 
     def _train_weights(self, batch: Any, examples: int) -> float:
         findings = self._settled.findings
+        self._settled.response_optimizer.zero_grad()  # its memory serves the weights' gradients
         mode = CurrentValues(self._values, frozenset(findings.readers) | findings.idle)
         return self._weight_step(mode, batch, examples)
 
     def _train_response(self, batch: Any, examples: int) -> None:
         if self.steps % self._config.response_interval == 0:
+            self._optimizer.zero_grad()
             self._response_step(batch, examples)
 
     def _response_step(self, batch: Any, examples: int) -> None:

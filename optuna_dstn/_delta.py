@@ -36,10 +36,14 @@ class Delta(NamedTuple):
 
     def in_the_mean(self) -> Tensor:
         """Return the mean of Δp over the examples, shaped as the parameter."""
+        return self.mean_gate() * self.direction
+
+    def mean_gate(self) -> Tensor:
+        """Return the mean of the gate over the examples, so that it broadcasts against p."""
         shape = [1] * self.direction.ndim
         if shape:
             shape[self.axis] = self.gate.shape[1]
-        return self.gate.mean(0).view(shape) * self.direction
+        return self.gate.mean(0).view(shape)
 
 
 class Deltas:
@@ -90,6 +94,10 @@ class Deltas:
         deltas.batch = self.batch.along(axis)
         return deltas
 
+    def forget(self, computed: Tensor) -> None:
+        """Let a tensor that was computed from parameters respond no longer."""
+        self._terms.pop(id(computed), None)
+
     def moved(self, output: Tensor, change: Tensor | None) -> Tensor:
         """Return a rule's result: the dual number (y, ẏ) where linear, y + ẏ where not.
 
@@ -103,8 +111,9 @@ class Deltas:
             return output + change.to(output.dtype)
         if change.shape != output.shape or change.dtype != output.dtype:
             change = change.to(output.dtype).expand_as(output)
-        dual: Tensor = forward_ad.make_dual(output, change)
-        return dual
+        if 0 in output.stride():  # expanded: no dual number may have two entries in one place
+            output = output.contiguous()
+        return dual(output, change)
 
     def alike(self, parameter: Tensor) -> Tensor:
         """Return a responding parameter moved by one Δ for the whole batch, the examples' mean.
@@ -125,3 +134,9 @@ def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
 def is_dual(tensor: Tensor | None) -> bool:
     """Whether a tensor is a dual number."""
     return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    """Return the dual number (x, ẋ)."""
+    number: Tensor = forward_ad.make_dual(primal, tangent)
+    return number

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from optuna_dstn._arguments import Function, formulas, function_name, leaves
 from optuna_dstn._batch_layout import BatchLayout
@@ -18,15 +18,21 @@ from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._interception import Interception, require_sizes
 from optuna_dstn._rules import (
+    EXPANDING_FUNCTIONS,
+    INDEX_FUNCTIONS,
     METADATA_FUNCTIONS,
-    ROWWISE_FUNCTIONS,
-    TRANSPOSING_FUNCTIONS,
     Domain,
     HyperparameterRule,
+    Sight,
     examples_met,
+    follow,
     hyperparameter_rules,
+    is_affine,
+    is_of_weights,
     layer_rules,
+    looks_only,
     penalty_rules,
+    preferred_axes,
 )
 from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
 from optuna_dstn._vectors import Vectors
@@ -37,27 +43,33 @@ class ParameterUse:
     """How the functions of the first step let a parameter respond.
 
     Attributes:
-        axes: The axes along which its units may lie, the preferred one first.
+        axes: The axes along which its units may lie, the preferred one first; ``None`` where no
+            function has said.
         alike: Functions that see one Δ for the whole batch, since they have no rule, or since no
             example of the batch is in sight.
     """
 
-    axes: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
     alike: set[str] = field(default_factory=set)
+
+    @property
+    def axis(self) -> int:
+        """The axis along which the units lie."""
+        return self.axes[0] if self.axes else 0
 
 
 class _Origin(NamedTuple):
     """How a tensor was computed from parameters alone.
 
     Attributes:
-        parameters: Those that took part.
-        mixed_by: The function because of which it was not entry by entry; ``None`` if it was.
-        transposed: Whether it was that of the transposed parameter.
+        axes: For each parameter that took part, by ``id``: along which axis of the tensor its units
+            lie, for each axis along which they may lie in the parameter; ``None`` where all entries
+            are of one unit.
+        mixed_by: The function because of which several units contribute to an entry.
     """
 
-    parameters: tuple[Tensor, ...]
+    axes: Mapping[int, Mapping[int, int | None]]
     mixed_by: str | None = None
-    transposed: bool = False
 
 
 class _Reading(NamedTuple):
@@ -108,6 +120,7 @@ class Discovery(Interception[_Reading]):
         self.uses: dict[int, ParameterUse] = {}
         # What was computed without data, and whether from parameters (else from nothing).
         self._without_data: ByIdentity[bool] = ByIdentity()
+        self._sight = Sight(batch, self._is_weight)
         # What was computed from parameters alone, and how.
         self._origins: ByIdentity[_Origin] = ByIdentity()
         # Functions of parameters and a hyperparameter that have not met data yet.
@@ -117,24 +130,32 @@ class Discovery(Interception[_Reading]):
         self._vectors = Vectors(batch.examples)
         self._has_warned = False
 
+    def meet(self, model: Module) -> None:
+        self._sight.buffers = {id(buffer) for buffer in model.buffers()}
+
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
         output = func(*args, **kwargs)
         self._batch.note(func, args, output)
         tensors = leaves((args, kwargs), Tensor)
         outputs = leaves((output,), Tensor)
+        meets_examples = func not in penalty_rules and self._note_uses(
+            func, args, kwargs, tensors, output
+        )
         if outputs:
             if len(outputs) == 1:
                 self._vectors.note(output, tensors, reads=False)
-            if all(self._is_without_data(t) for t in tensors):
+            if not meets_examples and all(self._is_without_data(t) for t in tensors):
                 for result in outputs:
                     self._note_without_data(func, tensors, result)
-            else:
+            elif not self.in_model:
                 self._warn_of_penalty(func, tensors)
+        if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
+            self._sight.forget(args[0])
+        elif not meets_examples:
+            self._sight.note(func, tensors, output)
         if func in penalty_rules:
             self._visible_penalties[output] = None
-        else:
-            self._note_uses(func, args, kwargs, outputs)
         return output
 
     def _is_without_data(self, tensor: Tensor) -> bool:
@@ -142,6 +163,11 @@ class Discovery(Interception[_Reading]):
 
     def _is_of_parameters(self, tensor: Tensor) -> bool:
         return isinstance(tensor, Parameter) or bool(self._without_data.get(tensor))
+
+    def _is_weight(self, tensor: Any) -> bool:
+        return (
+            isinstance(tensor, Tensor) and tensor.requires_grad and self._is_of_parameters(tensor)
+        )
 
     def _note_without_data(self, func: Function, tensors: list[Tensor], output: Tensor) -> None:
         self._without_data[output] = any(self._is_of_parameters(t) for t in tensors)
@@ -175,71 +201,105 @@ class Discovery(Interception[_Reading]):
             )
 
     def _note_uses(
-        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
-    ) -> None:
-        """Note how the parameters among the arguments respond through this call."""
-        weights = [
-            t
-            for t in leaves((args, kwargs), Tensor)
-            if t.requires_grad and self._is_of_parameters(t)
-        ]
-        if not weights or not any(t.is_floating_point() for t in outputs):
-            return
-        rule = layer_rules.get(func)
-        is_layer = rule is not None and (
-            not rule.takes_batch or self._batch.holds(args[0] if args else kwargs.get("input"))
-        )
-        if rule is not None and is_layer:
-            for argument, axes in rule.responding(*args, **kwargs):
-                if any(argument is weight for weight in weights):
-                    self._note_use(argument, axes, func)
-        elif all(output in self._without_data for output in outputs):
-            self._note_origin(func, weights, outputs)
-        elif not self.in_model:  # a penalty, which the response does not see
-            return
-        elif examples_met(func, args, kwargs, self._batch, self._is_without_data) is not None:
-            for weight in weights:
-                self._note_use(weight, (0, 1), func)
-        else:
-            for weight in weights:
-                self._note_use(weight, (), func)
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        output: Any,
+    ) -> bool:
+        """Note how the parameters among the arguments respond through this call.
 
-    def _note_origin(self, func: Function, weights: list[Tensor], outputs: list[Tensor]) -> None:
+        Returns:
+            Whether they meet examples in it, so that what it returns is no weight.
+        """
+        rule = layer_rules.get(func)
+        if rule is not None and rule.serves(self._sight, args, kwargs):
+            known = rule.sees_examples(self._sight, args, kwargs)
+            for argument, axes in rule.responding(*args, **kwargs):
+                if self._sight.is_weight(argument):
+                    self._note_use(argument, axes if known else (), func)
+            return True
+        in_place = is_in_place(func)
+        outputs = leaves(args[:1] if in_place else (output,), Tensor)
+        weights = [t for t in tensors if self._sight.is_weight(t)]
+        if not weights or looks_only(func, args, weights):
+            return False
+        if not any(t.is_floating_point() for t in outputs):
+            return False
+        writes_to_weight = in_place and any(args[0] is weight for weight in weights)
+        like = None if writes_to_weight else examples_met(func, args, kwargs, weights, self._sight)
+        if like is not None and func in EXPANDING_FUNCTIONS and self.in_model:
+            self._note_use(weights[0], preferred_axes(weights[0], like), func)
+            return True
+        others = [t for t in tensors if not self._sight.is_weight(t)]
+        if func in METADATA_FUNCTIONS:
+            others = []
+        if not any(t.requires_grad for t in others) and is_of_weights(
+            func, tensors, weights, self._sight
+        ):
+            self._note_origin(func, args, kwargs, weights, output)
+        elif self.in_model:  # else a penalty, which the response does not see
+            for weight in weights:
+                axes = () if like is None else preferred_axes(weight, like)
+                self._note_use(weight, axes, func)
+            return like is not None
+        return False
+
+    def _note_origin(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        weights: list[Tensor],
+        output: Any,
+    ) -> None:
         """Note that a call has computed tensors from parameters alone."""
-        origins = [self._origin(weight) for weight in weights]
-        parameters = tuple({id(p): p for o in origins for p in o.parameters}.values())
-        first = origins[0]
-        is_entry_by_entry = (
-            self._linear
-            and func in ROWWISE_FUNCTIONS
-            and len(parameters) == 1
-            and all(o.mixed_by is None and o.transposed == first.transposed for o in origins)
-            and all(output.shape == weights[0].shape for output in outputs)
+        origins = [(weight, self._origin(weight)) for weight in weights]
+        mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
+        can_follow = func in INDEX_FUNCTIONS or (
+            isinstance(output, Tensor)
+            and not is_in_place(func)
+            and (self._linear or is_affine(func, args, weights))
         )
-        is_transposed = func in TRANSPOSING_FUNCTIONS and weights[0].ndim == 2
-        mixed_by = next((o.mixed_by for o in origins if o.mixed_by), function_name(func))
-        if is_transposed:
-            is_entry_by_entry = first.mixed_by is None
-        origin = _Origin(
-            parameters,
-            None if is_entry_by_entry else mixed_by,
-            first.transposed != is_transposed,
-        )
-        for output in outputs:
-            self._origins[output] = origin
+        outputs = leaves((args[0] if is_in_place(func) else output,), Tensor)
+        for index, result in enumerate(outputs):
+            axes: dict[int, dict[int, int | None]] = {}
+            for weight, origin in origins:
+                places = {
+                    there: follow(func, args, kwargs, weight, there, outputs)[index]
+                    for of_parameter in origin.axes.values()
+                    for there in of_parameter.values()
+                    if can_follow
+                }
+                for parameter, of_parameter in origin.axes.items():
+                    found = {
+                        own: place.axis
+                        for own, there in of_parameter.items()
+                        if (place := places.get(there)) is not None
+                    }
+                    before = axes.get(parameter)
+                    axes[parameter] = found if before is None else _common(before, found)
+            mixing = None if all(axes.values()) else function_name(func)
+            self._origins[result] = _Origin(axes, mixed_by or mixing)
+            self._without_data[result] = True
 
     def _origin(self, weight: Tensor) -> _Origin:
-        return self._origins.get(weight) or _Origin((weight,))
+        known = self._origins.get(weight)
+        if known is not None:
+            return known
+        axes: dict[int, int | None] = {axis: axis for axis in range(weight.ndim)}
+        return _Origin({id(weight): axes or {0: None}})
 
     def _note_use(self, weight: Tensor, axes: tuple[int, ...], func: Function) -> None:
         """Note a call that lets a weight respond along some axes; along none is by its mean."""
         origin = self._origin(weight)
-        if origin.transposed:
-            axes = tuple(1 - axis for axis in axes)
-        for parameter in origin.parameters:
-            anywhere = ParameterUse(tuple(range(max(parameter.ndim, 1))))
-            use = self.uses.setdefault(id(parameter), anywhere)
-            common = tuple(axis for axis in use.axes if axis in axes)
+        for parameter, there in origin.axes.items():
+            allowed = [own for axis in axes for own, place in there.items() if place == axis]
+            if axes:
+                allowed += [own for own, place in there.items() if place is None]
+            use = self.uses.setdefault(parameter, ParameterUse())
+            common = tuple(a for a in (use.axes or allowed) if a in allowed)
             if origin.mixed_by is None and common:
                 use.axes = common
             else:
@@ -371,6 +431,17 @@ class Discovery(Interception[_Reading]):
             for corner in itertools.product(*bounds)
         ]
         return min(values), max(values)
+
+
+def _common(
+    one: Mapping[int, int | None], other: Mapping[int, int | None]
+) -> dict[int, int | None]:
+    """Return where units lie in what was made of a parameter in two ways."""
+    return {
+        own: other[own] if place is None else place
+        for own, place in one.items()
+        if own in other and (place is None or other[own] in (None, place))
+    }
 
 
 def _penalty_error(reading: _Reading) -> HyperparameterError:

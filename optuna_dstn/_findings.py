@@ -153,7 +153,7 @@ def settle(
         kept=kept,
         idle=frozenset(idle),
         responding=responding,
-        axes={name: use.axes[0] for name, use in uses.items()},
+        axes={name: use.axis for name, use in uses.items()},
         alike={name: tuple(sorted(use.alike)) for name, use in uses.items() if use.alike},
         not_responding=not_responding,
     )

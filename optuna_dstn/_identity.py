@@ -27,6 +27,10 @@ class ByIdentity(Generic[Note]):
         found = self._notes.get(id(thing))
         return None if found is None else found[1]
 
+    def forget(self, tensor: Tensor) -> None:
+        """Drop the note about ``tensor``, if there is one."""
+        self._notes.pop(id(tensor), None)
+
     def __contains__(self, thing: Any) -> bool:
         return id(thing) in self._notes
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from optuna_dstn import _checkpointing
 from optuna_dstn._arguments import (
     Function,
     formulas,
@@ -24,6 +25,7 @@ from optuna_dstn._tracking import makes_tensor
 
 
 Tracked = TypeVar("Tracked")
+Mode = TypeVar("Mode", bound="Interception[Any]")
 
 
 class Interception(TorchFunctionMode, Generic[Tracked]):
@@ -43,6 +45,18 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
         self._values = values
         self.in_model = False
         self.tracked: ByIdentity[Tracked] = ByIdentity()
+
+    def __enter__(self: Mode) -> Mode:
+        _checkpointing.suspend()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _checkpointing.resume()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def meet(self, model: nn.Module) -> None:
+        """Take note of the model that is about to be called inside this mode."""
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

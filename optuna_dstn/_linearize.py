@@ -76,7 +76,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
 
 @contextmanager
 def inside(model: nn.Module, mode: Interception[Any]) -> Iterator[None]:
-    """Let ``mode`` know when it is inside a call of ``model``."""
+    """Let ``mode`` know the model, and when it is inside a call of it."""
+    mode.meet(model)
 
     def enter(*_: Any) -> None:
         mode.in_model = True

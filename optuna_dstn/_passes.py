@@ -7,29 +7,32 @@ from collections.abc import Mapping
 import functools
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
-from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._delta import Deltas
 from optuna_dstn._discovery import without_rule
 from optuna_dstn._errors import HyperparameterError, first_line
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._interception import Interception, Tracked, read_in_validation
 from optuna_dstn._prediction import Prediction
 from optuna_dstn._rules import (
+    EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
-    ROWWISE_FUNCTIONS,
-    TRANSPOSING_FUNCTIONS,
     HyperparameterRule,
     PerExample,
+    Sight,
     examples_met,
     for_each_example,
     hyperparameter_rules,
+    is_of_weights,
     layer_rules,
+    looks_only,
     operation_rules,
     penalty_rules,
+    responding_results,
+    spread,
 )
 from optuna_dstn._space import Columns
 from optuna_dstn._tracking import (
@@ -60,77 +63,74 @@ class Responding(Interception[Tracked]):
         super().__init__(values)
         self.deltas = deltas
         self.prediction = Prediction()
+        self._sight = Sight(deltas.batch, deltas.__contains__)
+
+    def meet(self, model: nn.Module) -> None:
+        self._sight.buffers = {id(buffer) for buffer in model.buffers()}
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         deltas = self.deltas
         rule = layer_rules.get(func)
-        if rule is not None and (
-            not rule.takes_batch or deltas.batch.holds(args[0] if args else kwargs.get("input"))
-        ):
-            return rule.apply(deltas, *args, **kwargs)
-        own = [t for t in leaves((args, kwargs), Tensor) if t in deltas]
-        if own and self.in_model:
-            output = self._combined(own, func, args, kwargs)
+        if rule is not None and rule.serves(self._sight, args, kwargs):
+            output = rule.apply(deltas, *args, **kwargs)
+            deltas.batch.note(func, args, output)
+            return output
+        tensors = leaves((args, kwargs), Tensor)
+        own = [t for t in tensors if t in deltas]
+        if own and self.in_model and not looks_only(func, args, own):
+            output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
-            output = run(func, args, kwargs)
+            output, meets_examples = run(func, args, kwargs), False
+        if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
+            self._sight.forget(args[0])
+        elif not meets_examples:
+            self._sight.note(func, tensors, output)
         deltas.batch.note(func, args, output)
         self.prediction.note(func, args, kwargs, output)
         return output
 
     def _combined(
-        self, own: list[Tensor], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Run a call of a function without a rule on responding parameters, ``own``."""
-        deltas = self.deltas
-        if deltas.linear and func in ROWWISE_FUNCTIONS:
-            output = self._reweighted(own, func, args, kwargs)
-            if output is not None:
-                return output
-        if func in TRANSPOSING_FUNCTIONS and own[0].ndim == 2:
-            transposed: Tensor = func(*args, **kwargs)
-            terms = deltas.of(own[0])
-            deltas.add(transposed, [Delta(g, d.t(), 1 - axis) for g, d, axis in terms])
-            return transposed
-        like = examples_met(func, args, kwargs, deltas.batch, deltas.__contains__)
-        if like is None:
-            move = deltas.alike
-        elif args[0] is own[0] and like.ndim and len(leaves((args, kwargs), Tensor)) == 1:
-            return for_each_example(deltas, own[0], like).expand(like.shape)
-        else:
-            move = functools.partial(for_each_example, deltas, like=like)
-        args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        return run(func, args, kwargs)
+        self,
+        own: list[Tensor],
+        tensors: list[Tensor],
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, bool]:
+        """Run a call of a function without a rule on responding parameters, ``own``.
 
-    def _reweighted(
-        self, own: list[Tensor], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor | None:
-        """Return W̃ = g(W), and let it respond: Δ_W̃ = J_g·diag(Uε)R = diag(Uε)·(J_g R).
-
-        The last step holds because g acts on each entry of W by itself. ``None`` says that the
-        result has another shape, because the weight met something else than weights.
+        Returns:
+            What the function returns, and whether the examples take part in it.
         """
         deltas = self.deltas
-        gates = {id(term.gate): term for t in own for term in deltas.of(t)}
-        terms = []
-        primal = None
-        for term in gates.values():
+        if is_in_place(func) and args[0] in deltas:
+            _make_alike(deltas, args[0])
+            own = [t for t in own if t in deltas]
+        like = examples_met(func, args, kwargs, own, self._sight) if own else None
+        if like is not None and func in EXPANDING_FUNCTIONS:
+            output = spread(deltas, func, args, kwargs)
+            if output is not None:
+                return output, True
+            like = None
+        others = [] if func in METADATA_FUNCTIONS else [t for t in tensors if t not in deltas]
+        if (
+            is_of_weights(func, tensors, own, self._sight)
+            and not any(_responds(t) for t in others)
+            and (output := responding_results(deltas, own, func, args, kwargs)) is not None
+        ):
+            return output, False
+        move = (
+            deltas.alike if like is None else functools.partial(for_each_example, deltas, like=like)
+        )
+        args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
+        return run(func, args, kwargs), like is not None
 
-            def dual(t: Any, gate: Tensor = term.gate) -> Any:
-                mine = [d.direction for d in deltas.of(t) if d.gate is gate]
-                return forward_ad.make_dual(t, torch.stack(mine).sum(0)) if mine else t
 
-            # Each term must see the same random numbers; the last call leaves them advanced.
-            state = torch.get_rng_state() if term is not next(reversed(gates.values())) else None
-            own_args, own_kwargs = replaced((args, kwargs), dual, Tensor)
-            primal, tangent = forward_ad.unpack_dual(func(*own_args, **own_kwargs))
-            if state is not None:
-                torch.set_rng_state(state)
-            if tangent is None or primal.shape != own[0].shape:
-                return None
-            terms.append(Delta(term.gate, tangent, term.axis))
-        assert isinstance(primal, Tensor)
-        deltas.add(primal, terms)
-        return primal
+def _make_alike(deltas: Deltas, computed: Tensor) -> None:
+    """Move a tensor that was computed from parameters in place, by one Δ for the whole batch."""
+    moved = deltas.alike(computed)
+    deltas.forget(computed)
+    computed.copy_(moved)
 
 
 class PerturbedValues(Responding[PerExample]):

@@ -71,7 +71,7 @@ class Response(ABC):
         for group in self._groups:
             for parameter in group.values():
                 for term in terms[id(parameter)]:
-                    parameter.add_(term.in_the_mean())
+                    parameter.addcmul_(term.mean_gate(), term.direction)
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch.func import functional_call
 import optuna_dstn
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._linearize import at_response
+from optuna_dstn._discovery import Discovery
+from optuna_dstn._linearize import at_response, inside
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._space import Columns
 
@@ -159,3 +160,145 @@ def started(
     trial = study.ask()
     model, optimizer = make(trial)
     return optuna_dstn.Tuner(trial, model, optimizer, loss_fn, valid_loader, **options)
+
+
+class AnyModel:
+    """Random Δ of the parameters of any model, responding as the first step finds, in float64.
+
+    Every gate and every direction is a tensor of its own that requires grad. Where a parameter is
+    alike in the whole batch, all examples have the same gates, as they have in a training.
+
+    Args:
+        model: All its parameters that take part respond.
+        inputs: What it is called with; tensors with the batch axis are cut into examples.
+        batch_axis: Where the examples are: 0, or 1 for sequence-first inputs.
+        linear: Whether the network is linearised.
+        terms: How many terms each Δ has.
+        shared_gates: Whether each gate is one for all units, and one object for all parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *inputs: Tensor,
+        batch_axis: int = 0,
+        linear: bool = True,
+        terms: int = 1,
+        shared_gates: bool = False,
+    ) -> None:
+        self.model, self.inputs = model, inputs
+        self.batch_axis, self.linear = batch_axis, linear
+        self.examples = inputs[0].shape[batch_axis]
+        met = Discovery({}, BatchLayout(self.examples, batch_axis), {}, linear=linear)
+        buffers = copy.deepcopy(list(model.buffers()))
+        with inside(model, met), met:
+            model(*inputs)
+        self._restore(buffers)
+        used = {n: p for n, p in model.named_parameters() if id(p) in met.uses}
+        self.axes = {name: met.uses[id(p)].axis for name, p in used.items()}
+        self.alike = {n: sorted(met.uses[id(p)].alike) for n, p in used.items()}
+        self.alike = {name: functions for name, functions in self.alike.items() if functions}
+        rows = 1 if self.alike else self.examples
+        common = [torch.randn(rows, 1).requires_grad_() for _ in range(terms)]
+        self.leaves: list[Tensor] = []
+        self.terms: dict[str, list[Delta]] = {}
+        for name, parameter in used.items():
+            axis = self.axes[name]
+            for index in range(terms):
+                units = parameter.shape[axis] if parameter.ndim else 1
+                gate = torch.randn(rows, units).requires_grad_()
+                if shared_gates:
+                    gate = common[index]
+                direction = torch.randn(parameter.shape).requires_grad_()
+                self.leaves += [gate, direction]
+                self.terms.setdefault(name, []).append(
+                    Delta(gate.expand(self.examples, -1), direction, axis)
+                )
+        if shared_gates:
+            expanded = [gate.expand(self.examples, -1) for gate in common]
+            self.terms = {
+                name: [t._replace(gate=g) for t, g in zip(of, expanded, strict=True)]
+                for name, of in self.terms.items()
+            }
+
+    def _restore(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+    def by_engine(self) -> Tensor:
+        """What the model returns in a pass at the response."""
+        parameters = dict(self.model.named_parameters())
+        deltas = Deltas(
+            {id(parameters[n]): terms for n, terms in self.terms.items()},
+            BatchLayout(self.examples, self.batch_axis),
+            linear=self.linear,
+        )
+        buffers = copy.deepcopy(list(self.model.buffers()))
+        with at_response(self.model, RespondingValidation({}, deltas)):
+            output = self.model(*self.inputs)
+        self._restore(buffers)
+        return output
+
+    def change(self, name: str, example: int) -> Tensor:
+        """Δp of one example, unit by unit."""
+        total = torch.zeros(())
+        for gate, direction, axis in self.terms[name]:
+            if direction.ndim == 0 or gate.shape[1] == 1:
+                total = total + gate[example, 0] * direction
+                continue
+            units = [gate[example, u] * direction.select(axis, u) for u in range(gate.shape[1])]
+            total = total + torch.stack(units, dim=axis)
+        return total
+
+    def by_examples(self) -> Tensor:
+        """The model run on one example at a time, each at its own w + Δ, or linearised in it.
+
+        The derivative is taken in reverse mode twice: nothing here uses forward mode.
+        """
+        outputs = [self._of_example(b) for b in range(self.examples)]
+        return torch.cat(outputs, self.batch_axis if outputs[0].ndim > 1 else 0)
+
+    def _of_example(self, example: int) -> Tensor:
+        inputs = [x.narrow(self.batch_axis, example, 1).clone() for x in self.inputs]
+        changes = {name: self.change(name, example) for name in self.terms}
+
+        def network(t: Tensor) -> Tensor:
+            weights = {n: p.detach() for n, p in self.model.named_parameters()}
+            weights |= {n: weights[n] + t * change for n, change in changes.items()}
+            buffers = {n: b.clone() for n, b in self.model.named_buffers()}
+            output: Tensor = functional_call(
+                self.model, {**weights, **buffers}, tuple(x.clone() for x in inputs)
+            )
+            return output
+
+        if not self.linear:
+            return network(torch.ones(()))
+        t = torch.zeros((), requires_grad=True)
+        value = network(t)
+        v = torch.zeros_like(value, requires_grad=True)
+        (pulled_back,) = torch.autograd.grad(value, t, v, create_graph=True)
+        (pushed_forward,) = torch.autograd.grad(pulled_back, v, create_graph=True)
+        return value.detach() + pushed_forward
+
+    def require_right(self, tolerance: float = 1e-9) -> None:
+        """Check value and gradients of the engine against those of the examples by themselves."""
+        with torch.no_grad():
+            buffers = copy.deepcopy(list(self.model.buffers()))
+            plain = self.model(*(x.clone() for x in self.inputs))
+            self._restore(buffers)
+        mine, theirs = self.by_engine(), self.by_examples()
+        assert mine.shape == theirs.shape
+        assert (theirs - plain).norm() > 1e-3 * plain.norm(), "Δ changes nothing"
+        error = relative_error(mine - plain, theirs - plain)
+        assert error < tolerance, f"the prediction is wrong by {error:.1e}"
+        weights = torch.randn(mine.shape)
+        gradients = [
+            torch.autograd.grad((y * weights).sin().sum(), self.leaves, allow_unused=True)
+            for y in (mine, theirs)
+        ]
+        largest = max(float(g.norm()) for g in gradients[1] if g is not None)
+        for own, reference in zip(*gradients, strict=True):
+            own, reference = (g if g is not None else torch.zeros(()) for g in (own, reference))
+            error = float((own - reference).norm()) / largest
+            assert error < tolerance, f"a gradient is wrong by {error:.1e}"

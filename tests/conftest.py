@@ -36,3 +36,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
     return (
         InMemoryStorage() if request.param == "in-memory" else open_storage(request.param, tmp_path)
     )
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

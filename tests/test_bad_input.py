@@ -427,22 +427,42 @@ def test_a_model_that_cuts_its_graph() -> None:
     says(error_of_steps(make), "does not depend on the response", "detach")
 
 
-def test_an_operation_without_a_derivative_in_forward_mode() -> None:
-    class Distances(nn.Module):
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+@pytest.mark.parametrize(
+    ("operation", "named"),
+    [
+        (
+            lambda x: torch.segment_reduce(x, "sum", lengths=torch.ones(len(x)).long()),
+            "(torch.segment_reduce: ",
+        ),
+        (Twice.apply, "give a custom autograd.Function a jvp"),
+    ],
+)
+def test_an_operation_without_a_derivative_in_forward_mode(operation: Any, named: str) -> None:
+    class Reduced(nn.Module):
         def __init__(self, h: float) -> None:
             super().__init__()
-            self.first, self.h = nn.Linear(4, 4), h
+            self.first, self.h = nn.Linear(4, 3), h
 
         def forward(self, x: Tensor) -> Tensor:
             x = F.dropout(self.first(x), self.h, self.training)
-            return torch.cdist(x, torch.eye(4)[:3])
+            return operation(x)
 
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Distances(trial.suggest_float("h", 0.0, 0.9))
+        model = Reduced(trial.suggest_float("h", 0.0, 0.9))
         return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
     message = error_of_steps(make, kind=NotImplementedError)
-    says(message, "differentiate in forward mode", "replace the operation")
+    says(message, "differentiate in forward mode", "replace the operation", named)
 
 
 def test_a_training_shorter_than_the_warm_up_warns(caplog: Any) -> None:

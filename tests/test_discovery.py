@@ -34,7 +34,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.conv(self.dropout(x)))).flatten(1)
-        y = self.elsewhere(self.frozen(y)) + self.unbatched(torch.ones(1, 1))
+        y = self.elsewhere(self.frozen(y)) + self.unbatched(torch.ones(1, 1)).cumsum(1)
         return self.last(y)
 
 
@@ -70,7 +70,7 @@ def test_the_first_step_finds_what_is_tuned_and_what_responds() -> None:
     assert summary.kept["lr"] == "a plain number in SGD(lr=)"
     layers = ["conv", "norm", "unbatched", "last"]
     assert set(summary.responding) == {f"{n}.{p}" for n in layers for p in ("weight", "bias")}
-    function = ("torch.nn.functional.linear",)
+    function = ("torch.Tensor.cumsum",)
     assert summary.alike == {"unbatched.weight": function, "unbatched.bias": function}
     why = summary.not_responding
     assert why["frozen.weight"] == why["frozen.bias"] == "it does not require grad"
@@ -88,7 +88,7 @@ def test_the_summary_says_it_in_words() -> None:
     assert f"  unused  ({_NOT_READ})\n" in text
     assert "8 of 12 parameters respond\n" in text
     assert "  last.bias\n" in text
-    assert "  unbatched.bias  (alike in the whole batch, in torch.nn.functional.linear)\n" in text
+    assert "  unbatched.bias  (alike in the whole batch, in torch.Tensor.cumsum)\n" in text
     assert "  frozen.weight  — no response: it does not require grad\n" in text
 
 
@@ -117,7 +117,7 @@ def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
             self.last = nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.shared(self.dropout(x[:, 0])) + self.shared(torch.ones(4))
+            y = self.shared(self.dropout(x[:, 0])) + self.shared(torch.ones(4)).cumsum(0)
             return self.last(y)
 
     tuner = started(make, loss_fn, [BATCH])

@@ -10,7 +10,9 @@ from _reference import Explicit, moved_by_loops, relative_error
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
@@ -55,7 +57,7 @@ def cnn() -> tuple[nn.Sequential, Tensor]:
     return net, torch.randn(EXAMPLES, 2, 7, 7)
 
 
-def all_respond(net: nn.Sequential) -> Explicit:
+def all_respond(net: nn.Module) -> Explicit:
     return Explicit(net, [n for n, _ in net.named_parameters()], EXAMPLES, HYPERPARAMETERS)
 
 
@@ -191,3 +193,109 @@ def test_a_loss_of_the_models_own_making_needs_no_completion() -> None:
     explicit = all_respond(net)
     reference = F.cross_entropy(moved_by_loops(copy.deepcopy(net), x, explicit), target)
     assert relative_error(moved_by_engine(WithLoss(), x, explicit), reference) < 1e-10
+
+
+def moved_example_by_example(model: nn.Module, x: Tensor, explicit: Explicit) -> Tensor:
+    """f(x_b; w + Δ_b) of a whole model, each example in a call of its own."""
+    parameters = dict(model.named_parameters())
+    rows = []
+    for b in range(EXAMPLES):
+        moved = {name: p + explicit.change(name, b) for name, p in parameters.items()}
+        rows.append(functional_call(model, moved, (x[b : b + 1],))[0])
+    return torch.stack(rows)
+
+
+class Attending(nn.Module):
+    """A transformer's layer between a learned offset for each place and a mean over places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(4, 6))
+        self.layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+        self.scale = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layer(x + self.place) * self.scale).mean(1)
+
+
+class Scaled(nn.Module):
+    """Parameters in arithmetic with the examples, and one layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(6, 6)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.shift = nn.Parameter(torch.randn(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.shared(x)) * self.scale + self.shift
+        return self.shared(y)
+
+
+class Recurrent(nn.Module):
+    """Two recurrent layers, the latter's last state multiplied by a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(10, 4, batch_first=True)
+        self.out = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(self.lstm(x)[0])[0][:, -1] @ self.out
+
+
+class Normalised(nn.Module):
+    """A convolution, and a norm of each example by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2)
+        self.norm = nn.InstanceNorm2d(3, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(self.norm(self.conv(x))).mean((2, 3))
+
+
+WHOLE = [
+    (Attending, (EXAMPLES, 4, 6)),
+    (Scaled, (EXAMPLES, 6)),
+    (Recurrent, (EXAMPLES, 4, 6)),
+    (Normalised, (EXAMPLES, 2, 3, 3)),
+]
+
+
+@pytest.mark.parametrize("trains_weights", [False, True])
+@pytest.mark.parametrize(("make", "shape"), WHOLE)
+def test_whole_models(make: Any, shape: tuple[int, ...], trains_weights: bool) -> None:
+    """Also the gradients of the weights, where they are trained."""
+    model, x = make(), torch.randn(shape)
+    explicit = all_respond(model)
+    tensors = explicit.tensors() + (list(model.parameters()) if trains_weights else [])
+    prediction = moved_by_engine(model, x, explicit, trains_weights=trains_weights)
+    reference = moved_example_by_example(model, x, explicit)
+    assert relative_error(prediction, reference) < 1e-10
+    outwards = torch.randn_like(reference)
+    mine, theirs = (
+        torch.autograd.grad((p * outwards).sum(), tensors) for p in (prediction, reference)
+    )
+    for own, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("make", "shape"), WHOLE)
+def test_whole_models_linearised(make: Any, shape: tuple[int, ...]) -> None:
+    """f + d/dt f(w + tΔ), the derivative taken in reverse mode twice."""
+    model, x = make(), torch.randn(shape)
+    explicit = all_respond(model)
+    with at_response(model, RespondingValidation({}, explicit.deltas())):
+        prediction = model(x)
+
+    def moved(t: Tensor) -> Tensor:
+        scaled = copy.copy(explicit)
+        scaled.epsilon = t * explicit.epsilon.detach()
+        return moved_example_by_example(model, x, scaled)
+
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        value, change = torch.autograd.functional.jvp(moved, torch.zeros(()), torch.ones(()))
+    assert relative_error(prediction - value, change) < 1e-10

@@ -39,7 +39,21 @@ OPTUNA: dict[str, Callable[[], object]] = {
 }
 
 
+def _names_of_checkpoint(name: str) -> None:
+    getattr(torch.utils.checkpoint, name)
+    function = inspect.unwrap(torch.utils.checkpoint.checkpoint)
+    if name not in function.__code__.co_names:
+        raise AttributeError(name)
+
+
 TORCH: dict[str, Callable[[], object]] = {
+    # What both kinds of torch.nn.utils' weight_norm call.
+    "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
+    # What torch.utils.checkpoint.checkpoint calls, and that it looks them up in its module.
+    "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),
+    "utils.checkpoint._checkpoint_without_reentrant_generator": lambda: _names_of_checkpoint(
+        "_checkpoint_without_reentrant_generator"
+    ),
     # What torch.nn.utils.rnn calls.
     "_pack_padded_sequence": lambda: torch._pack_padded_sequence(
         torch.ones(2, 3, 1), torch.tensor([3, 2]), True

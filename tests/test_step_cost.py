@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import os
 from pathlib import Path
 import re
 import subprocess
@@ -30,6 +31,7 @@ def run(tmp_path: Path, name: str, *options: str) -> str:
         capture_output=True,
         text=True,
         timeout=120,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},  # this very tree's package
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -6,20 +6,30 @@ Importing this package fills the tables that it names.
 from __future__ import annotations
 
 from optuna_dstn._rules import (
+    _activations,
     _arithmetic,
     _attention,
+    _bilinear,
     _cross_entropies,
     _distance_losses,
     _dropout,
+    _dual_activations,
+    _dual_arithmetic,
     _elementwise,
+    _embeddings,
     _layers,
     _multi_head_attention,
     _normalization,
+    _operations,
+    _parametrizations,
     _penalty,
+    _products,
     _random,
     _recurrent,
+    _symmetric,
 )
 from optuna_dstn._rules._domain import Domain
+from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._rules._penalty import square_change
 from optuna_dstn._rules._per_example import PerExample
@@ -30,31 +40,45 @@ from optuna_dstn._rules._registry import (
     operation_rules,
     penalty_rules,
 )
-from optuna_dstn._rules._rowwise import (
+from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
+from optuna_dstn._rules._sight import Sight
+from optuna_dstn._rules._slicewise import follow, is_affine
+from optuna_dstn._rules._weights import (
+    EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
-    ROWWISE_FUNCTIONS,
-    TRANSPOSING_FUNCTIONS,
     examples_met,
     for_each_example,
+    is_of_weights,
+    looks_only,
+    preferred_axes,
+    responding_results,
+    spread,
 )
-from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 
 
 __all__ = [
+    "EXPANDING_FUNCTIONS",
     "FOLLOWING_FUNCTIONS",
+    "INDEX_FUNCTIONS",
     "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
-    "ROWWISE_FUNCTIONS",
     "SHAPE_FUNCTIONS",
-    "TRANSPOSING_FUNCTIONS",
     "Domain",
     "HyperparameterRule",
     "PerExample",
+    "Sight",
     "examples_met",
+    "follow",
     "for_each_example",
     "hyperparameter_rules",
+    "is_affine",
+    "is_of_weights",
     "layer_rules",
+    "looks_only",
     "operation_rules",
     "penalty_rules",
+    "preferred_axes",
+    "responding_results",
+    "spread",
     "square_change",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._per_example import PerExample
-from optuna_dstn._rules._registry import hyperparameter_rule
+from optuna_dstn._rules._registry import hyperparameter_rule, operation_rules
 
 
 _NAMES = """
@@ -29,7 +29,7 @@ _OPERANDS = ("input", "self", "other", "exponent")
 def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """f(x, h)[b, ...] = f(x[b, ...], h_b), and likewise with the two exchanged."""
 
-    def rule(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
+    def apply(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
         args += tuple(kwargs.pop(name) for name in _OPERANDS if name in kwargs)
         tensor = next(operand for operand in args if isinstance(operand, Tensor))
         operands = [_like(tensor, a) if isinstance(a, PerExample) else a for a in args]
@@ -38,9 +38,10 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             operands[1] = operands[1] * _like(scaled, alpha)
         elif alpha != 1:
             kwargs["alpha"] = alpha
-        return function(*operands, **kwargs)
+        rule: Callable[..., Tensor] = operation_rules.get(function, function)
+        return rule(*operands, **kwargs)
 
-    return rule
+    return apply
 
 
 def _like(tensor: Tensor, number: PerExample) -> Tensor:

@@ -8,11 +8,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import is_dual, split
+from optuna_dstn._delta import dual, is_dual, split
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._dropout import dropout
 from optuna_dstn._rules._per_example import PerExample
@@ -96,8 +95,8 @@ def attend(
         change = torch.bmm(p, v_change) if change is None else change.baddbmm_(p, v_change)
 
     shape = (*outer, *output.shape[-2:])
-    output = _dual(output.view(shape), None if change is None else change.view(shape), dead)
-    return output, _dual(kept_weights, weights_change, dead) if need_weights else None
+    output = _result(output.view(shape), None if change is None else change.view(shape), dead)
+    return output, _result(kept_weights, weights_change, dead) if need_weights else None
 
 
 def _split(tensor: Tensor, outer: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -114,14 +113,11 @@ def _matrices(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, *tensor.shape[-2:])
 
 
-def _dual(output: Tensor, change: Tensor | None, dead: Tensor | None) -> Tensor:
+def _result(output: Tensor, change: Tensor | None, dead: Tensor | None) -> Tensor:
     if dead is not None:
         output = output.masked_fill(dead, 0)
         change = None if change is None else change.masked_fill(dead, 0)
-    if change is None:
-        return output
-    dual: Tensor = forward_ad.make_dual(output, change)
-    return dual
+    return output if change is None else dual(output, change)
 
 
 def kept(query: Tensor, key: Tensor, rate: float | PerExample) -> Tensor | None:

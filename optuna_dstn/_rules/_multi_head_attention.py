@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._arguments import replaced
+from optuna_dstn._arguments import leaves, replaced
 from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._delta import Delta, Deltas, is_dual
 from optuna_dstn._rules._attention import (
     RATE,
     as_bias,
@@ -21,9 +21,12 @@ from optuna_dstn._rules._attention import (
     kept,
     scaled_dot_product_attention,
 )
-from optuna_dstn._rules._layers import affine
+from optuna_dstn._rules._layers import OF_LINEAR, affine
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import Responding, layer_rule, operation_rule
+
+
+_NOTHING = Deltas({}, BatchLayout(0))
 
 
 def _responding(
@@ -87,17 +90,28 @@ def multi_head_attention_forward(
 
     Each of the four projections is y = Wx + b; see ``affine``.
     """
+    given = leaves(((query, key, value), args, kwargs), (Tensor, PerExample))
+    if not any(isinstance(x, PerExample) or x in deltas or is_dual(x) for x in given):
+        output: tuple[Tensor, Tensor | None] = F.multi_head_attention_forward(
+            query, key, value, *args, **kwargs
+        )
+        return output
     for axis in (1, 0) if query.ndim == 3 else (0,):
         own = deltas.along(axis)
         if all(map(own.batch.holds, (query, key, value))):
             return _attention(own, query, key, value, *args, **kwargs)
-    args, kwargs = replaced((args, kwargs), lambda t: deltas.alike(t) if t in deltas else t, Tensor)
-    return _without_response(query, key, value, *args, **kwargs)  # no example is in sight
+    # No example is in sight.
+    every, kwargs = replaced(
+        ((query, key, value, *args), kwargs),
+        lambda t: deltas.alike(t) if t in deltas else t,
+        Tensor,
+    )
+    return _attention(_NOTHING, *every, **kwargs)
 
 
 @operation_rule(F.multi_head_attention_forward)
 def _without_response(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    return _attention(Deltas({}, BatchLayout(0)), *args, **kwargs)
+    return multi_head_attention_forward(_NOTHING, *args, **kwargs)
 
 
 def _attention(
@@ -169,7 +183,7 @@ def _attention(
     output = output.permute(2, 0, 1, 3).flatten(-2)
     if not is_batched:
         output = output.squeeze(1)
-    output = affine(F.linear, -1, deltas, output, out_proj_weight, out_proj_bias)
+    output = affine(F.linear, OF_LINEAR, deltas, output, out_proj_weight, out_proj_bias)
     if seen is not None:
         seen = seen.mean(1) if average_attn_weights else seen
         seen = seen if is_batched else seen.squeeze(0)
@@ -187,14 +201,14 @@ def _projected(
     width = query.shape[-1]
     packed = weights[0] if len(weights) == 1 else None
     if packed is not None and query is key is value:
-        return list(affine(F.linear, -1, deltas, query, packed, bias).chunk(3, -1))
+        return list(affine(F.linear, OF_LINEAR, deltas, query, packed, bias).chunk(3, -1))
     projected: list[Tensor] = []
     for place, input in enumerate(inputs):
         rows = slice(place * width, (place + 1) * width)
         weight = weights[place] if packed is None else _rows(deltas, packed, rows)
         own_bias = None if bias is None else _rows(deltas, bias, rows)
         assert weight is not None, "PyTorch has checked it"
-        projected.append(affine(F.linear, -1, deltas, input, weight, own_bias))
+        projected.append(affine(F.linear, OF_LINEAR, deltas, input, weight, own_bias))
     return projected
 
 

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import Deltas, split
-from optuna_dstn._rules._registry import Responding, layer_rule
+from optuna_dstn._delta import Deltas, is_dual, split
+from optuna_dstn._rules._registry import Examples, Responding, layer_rule
+from optuna_dstn._rules._sight import Sight
+from optuna_dstn._rules._symmetric import symmetric
 
 
 def scaled(
     deltas: Deltas,
-    normalise: Callable[[Tensor | None, Tensor | None], Tensor],
+    input: Tensor,
+    normalise: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
     axes: Sequence[int],
     weight: Tensor | None,
     bias: Tensor | None,
@@ -30,19 +33,30 @@ def scaled(
 
     Args:
         deltas: Of the parameters.
-        normalise: y of w and b, either of which may be missing.
+        input: x.
+        normalise: y of x, w and b; w and b may be missing. The Jacobian of x̂ is symmetric.
         axes: The axes of y along which those of w and b lie.
         weight: w.
         bias: b.
     """
-    if not deltas.of(weight) and not deltas.of(bias):
-        return normalise(weight, bias)
-    normalised, change = split(normalise(None, None))
-    return _scaled(deltas, normalised, change, axes, weight, bias)
+    responds = deltas.of(weight) or deltas.of(bias)
+    if not responds and not any(map(is_dual, (input, weight, bias))):
+        return normalise(input, weight, bias)
+    of_input = symmetric(lambda x: normalise(x, None, None), input)
+    if is_dual(weight) or is_dual(bias):
+        return _mixed(deltas, of_input, axes, weight, bias)
+    normalised, change = split(of_input)
+    if not responds:  # y as torch rounds it
+        output = normalise(split(input)[0], weight, bias)
+        if change is not None and weight is not None:
+            change = change * weight.view(_beside(output, axes))
+        return deltas.moved(output, change)
+    return _scaled(deltas, input, normalised, change, axes, weight, bias)
 
 
 def _scaled(
     deltas: Deltas,
+    input: Tensor,
     normalised: Tensor,
     change: Tensor | None,
     axes: Sequence[int],
@@ -51,7 +65,7 @@ def _scaled(
 ) -> Tensor:
     """Return what :func:`scaled` does, given x̂ and x̂̇."""
     own = [a % normalised.ndim for a in axes]
-    shape = [normalised.shape[a] if a in own else 1 for a in range(normalised.ndim)]
+    shape = _beside(normalised, axes)
     output = normalised
     if weight is not None:
         scale = weight.view(shape)
@@ -59,11 +73,32 @@ def _scaled(
         change = None if change is None else change * scale
     if bias is not None:
         output = output + bias.view(shape)
-    return _with_changes(deltas, output, normalised, change, own, weight, bias)
+    return _with_changes(deltas, input, output, normalised, change, own, weight, bias)
+
+
+def _mixed(
+    deltas: Deltas,
+    normalised: Tensor,
+    axes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """Return y for w or b that are dual numbers already, mixed of parameters: alike for all."""
+    shape = _beside(normalised, axes)
+    weight, bias = (deltas.alike(p) if p is not None and p in deltas else p for p in (weight, bias))
+    output = normalised if weight is None else normalised * weight.view(shape)
+    return output if bias is None else output + bias.view(shape)
+
+
+def _beside(output: Tensor, axes: Sequence[int]) -> list[int]:
+    """Return the shape of w that broadcasts against y."""
+    own = [a % output.ndim for a in axes]
+    return [output.shape[a] if a in own else 1 for a in range(output.ndim)]
 
 
 def _with_changes(
     deltas: Deltas,
+    input: Tensor,
     output: Tensor,
     normalised: Tensor,
     change: Tensor | None,
@@ -72,8 +107,8 @@ def _with_changes(
     bias: Tensor | None,
 ) -> Tensor:
     """Return y with its change, to which x̂⊙Δw and Δb are added."""
-    weight_change = _change(deltas, weight, output, axes)
-    bias_change = _change(deltas, bias, output, axes)
+    weight_change = _change(deltas, weight, input, axes)
+    bias_change = _change(deltas, bias, input, axes)
     if bias_change is not None:
         change = bias_change if change is None else change + bias_change
     if weight_change is not None:
@@ -83,17 +118,27 @@ def _with_changes(
 
 
 def _change(
-    deltas: Deltas, parameter: Tensor | None, output: Tensor, axes: Sequence[int]
+    deltas: Deltas, parameter: Tensor | None, input: Tensor, axes: Sequence[int]
 ) -> Tensor | None:
-    """Return Δp of each example beside ``output``; of all alike where the batch is not in sight."""
+    """Return Δp of each example beside ``input``; of all alike where the batch is not in sight."""
     terms = deltas.of(parameter)
     if not terms:
         return None
-    if not deltas.batch.holds(output):
+    if not deltas.batch.holds(input, axes):
         alike = torch.stack([term.in_the_mean() for term in terms]).sum(0)
-        return alike.view([output.shape[a] if a in axes else 1 for a in range(output.ndim)])
+        return alike.view([input.shape[a] if a in axes else 1 for a in range(input.ndim)])
     change = torch.stack([term.per_example() for term in terms]).sum(0)
-    return deltas.batch.align(change, output, axes).to(output.dtype)
+    return deltas.batch.align(change, input, axes).to(input.dtype)
+
+
+def _with_channels(sight: Sight, input: Tensor, *args: Any, **kwargs: Any) -> Examples:
+    return Examples(input, (1,))
+
+
+def _with_last_axes(
+    sight: Sight, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> Examples:
+    return Examples(input, range(input.ndim - len(normalized_shape), input.ndim))
 
 
 def _scale_and_shift_of_batch(
@@ -108,7 +153,12 @@ def _scale_and_shift_of_batch(
     return (weight, (0,)), (bias, (0,))
 
 
-@layer_rule(F.batch_norm, responding=_scale_and_shift_of_batch, takes_batch=False)
+@layer_rule(
+    F.batch_norm,
+    responding=_scale_and_shift_of_batch,
+    takes_batch=False,
+    examples=_with_channels,
+)
 def batch_norm(
     deltas: Deltas,
     input: Tensor,
@@ -123,16 +173,21 @@ def batch_norm(
     """Normalise each channel by the batch, in training, or by the running averages."""
     if training and not deltas.trains_weights:
         running_mean = running_var = None
-        if deltas.linear:
+        if deltas.linear and not is_dual(weight) and not is_dual(bias):
             return _batch_norm_in_training(deltas, input, weight, bias, momentum, eps)
 
-    def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
-@layer_rule(F.instance_norm, responding=_scale_and_shift_of_batch, takes_batch=False)
+@layer_rule(
+    F.instance_norm,
+    responding=_scale_and_shift_of_batch,
+    takes_batch=False,
+    examples=_with_channels,
+)
 def instance_norm(
     deltas: Deltas,
     input: Tensor,
@@ -148,12 +203,12 @@ def instance_norm(
     if use_input_stats and not deltas.trains_weights:
         running_mean = running_var = None
 
-    def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
 def _scale_and_shift(
@@ -167,7 +222,7 @@ def _scale_and_shift(
     return (weight, (0,)), (bias, (0,))
 
 
-@layer_rule(F.layer_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.layer_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_last_axes)
 def layer_norm(
     deltas: Deltas,
     input: Tensor,
@@ -177,7 +232,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise over the last axes, those of ``normalized_shape``."""
-    if deltas.linear:
+    if deltas.linear and not is_dual(weight) and not is_dual(bias):
         primal, tangent = split(input)
         shape = list(normalized_shape)
         normalised, mean, inverse = torch.native_layer_norm(primal, shape, None, None, eps)
@@ -186,15 +241,15 @@ def layer_norm(
             change = _LayerNormTangent.apply(  # type: ignore[no-untyped-call]
                 tangent, primal, shape, mean, inverse
             )
-        return _scaled(deltas, normalised, change, range(-len(shape), 0), weight, bias)
+        return _scaled(deltas, input, normalised, change, range(-len(shape), 0), weight, bias)
 
-    def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
-    return scaled(deltas, normalise, range(-len(normalized_shape), 0), weight, bias)
+    return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, bias)
 
 
-@layer_rule(F.group_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.group_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_channels)
 def group_norm(
     deltas: Deltas,
     input: Tensor,
@@ -205,13 +260,13 @@ def group_norm(
 ) -> Tensor:
     """Normalise over groups of channels."""
 
-    def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.group_norm(input, num_groups, weight, bias, eps)
 
-    return scaled(deltas, normalise, (1,), weight, bias)
+    return scaled(deltas, input, normalise, (1,), weight, bias)
 
 
-@layer_rule(F.rms_norm, responding=_scale_and_shift, takes_batch=False)
+@layer_rule(F.rms_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_last_axes)
 def rms_norm(
     deltas: Deltas,
     input: Tensor,
@@ -221,10 +276,10 @@ def rms_norm(
 ) -> Tensor:
     """Divide by the root mean square over the last axes, those of ``normalized_shape``."""
 
-    def normalise(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.rms_norm(input, normalized_shape, weight, eps)
 
-    return scaled(deltas, normalise, range(-len(normalized_shape), 0), weight, None)
+    return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, None)
 
 
 # -- tangents ------------------------------------------------------------------------------------
@@ -320,8 +375,8 @@ def _batch_norm_in_training(
         change = _BatchNormTangent.apply(  # type: ignore[no-untyped-call]
             tangent, primal, weight, mean, inverse, eps
         )
-    weight_change = _change(deltas, weight, output, (1,))
-    shift = _change(deltas, bias, output, (1,))
+    weight_change = _change(deltas, weight, input, (1,))
+    shift = _change(deltas, bias, input, (1,))
     if weight_change is not None:
         channels = [-1, *[1] * (output.ndim - 2)]
         scale = weight_change * inverse.view(channels).to(output.dtype)

@@ -25,7 +25,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import affine
+from optuna_dstn._rules._layers import linear
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._recurrences import (
     GRU,
@@ -336,7 +336,7 @@ class _Layers:
         """Run one direction at weights that move, or at frozen ones with duals all through."""
         steps = self._steps
         shaped = steps.shaped(rows)
-        from_input = affine(F.linear, -1, self._of_rows, shaped, weights.input, weights.input_bias)
+        from_input = linear(self._of_rows, shaped, weights.input, weights.input_bias)
         inputs = steps.split(_flat(from_input))
         outputs: dict[int, Tensor] = {}
         ended: list[Tensor] = []  # the last c of sequences that are shorter
@@ -352,10 +352,10 @@ class _Layers:
                     ended.insert(0, c[size:])
                 c = carried(c, initial.cell, size)
             deltas = self._deltas_of_first(size)
-            from_hidden = affine(F.linear, -1, deltas, h, weights.hidden, weights.hidden_bias)
+            from_hidden = linear(deltas, h, weights.hidden, weights.hidden_bias)
             h, c = self._cell.step(inputs[t], from_hidden, State(h, c))
             if weights.projection is not None:
-                h = affine(F.linear, -1, deltas, h, weights.projection, None)
+                h = linear(deltas, h, weights.projection, None)
             outputs[t] = h
         output = torch.cat([outputs[t] for t in range(len(order))])
         last = None if c is None else torch.cat([c, *ended])
@@ -453,8 +453,8 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.alike(s) if s in deltas else s for s in states))
         own = deltas.along(0)
-        from_input = affine(F.linear, -1, own, input, w_ih, b_ih)
-        from_hidden = affine(F.linear, -1, own, state.hidden, w_hh, b_hh)
+        from_input = linear(own, input, w_ih, b_ih)
+        from_hidden = linear(own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)
         return hidden if memory is None else (hidden, memory)
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from optuna_dstn._rules._domain import Domain
+from optuna_dstn._rules._sight import Sight
 
 
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
@@ -38,6 +39,18 @@ class HyperparameterRule(NamedTuple):
     takes_deltas: bool = False
 
 
+class Examples(NamedTuple):
+    """The argument of a layer that has the examples.
+
+    Attributes:
+        tensor: It.
+        taken: Axes of it along which they cannot be, since others are there, such as the features.
+    """
+
+    tensor: Any
+    taken: Sequence[int] = ()
+
+
 class LayerRule(NamedTuple):
     """What a torch function on parameters returns where these respond, an own Δ for each example.
 
@@ -47,13 +60,27 @@ class LayerRule(NamedTuple):
             responds.
         responding: Called as the torch function: pairs of an argument that responds if it is a
             parameter, and the axes along which its units may lie, the preferred one first.
-        takes_batch: Whether the first argument must have the batch axis for the rule to make
-            sense.
+        takes_batch: Whether the examples must have the batch axis for the rule to make sense.
+        examples: Called with the :class:`Sight` of the pass, then as the torch function: which
+            argument has the examples; ``None`` if the rule does not know such calls.
     """
 
     apply: Callable[..., Any]
     responding: Callable[..., Responding]
     takes_batch: bool
+    examples: Callable[..., Examples | None]
+
+    def serves(self, sight: Sight, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call of the torch function is for this rule: do parameters meet examples?"""
+        examples = self.examples(sight, *args, **kwargs)
+        if examples is None or sight.is_weight(examples.tensor):
+            return False
+        return not self.takes_batch or sight.is_examples(*examples)
+
+    def sees_examples(self, sight: Sight, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the rule lets each example respond by itself in a call that it serves."""
+        examples = self.examples(sight, *args, **kwargs)
+        return examples is not None and (self.takes_batch or sight.batch.holds(*examples))
 
 
 hyperparameter_rules: dict[Callable[..., Any], HyperparameterRule] = {}
@@ -69,6 +96,10 @@ Each is called as the torch function, with dual numbers among its arguments or n
 
 def _always(*args: Any, **kwargs: Any) -> bool:
     return True
+
+
+def _first(sight: Sight, *args: Any, **kwargs: Any) -> Examples:
+    return Examples(args[0] if args else kwargs.get("input"))
 
 
 def _nothing(*args: Any, **kwargs: Any) -> Responding:
@@ -112,6 +143,7 @@ def layer_rule(
     is_active: Callable[..., bool] | None = None,
     domain: Mapping[str, Domain] = _ANYWHERE,
     arguments: Callable[..., Mapping[str, Any]] | None = None,
+    examples: Callable[..., Examples | None] = _first,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register the decorated function as the responding form of torch ``functions``.
 
@@ -123,6 +155,7 @@ def layer_rule(
         functions: The torch functions.
         responding: As in :class:`LayerRule`.
         takes_batch: As in :class:`LayerRule`.
+        examples: As in :class:`LayerRule`; by default the first argument.
         is_active: As in :class:`HyperparameterRule`.
         domain: As in :class:`HyperparameterRule`.
         arguments: As in :class:`HyperparameterRule`; by default they are named as in the decorated
@@ -131,7 +164,7 @@ def layer_rule(
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = LayerRule(apply, responding, takes_batch)
+            layer_rules[function] = LayerRule(apply, responding, takes_batch, examples)
             if is_active is not None:
                 by_name = arguments or _arguments_of(apply, None)
                 hyperparameter_rules[function] = HyperparameterRule(
@@ -149,7 +182,9 @@ def penalty_rule(
 
     def register(apply: RuleFunction) -> RuleFunction:
         for function in functions:
-            layer_rules[function] = penalty_rules[function] = LayerRule(apply, _nothing, False)
+            layer_rules[function] = penalty_rules[function] = LayerRule(
+                apply, _nothing, False, _first
+            )
         return apply
 
     return register

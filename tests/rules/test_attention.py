@@ -20,7 +20,7 @@ from optuna_dstn import HyperparameterError
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._discovery import Discovery
-from optuna_dstn._linearize import at_response
+from optuna_dstn._linearize import _dual_level, at_response
 from optuna_dstn._passes import RespondingValidation
 from optuna_dstn._rules import operation_rules
 
@@ -344,7 +344,7 @@ def test_scaled_dot_product_attention(shape: str, options: str, duals: str) -> N
     items = tensors.items()
     seed = torch.randn(*SHAPES[shape][0][:-1], SHAPES[shape][2][-1])
     function = F.scaled_dot_product_attention
-    with forward_ad.dual_level():
+    with _dual_level():
         mine = attention(operation_rules[function])
         with sdpa_kernel(SDPBackend.MATH):
             theirs = attention(function)
@@ -359,7 +359,7 @@ def test_a_query_without_keys_attends_to_nothing() -> None:
     rule = operation_rules[F.scaled_dot_product_attention]
     masks = (torch.tensor([False, True, True, False])[:, None].expand(4, 4), None)
     results = []
-    with forward_ad.dual_level():
+    with _dual_level():
         own = [forward_ad.make_dual(*pair) for pair in zip((q, k, v), changes, strict=True)]
         for mask in masks:
             output = forward_ad.unpack_dual(rule(*own, mask))
@@ -387,7 +387,7 @@ def test_dropout_of_the_weights() -> None:
     """Its mask is what the result at V = 1, V̇ = 0 says; the derivative sees the same mask."""
     q, k, q_change = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5)
     v = torch.eye(4).expand(3, 2, 4, 4)  # the output is the dropped weights themselves
-    with forward_ad.dual_level():
+    with _dual_level():
         query = forward_ad.make_dual(q, q_change)
         rule = operation_rules[F.scaled_dot_product_attention]
         output = forward_ad.unpack_dual(rule(query, k, v, dropout_p=0.4))
@@ -422,7 +422,7 @@ def test_each_example_drops_weights_at_its_own_rate(axis: int, is_linear: bool) 
     q = torch.zeros(3, 3, 40, 5)  # attends to all keys alike
     v = torch.eye(40).expand(3, 3, 40, 40) * 40
     deltas = Deltas({}, BatchLayout(3, axis), linear=is_linear)
-    with response_pass(deltas, h=RATES), forward_ad.dual_level():
+    with response_pass(deltas, h=RATES), _dual_level():
         query = forward_ad.make_dual(q, torch.randn_like(q)) if is_linear else q
         output = F.scaled_dot_product_attention(query, q, v, dropout_p=suggested("h"))
         weights = forward_ad.unpack_dual(output).primal

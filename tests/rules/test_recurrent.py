@@ -249,8 +249,9 @@ def by_engine(net: Network, x: Tensor, lengths: Tensor, terms: Any, linear: bool
     is_time_first = net.layout == "time first"
     batch = BatchLayout(EXAMPLES, axis=int(is_time_first))
     mode = RespondingValidation({}, Deltas(terms, batch, linear=linear))
+    x = x.transpose(0, 1) if is_time_first else x
     with at_response(net, mode):
-        return flat(net(x.transpose(0, 1) if is_time_first else x, lengths))
+        return flat(net(x, lengths))
 
 
 def structured(net: nn.Module, scale: float = 0.5) -> tuple[Any, Changes, list[Tensor]]:

@@ -18,7 +18,7 @@ from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._rules import hyperparameter_rules, layer_rules
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import linear, weight_and_bias
+from optuna_dstn._rules._layers import linear
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import layer_rule
 
@@ -34,11 +34,13 @@ def is_on(x: Tensor, weight: Tensor, gain: object = 1.0, is_on: bool = True) -> 
     return is_on
 
 
+def of_weight(x: Tensor, weight: Tensor, *options: object, **named: object) -> Any:
+    return ((weight, (0,)),)
+
+
 @pytest.fixture(autouse=True)
 def rule() -> Iterator[None]:
-    @layer_rule(
-        amplified, responding=weight_and_bias, is_active=is_on, domain={"gain": Domain(low=0.0)}
-    )
+    @layer_rule(amplified, responding=of_weight, is_active=is_on, domain={"gain": Domain(low=0.0)})
     def _amplified(
         deltas: Deltas, x: Tensor, weight: Tensor, gain: Any = 1.0, is_on: bool = True
     ) -> Tensor:

@@ -1,0 +1,138 @@
+"""Functions that compute each slice of their result, along some axis, from that slice of a weight.
+
+Of a term diag(Uε)·R such a function g makes J_g·diag(Uε)·R = diag(Uε)·(J_g·R), a term again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS, Moved, moved_units
+from optuna_dstn._rules._names import functions
+
+
+ENTRYWISE_FUNCTIONS = functions(
+    (torch, Tensor, F, torch.special),
+    """
+    dropout alpha_dropout mul multiply div divide true_divide add sub subtract neg negative pow
+    square abs __add__ __sub__ __mul__ __truediv__ __pow__ __neg__ __abs__
+    __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__ rsub reciprocal sqrt rsqrt where masked_fill
+    maximum minimum lerp addcmul addcdiv tril triu
+    clamp clip clamp_min clamp_max hardtanh relu relu6 leaky_relu elu celu selu gelu silu mish
+    softplus softsign tanhshrink softshrink hardshrink hardsigmoid hardswish logsigmoid
+    tanh sigmoid expit exp exp2 expm1 log log2 log10 log1p logit erf sin cos tan atan sinh cosh
+    asinh nan_to_num clone contiguous to float double half bfloat16 type_as cpu cuda
+    """,
+)
+"""Each entry of what they return is made of one entry of each tensor, broadcast where needed."""
+
+# Those that take slices along `dim` together, whole, and where that is among their arguments.
+_ALONG = {
+    function: position
+    for position, names in {
+        1: "sum mean amax amin var std prod logsumexp softmax log_softmax cumsum",
+        2: "norm vector_norm normalize",
+    }.items()
+    for function in functions((torch, Tensor, F, torch.linalg), names)
+}
+_PRODUCTS = functions((torch, Tensor), "matmul mm __matmul__")
+_JOINING = functions((torch,), "cat concat concatenate stack")
+
+
+# Affine in all their tensors together, and in one of them while the others are constants.
+_AFFINE_FUNCTIONS = functions(
+    (torch, Tensor, F),
+    """
+    add sub subtract rsub neg negative __add__ __radd__ __sub__ __rsub__ __neg__
+    dropout alpha_dropout where masked_fill tril triu sum mean cumsum cat concat concatenate stack
+    clone contiguous to float double half bfloat16 type_as cpu cuda
+    """,
+)
+_AFFINE_IN_ONE = functions(
+    (torch, Tensor), "mul multiply __mul__ __rmul__ matmul mm __matmul__"
+) | {F.linear}
+_AFFINE_IN_FIRST = functions((torch, Tensor), "div divide true_divide __truediv__")
+
+
+def is_affine(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
+    """Whether a call is affine in the weights among its arguments, all together."""
+    if func in _AFFINE_FUNCTIONS:
+        return True
+    if len(weights) != 1:
+        return False
+    return func in _AFFINE_IN_ONE or (func in _AFFINE_IN_FIRST and args[0] is weights[0])
+
+
+def follow(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weight: Tensor,
+    axis: int | None,
+    outputs: Sequence[Tensor],
+) -> Sequence[Moved | None]:
+    """Return where the units along an axis of a weight are in each of ``outputs``.
+
+    Args:
+        func: A function that combines weights, and no example.
+        args: Its arguments, with the weight among them.
+        kwargs: The same by name.
+        weight: A tensor that responds.
+        axis: The axis of its units; ``None`` if it has one unit.
+        outputs: The tensors that ``func`` returned.
+
+    Returns:
+        ``None`` for a tensor to whose entries several units contribute.
+    """
+    if axis is None or weight.shape[axis] == 1:
+        return [Moved(None, None)] * len(outputs)
+    if func in INDEX_FUNCTIONS:
+        return moved_units(func, args, kwargs, weight, axis)
+    kept = _kept_axis(func, args, kwargs, weight, axis, outputs[0])
+    return [None if kept is None else Moved(kept, None)] * len(outputs)
+
+
+def _kept_axis(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weight: Tensor,
+    axis: int,
+    output: Tensor,
+) -> int | None:
+    if func in ENTRYWISE_FUNCTIONS:
+        return axis + output.ndim - weight.ndim
+    if func in _ALONG:
+        position = _ALONG[func]
+        dim = args[position] if len(args) > position else kwargs.get("dim")
+        if dim is None and func is F.normalize:
+            dim = 1
+        if dim is None or isinstance(dim, bool):
+            return None
+        dims = {d % weight.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+        if axis in dims or not dims:
+            return None
+        return axis if output.ndim == weight.ndim else axis - sum(d < axis for d in dims)
+    if func is torch._weight_norm:
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        return axis if dim == axis else None
+    if func in _JOINING:
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        dim %= output.ndim
+        if output.ndim > weight.ndim:  # stack
+            return axis + 1 if axis >= dim else axis
+        return None if axis == dim else axis
+    if func in _PRODUCTS and args[0] is not args[1] and args[0].ndim == args[1].ndim == 2:
+        return axis if axis == (0 if weight is args[0] else 1) else None
+    if func is F.linear and len(args) > 1 and args[0] is not args[1]:
+        if weight is args[1]:
+            return output.ndim - 1 if axis == 0 else None
+        if weight is args[0]:
+            return axis if axis < weight.ndim - 1 else None
+        return output.ndim - 1
+    return None

@@ -1,0 +1,71 @@
+"""Functions whose Jacobian is symmetric: their derivative in forward mode is that in reverse mode.
+
+PyTorch has one fast kernel for Jᵀv of each, and composes Jẋ of many small operations. Here J = Jᵀ,
+so ẏ = Jẋ = Jᵀẋ, and the derivative of ⟨v, ẏ⟩ in ẋ is Jᵀv = Jv again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optuna_dstn._delta import dual, split
+from optuna_dstn._rules._registry import operation_rule
+
+
+def symmetric(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """Return y = f(x), and of a dual number (y, Jẋ), where J is symmetric.
+
+    Args:
+        function: f.
+        input: x.
+    """
+    primal, tangent = split(input)
+    if tangent is None:
+        return function(input)
+    with torch.enable_grad():
+        leaf = primal.detach().requires_grad_()
+        output = function(leaf)
+    change: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+        tangent, lambda v: _pulled_back(output, leaf, v)
+    )
+    return dual(output.detach(), change)
+
+
+def _pulled_back(output: Tensor, leaf: Tensor, cotangent: Tensor) -> Tensor:
+    (product,) = torch.autograd.grad(output, leaf, cotangent, retain_graph=True)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """v ↦ Jv with a constant, symmetric J."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.product = product
+        return product(vector)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.product(gradient), None
+
+
+@operation_rule(F.softmax)
+def softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The chances p, with J = diag(p) − ppᵀ."""
+    return symmetric(lambda x: F.softmax(x, *args, **kwargs), input)
+
+
+@operation_rule(torch.softmax, Tensor.softmax)
+def _softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return symmetric(lambda x: torch.softmax(x, *args, **kwargs), input)
+
+
+@operation_rule(F.silu)
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Of y = xσ(x), entry by entry, J is diagonal."""
+    return F.silu(input, inplace=True) if inplace else symmetric(F.silu, input)
