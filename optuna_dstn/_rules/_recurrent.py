@@ -390,13 +390,13 @@ def _indexed(dropout: Any, index: Tensor) -> Any:
     return dropout
 
 
-_LAYERS: dict[Callable[..., Any], type[Recurrence]] = {
+_NETWORKS: dict[Callable[..., Any], type[Recurrence]] = {
     torch.lstm: LSTM,
     torch.gru: GRU,
     torch.rnn_tanh: TanhRNN,
     torch.rnn_relu: ReluRNN,
 }
-for _function, _cell in _LAYERS.items():
+for _function, _cell in _NETWORKS.items():
     _rule = _recurrent(_cell, _function)
     operation_rule(_function)(functools.partial(_rule, _NONE_RESPOND))
     layer_rule(
