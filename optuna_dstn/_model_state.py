@@ -65,11 +65,10 @@ class ModelState:
         """Put the model back into a state that was saved."""
         for module, name in self._changing or ():
             saved = state.get((module, name), _Saved(_MISSING, ()))
-            holder = _holder(module, name)
             if saved.value is _MISSING:
-                holder.pop(name, None)
+                vars(module).pop(name, None)
                 continue
-            holder[name] = saved.value
+            setattr(module, name, saved.value)
             with torch.no_grad():
                 for tensor, version, copy in saved.copies:
                     if tensor._version != version:
@@ -88,7 +87,7 @@ class ModelState:
         return [
             (module, name)
             for module in self._model.modules()
-            for name, value in (*vars(module).items(), *module._buffers.items())
+            for name, value in (*vars(module).items(), *module.named_buffers(recurse=False))
             if name not in _OF_NORMALISATION
             and name not in _OF_EVERY_MODULE
             and (leaves(value, Tensor) or _is_empty(value))
@@ -100,16 +99,12 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, (tuple, list, dict)) and not value)
 
 
-def _holder(module: nn.Module, name: str) -> dict[str, Any]:
-    return module._buffers if name in module._buffers else vars(module)
-
-
 def _saved(module: nn.Module, name: str) -> _Saved:
-    value = _holder(module, name).get(name, _MISSING)
+    value = getattr(module, name, _MISSING)
     tensors = leaves(value, Tensor)
     return _Saved(value, tuple((t, t._version, t.detach().clone()) for t in tensors))
 
 
 def _has_changed(before: _Saved, module: nn.Module, name: str) -> bool:
-    value = _holder(module, name).get(name, _MISSING)
+    value = getattr(module, name, _MISSING)
     return value is not before.value or any(t._version != v for t, v, _ in before.copies)

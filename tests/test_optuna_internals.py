@@ -47,6 +47,8 @@ def _names_of_checkpoint(name: str) -> None:
 
 
 TORCH: dict[str, Callable[[], object]] = {
+    # Whether a tensor was changed in place.
+    "Tensor._version": lambda: range(torch.zeros(1).add_(1)._version)[0],
     # What both kinds of torch.nn.utils' weight_norm call.
     "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
     # What torch.utils.checkpoint.checkpoint calls, and that it looks them up in its module.
