@@ -80,7 +80,7 @@ class Phases:
         training: Any = started.tuner._training
         for attribute, name in (
             ("_weight_step", "weight step"),
-            ("_add_response_gradient", "response"),
+            ("_add_response_gradient", "response step"),
             ("_add_perturbed_gradient", "half"),
             ("_hyperparameter_step", "λ step"),
         ):

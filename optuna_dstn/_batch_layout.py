@@ -159,23 +159,18 @@ class BatchLayout:
         known = self._orders.get(tensor)
         return self.examples_of(tensor.shape[axis]) if known is None else known
 
-    def note_packed(self, order: Tensor, sizes: Tensor) -> None:
-        """Remember a packed sequence.
-
-        Args:
-            order: The example of each of its sequences, the longest first.
-            sizes: Its ``batch_sizes``.
-        """
-        self._orders[sizes] = order
-        self.note_rows(torch.cat([order[:size] for size in sizes.tolist()]))
-
     def _note_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
         """Follow the examples through the sorting and the packing of sequences."""
         if func is torch._pack_padded_sequence:
             input, _, batch_first = args
             order = self._order(input, 0 if batch_first else 1)
             if order is not None:
-                self.note_packed(order.to(input.device), output[1])
+                data, sizes = output
+                order = order.to(input.device)
+                self._orders[sizes] = order
+                example = torch.cat([order[:size] for size in sizes.tolist()])
+                self.note_rows(example)
+                self._followed[data] = example
         elif func is torch._pad_packed_sequence:
             order = self._orders.get(args[1])
             if order is not None:

@@ -8,6 +8,7 @@ batch as an additional first axis, and brings them along through what is compute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import functools
 from typing import Any
 import warnings
 
@@ -68,6 +69,7 @@ def draws_rows(
     return func is torch.normal and bool(size) and size[0] == examples
 
 
+@functools.cache
 def is_in_place(func: Function) -> bool:
     """Whether a function changes its first argument."""
     name = getattr(func, "__name__", "")

@@ -149,8 +149,17 @@ class Problem:
     def gradient(self, point: Tensor) -> Tensor:
         """That of a step from there, whose learning rates are zero."""
         self.put(point)
+        found: dict[int, Tensor] = {}  # they are let go within the step
+
+        def note(tensor: Tensor) -> None:
+            assert tensor.grad is not None
+            found[id(tensor)] = tensor.grad.detach().clone()
+
+        hooks = [t.register_post_accumulate_grad_hook(note) for t in self._tensors()]
         self.step()
-        return torch.cat([t.grad.flatten() for t in self._tensors() if t.grad is not None])
+        for hook in hooks:
+            hook.remove()
+        return torch.cat([found[id(t)].flatten() for t in self._tensors() if id(t) in found])
 
     def hessian(self, point: Tensor, step: float = 1.0) -> Tensor:
         """By central differences of the gradient: exact where it is affine."""

@@ -47,12 +47,13 @@ def _names_of_checkpoint(name: str) -> None:
 
 
 TORCH: dict[str, Callable[[], object]] = {
+    # Whether a tensor was changed in place.
+    "Tensor._version": lambda: range(torch.zeros(1).add_(1)._version)[0],
     # What both kinds of torch.nn.utils' weight_norm call.
     "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
-    # Where a module keeps its buffers and its children, and how often a tensor changed in place.
+    # Where a module keeps its buffers and its children.
     "Module._buffers": lambda: torch.nn.BatchNorm1d(2)._buffers["running_mean"],
     "Module._modules": lambda: torch.nn.Sequential(torch.nn.ReLU())._modules["0"],
-    "Tensor._version": lambda: torch.ones(2).add_(1)._version + 1,
     # What torch.utils.checkpoint.checkpoint calls, and that it looks them up in its module.
     "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),
     "utils.checkpoint._checkpoint_without_reentrant_generator": lambda: _names_of_checkpoint(

@@ -70,7 +70,12 @@ def test_the_table_of_phases(tmp_path: Path) -> None:
     calls = {
         row[0]: float(row[1]) for row in rows if row[0].startswith("· ") and "· ·" not in row[0]
     }
-    assert calls == {"· weight step": 1.0, "· response step": 0.5, "· λ step": 0.2}
+    assert calls == {
+        "· weight step": 1.0,
+        "· response step": 0.5,
+        "· optimizer": 0.5,  # the response's; the weights' is a part of their step
+        "· λ step": 0.2,
+    }
     assert len(rows[-3:]) == 3
     assert all(float(row[3]) > 0 for row in rows[-3:])
 

@@ -162,7 +162,8 @@ class Preactivation:
         of_shift = steps.collected(gradient) if needed[-2] and change.shift is not None else None
         of_extra: Tensor | None = None
         if needed[-1] and change.extra is not None:
-            of_extra = gradient if len(change.extra) > 1 else gradient.sum(0, keepdim=True)
+            is_shared = len(change.extra) == 1  # by all rows
+            of_extra = gradient.sum(0, keepdim=True) if is_shared else gradient.clone()
         return [*of_gates, *of_directions, of_shift, of_extra]
 
 

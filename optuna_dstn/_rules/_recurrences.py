@@ -197,9 +197,9 @@ class Recurrence(ABC):
         return self.hidden.new_zeros(rows, gates * self._units)
 
     def _empty(self, gates: int = 1) -> Tensor:
-        return self.hidden_like(gates * self._units)
+        return self._rows_of(gates * self._units)
 
-    def hidden_like(self, units: int) -> Tensor:
+    def _rows_of(self, units: int) -> Tensor:
         return self._from_input.new_empty(self._steps.rows, units)
 
     def _started(self, initial: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class LSTM(Recurrence):
         self.cell, self._tanh, unprojected = self._empty(), self._empty(), self._empty()
         self.hidden = unprojected
         if weights.projection is not None:
-            self.hidden = self.hidden_like(len(weights.projection))
+            self.hidden = self._rows_of(len(weights.projection))
             self._unprojected = unprojected
         inputs, products, sums, cells, tanhs, outputs, hiddens = self._split(
             self._from_input,

@@ -204,8 +204,9 @@ class _Layers:
         if call.batch_sizes is not None:
             return ValueError(
                 f"{name} runs on a packed sequence whose {self._steps.sequences} sequences are not "
-                f"known to be the batch's {batch.examples} examples. Pack it inside loss_fn, by "
-                "torch.nn.utils.rnn.pack_padded_sequence, or let the batch hold it."
+                f"known to be the batch's {batch.examples} examples. Let the batch hold padded "
+                "sequences and their lengths, and pack them in loss_fn or in the model, by "
+                "torch.nn.utils.rnn.pack_padded_sequence."
             )
         axis = call.sequence_axis
         return ValueError(
@@ -389,13 +390,13 @@ def _indexed(dropout: Any, index: Tensor) -> Any:
     return dropout
 
 
-_LAYERS: dict[Callable[..., Any], type[Recurrence]] = {
+_NETWORKS: dict[Callable[..., Any], type[Recurrence]] = {
     torch.lstm: LSTM,
     torch.gru: GRU,
     torch.rnn_tanh: TanhRNN,
     torch.rnn_relu: ReluRNN,
 }
-for _function, _cell in _LAYERS.items():
+for _function, _cell in _NETWORKS.items():
     _rule = _recurrent(_cell, _function)
     operation_rule(_function)(functools.partial(_rule, _NONE_RESPOND))
     layer_rule(
