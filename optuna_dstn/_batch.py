@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ def batch_size(batch: Any, axis: int = 0) -> int:
     """Return the length of the batch axis of the first tensor in ``batch`` that has it.
 
     Args:
-        batch: What a loader yields: a tensor, or tuples, lists and mappings with tensors inside.
+        batch: What a loader yields: a tensor, or tuples, lists, mappings and dataclasses with
+            tensors inside.
         axis: 0, or 1 for sequence-first tensors (T, B, ...).
 
     Raises:
@@ -44,6 +46,8 @@ def _first_tensor(batch: Any, axis: int) -> Tensor | None:
         return batch if batch.ndim > axis else None
     if isinstance(batch, Mapping):
         batch = batch.values()
+    elif _is_dataclass(batch):
+        batch = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
     elif not isinstance(batch, (tuple, list)):
         return None
     return next((t for item in batch if (t := _first_tensor(item, axis)) is not None), None)
@@ -80,11 +84,19 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):
             return type(batch)(*items)
         return type(batch)(items)
+    if _is_dataclass(batch):
+        fields = [field.name for field in dataclasses.fields(batch) if field.init]
+        parts = {name: part_of(getattr(batch, name), examples, size, axis) for name in fields}
+        return dataclasses.replace(batch, **parts)
     raise TypeError(
         f"The batch holds a {type(batch).__name__}, of which no part can be taken for the "
         "response. Let the loader yield tensors in tuples, lists or dicts, or set "
         "TunerConfig(response_fraction=1)."
     )
+
+
+def _is_dataclass(batch: Any) -> bool:
+    return dataclasses.is_dataclass(batch) and not isinstance(batch, type)
 
 
 class EndlessBatches:

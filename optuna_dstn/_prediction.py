@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.autograd import forward_ad
 
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn._structure import with_tensors_replaced
 
 
 class _Call(NamedTuple):
@@ -68,20 +68,7 @@ class Prediction:
     def _merged(self, value: Any, *, of_model: bool = False) -> Any:
         if isinstance(value, Tensor):
             return self._merged_tensor(value, of_model)
-
-        def merged(item: Any) -> Any:
-            return self._merged(item, of_model=of_model)
-
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [field.name for field in dataclasses.fields(value) if field.init]
-            return dataclasses.replace(value, **{f: merged(getattr(value, f)) for f in fields})
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(merged(item) for item in value))
-        if isinstance(value, (tuple, list)):
-            return type(value)(merged(item) for item in value)
-        if isinstance(value, dict):
-            return type(value)((key, merged(item)) for key, item in value.items())
-        return value
+        return with_tensors_replaced(value, lambda tensor: self._merged_tensor(tensor, of_model))
 
     def _merged_tensor(self, tensor: Tensor, of_model: bool) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(tensor)

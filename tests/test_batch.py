@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,7 +19,14 @@ class Pair(NamedTuple):
     y: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    name: str
+    x: Tensor
+
+
 def test_the_size_of_a_batch() -> None:
+    assert batch_size(Record("a", torch.zeros(3, 2))) == 3
     assert batch_size({"a": [torch.zeros(3, 2)]}) == 3
     assert batch_size((torch.zeros(()), torch.zeros(5))) == 5
     assert batch_size((torch.zeros(5), torch.zeros(5, 7)), axis=1) == 7
@@ -32,6 +40,7 @@ def test_a_part_of_a_batch_is_taken_from_everything_in_it() -> None:
         "pair": Pair(x, y),
         "list": [x, None, 0.5],
         "texts": ["a", "b", "c", "d"],
+        "record": Record("a", x),
         "scalar": torch.tensor(1.0),
         "ordered": OrderedDict(y=y),
     }
@@ -41,6 +50,8 @@ def test_a_part_of_a_batch_is_taken_from_everything_in_it() -> None:
     assert torch.equal(part["pair"].y, y[1:3])
     assert torch.equal(part["list"][0], x[1:3])
     assert part["list"][1:] == [None, 0.5]
+    assert torch.equal(part["record"].x, x[1:3])
+    assert part["record"].name == "a"
     assert part["texts"] == ["b", "c"]
     assert part["scalar"] is batch["scalar"]
     assert type(part["ordered"]) is OrderedDict
