@@ -4,9 +4,10 @@
 
 The first table gives each phase its share of a plain training step, measured in the same run, and
 how much of it passes in torch's operators; the rest is Python (the interception, the rules, the
-optimizers' bookkeeping). The second gives the operators that take most of the time, by phase. The
-numbers are means over whole cycles, in which each kind of step has its share; the operators are
-those of a run under torch's profiler, which slows small ones down.
+optimizers' bookkeeping). On one thread of a CPU a phase's time is processor time, so that other
+processes do not count. The second table gives the operators that take most of the time, by phase;
+theirs is a run of its own under torch's profiler, which slows small ones down. All numbers are
+means over whole cycles, in which each kind of step has its share.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Phases:
     def _now(self) -> float:
         if self._device == "cuda":
             torch.cuda.synchronize()
+        elif torch.get_num_threads() == 1:  # other processes do not count
+            return time.process_time()
         return time.perf_counter()
 
     def follow(self, owner: Any, attribute: str, name: str) -> None:
