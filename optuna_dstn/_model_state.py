@@ -150,6 +150,13 @@ class ModelState:
             self._initial = {k: v for k, v in self._initial.items() if k in self._stream}
         return call() if changed else output
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the model and of the modules that its loss functions use."""
+        for holder in self._holders.values():
+            of_module = holder.get("_parameters")
+            if isinstance(of_module, dict):
+                yield from (p for p in of_module.values() if isinstance(p, nn.Parameter))
+
     def state_dict(self) -> dict[str, Any]:
         """Return the streams, as they were at first and in validation."""
         return {

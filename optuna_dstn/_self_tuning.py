@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 import functools
 from typing import Any, ClassVar
@@ -206,18 +206,21 @@ class SelfTuning(Training):
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
-        keeping = nullcontext() if deltas.trains_weights else self._model_state.unchanged()
-        with keeping, at_response(self._model, mode):
-            loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
-            require_merged(loss, "loss_fn")
-        self._read |= mode.names
-        training_loss = loss.detach()
-        decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
-        loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
-        if not loss.requires_grad:
-            raise HyperparameterError(CUT_OFF)
-        self.require_finite(loss.item(), "training loss of the response")
-        (share * loss).backward()
+        with ExitStack() as keeping:
+            if not deltas.trains_weights:
+                keeping.enter_context(self._model_state.unchanged())
+                keeping.enter_context(mode.leaving(self._model_state.parameters))
+            with at_response(self._model, mode):
+                loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
+                require_merged(loss, "loss_fn")
+            self._read |= mode.names
+            training_loss = loss.detach()
+            decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
+            loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
+            if not loss.requires_grad:
+                raise HyperparameterError(CUT_OFF)
+            self.require_finite(loss.item(), "training loss of the response")
+            (share * loss).backward()
         return training_loss
 
     def _require_all_read(self) -> None:
@@ -249,16 +252,17 @@ class SelfTuning(Training):
         point = raw - raw.detach() + state.space.perturbation(examples, state.drawn_for_validation)
         gates = state.response.gates(point)
         mode = RespondingValidation(self._values, self._deltas(gates, examples))
-        with (
-            self._model_state.validation(anew=self._valid_batches.drawn == 1),
-            evaluating(self._model),
-            at_response(self._model, mode),
-        ):
-            loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
-            require_merged(loss, _VALID_LOSS)
-        objective = loss - self._config.entropy_weight * state.space.entropy()
-        self.require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
-        gradients = torch.autograd.grad(objective, state.trained)
+        with mode.leaving(self._model_state.parameters):
+            with (
+                self._model_state.validation(anew=self._valid_batches.drawn == 1),
+                evaluating(self._model),
+                at_response(self._model, mode),
+            ):
+                loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
+                require_merged(loss, _VALID_LOSS)
+            objective = loss - self._config.entropy_weight * state.space.entropy()
+            self.require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
+            gradients = torch.autograd.grad(objective, state.trained)
         self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient
@@ -304,7 +308,8 @@ class SelfTuning(Training):
             self._model_state.validation(anew=True),
             torch.no_grad(),
             evaluating(self._model),
-            self.reading_validation(),
+            self.reading_validation() as mode,
+            mode.leaving(self._model_state.parameters),
         ):
             loss = mean_loss(
                 self._model_state.evaluated("valid_loss_fn", call),

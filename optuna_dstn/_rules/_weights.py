@@ -63,6 +63,8 @@ def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequenc
     """Whether a call does not let weights take part in what is differentiated."""
     if func in _PROPERTY_FUNCTIONS or not torch.is_grad_enabled():
         return True
+    if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
+        return True
     if getattr(func, "__name__", "") == "__get__" and func not in INDEX_FUNCTIONS:
         return True  # x.shape, x.dtype, x.data
     return func in METADATA_FUNCTIONS and not any(args[0] is weight for weight in weights)
