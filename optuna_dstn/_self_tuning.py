@@ -261,7 +261,9 @@ class SelfTuning(Training):
                 loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
                 require_merged(loss, _VALID_LOSS)
             objective = loss - self._config.entropy_weight * state.space.entropy()
-            self.require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
+            self.require_finite(
+                objective.item(), "validation loss at the perturbed hyperparameters"
+            )
             gradients = torch.autograd.grad(objective, state.trained)
         self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):

@@ -21,6 +21,16 @@ def writes(func: Function, kwargs: dict[str, Any]) -> bool:
     return is_in_place(func) or "out" in kwargs or getattr(func, "__name__", "") == "__set__"
 
 
+def written_by(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that a call for which :func:`writes` holds may change."""
+    return leaves((args[:1], kwargs), Tensor)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return where a tensor's values are; its views share it."""
+    return tensor.untyped_storage().data_ptr()
+
+
 class WrittenParameters:
     """Remembers what parameters were before a pass wrote into them, to be put back after it.
 
@@ -39,9 +49,9 @@ class WrittenParameters:
         if self._of_storage is None:
             self._of_storage = {}
             for parameter in self._parameters():
-                self._of_storage.setdefault(_storage(parameter), []).append(parameter)
-        for tensor in leaves((args[:1], kwargs), Tensor):
-            for parameter in self._of_storage.get(_storage(tensor), ()):
+                self._of_storage.setdefault(storage_of(parameter), []).append(parameter)
+        for tensor in written_by(args, kwargs):
+            for parameter in self._of_storage.get(storage_of(tensor), ()):
                 if id(parameter) not in self._before:
                     own = parameter.data
                     self._before[id(parameter)] = parameter, own, own.clone()
@@ -54,7 +64,3 @@ class WrittenParameters:
         for parameter, own, values in self._before.values():
             own.copy_(values)
             parameter.data = own
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

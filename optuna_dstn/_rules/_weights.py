@@ -65,8 +65,9 @@ def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequenc
         return True
     if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
         return True
-    if getattr(func, "__name__", "") == "__get__" and func not in INDEX_FUNCTIONS:
-        return True  # x.shape, x.dtype, x.data
+    name = getattr(func, "__name__", "")
+    if name == "__set__" or (name == "__get__" and func not in INDEX_FUNCTIONS):
+        return True  # x.data = y; x.shape, x.dtype, x.data
     return func in METADATA_FUNCTIONS and not any(args[0] is weight for weight in weights)
 
 
