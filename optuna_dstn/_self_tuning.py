@@ -53,6 +53,11 @@ CUT_OFF = (
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
 )
+ALL_FROZEN = (
+    "Every parameter that responds to the hyperparameters has been frozen since the first training "
+    "step, so nothing can tune them. Let what is to train later take part in the first step, with "
+    "requires_grad=True and in the optimizer, in a group with lr=0 until then."
+)
 
 
 class SelfTuning(Training):
@@ -116,7 +121,6 @@ class SelfTuning(Training):
         self._plain_in_optimizer = _made_plain(optimizer)
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
-        self._known_groups = len(optimizer.param_groups)
         self._read: set[str] = set()  # by any response step
 
     # -- the steps -------------------------------------------------------------------------------
@@ -128,8 +132,9 @@ class SelfTuning(Training):
             loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
+            self._state.watch.require_none_replaced()
             loss = self._train_weights(batch, examples)
-            self._warn_of_new_groups()
+            self._state.watch.warn_of_late()
         if before is not None:
             with self._model_state.rewound(before):
                 self._add_response_gradient(batch, examples)
@@ -143,15 +148,6 @@ class SelfTuning(Training):
             for _ in range(self._config.valid_steps):
                 self._hyperparameter_step()
         return loss
-
-    def _warn_of_new_groups(self) -> None:
-        if len(self._optimizer.param_groups) > self._known_groups:
-            self._known_groups = len(self._optimizer.param_groups)
-            logger.warning(
-                "The optimizer got a group of parameters after the first training step. They are "
-                "trained, but do not respond to the hyperparameters: that was settled in the first "
-                "step. Give the optimizer all parameters before it, with lr=0 for those to come."
-            )
 
     @abstractmethod
     def _train_weights(self, batch: Any, examples: int) -> float:
@@ -241,6 +237,8 @@ class SelfTuning(Training):
     ) -> Deltas:
         batch = BatchLayout(examples, self._batch_axis)
         terms = self._settled.response.deltas(gates)
+        if not terms:
+            raise HyperparameterError(ALL_FROZEN)
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
@@ -324,7 +322,9 @@ class SelfTuning(Training):
         """Begin to tune, and store with the trial what is settled."""
         trial, config = self._trial, self._config
         opened = trial.open_parameters
-        state = BilevelState(findings, opened, self._optimizer, config, self._optimizer_factory)
+        state = BilevelState(
+            findings, opened, self._model, self._optimizer, config, self._optimizer_factory
+        )
         self._state = state
         trial.store({name: opened[name][1] for name in findings.kept})
         start = {name: opened[name][1] for name in state.space.names}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune as prunes
 
 import optuna_dstn
 from optuna_dstn import Tuner, TunerConfig
@@ -293,3 +294,321 @@ def test_a_hyperparameter_that_is_written_into_parameters_is_an_error(
     as_number = tuner(float)
     as_number.step(batches(1)[0])
     assert as_number.tuned == ("decay",)
+
+
+# -- parameters that are frozen, unfrozen, added, replaced --------------------------------------
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, run: Callable[[], Any]) -> list[str]:
+    """The different warnings that something logs."""
+    caplog.clear()
+    optuna.logging.enable_propagation()
+    try:
+        run()
+    finally:
+        optuna.logging.disable_propagation()
+    found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    counts = {message: found.count(message) for message in found}
+    # The handlers of two loggers may note each.
+    assert all(count <= 2 for count in counts.values())
+    return list(counts)
+
+
+def run(tuner: Tuner, steps: int = 4) -> Callable[[], None]:
+    def steps_of_it() -> None:
+        for batch in batches(steps):
+            tuner.step(batch)
+
+    return steps_of_it
+
+
+class Deep(nn.Module):
+    """Three layers, of which some may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Linear(FEATURES, 5), nn.Linear(5, 5)
+        self.last = nn.Linear(5, 3)
+        self.skips_middle = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        if not self.skips_middle:
+            x = torch.tanh(self.middle(x))
+        return self.last(x)
+
+
+def deep(
+    method: str = "delta-stn",
+    *,
+    frozen: str | None = None,
+    held: tuple[str, ...] = ("first", "middle", "last"),
+    **settings: Any,
+) -> tuple[Tuner, Any, torch.optim.SGD]:
+    """A Tuner of such a model and a weight decay; one of its layers may be frozen, or not held."""
+    torch.manual_seed(0)
+    study = optuna_dstn.create_study(
+        config=TunerConfig(method=method, **{**STILL, "response_interval": 1, **settings})
+    )
+    trial = study.ask()
+    model = Deep()
+    if frozen is not None:
+        model.get_submodule(frozen).requires_grad_(False)
+    optimizer = torch.optim.SGD(
+        [p for name in held for p in model.get_submodule(name).parameters()],
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=trial.suggest_float("decay", 0.01, 0.1),
+    )
+    return Tuner(trial, model, optimizer, loss_fn, batches(2)), model, optimizer
+
+
+BEGAN = "began to train after the first training step"
+
+
+@pytest.mark.parametrize("method", [*METHODS, "stn"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_is_unfrozen_later_trains_and_a_warning_says_it_does_not_respond(
+    method: str, resumed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuner, model, optimizer = deep(method, frozen="middle")
+    assert warnings_of(caplog, run(tuner)) == []
+    if resumed:
+        saved = tuner.state_dict(), model.state_dict(), optimizer.state_dict()
+        tuner, model, optimizer = deep(method, frozen="middle")
+        tuner.load_state_dict(saved[0])
+        model.load_state_dict(saved[1])
+    before = model.middle.weight.clone()
+    assert warnings_of(caplog, run(tuner)) == []
+    assert torch.equal(model.middle.weight, before)
+    model.middle.requires_grad_(True)
+    (message,) = warnings_of(caplog, run(tuner))
+    for part in ("middle.weight, middle.bias", BEGAN, "do not respond", "a group with lr=0"):
+        assert part in message
+    assert not torch.equal(model.middle.weight, before)
+    assert warnings_of(caplog, run(tuner)) == []
+    model.middle.requires_grad_(False)
+    model.middle.requires_grad_(True)
+    assert warnings_of(caplog, run(tuner)) == []
+
+
+def test_what_waits_at_learning_rate_zero_responds_once_it_trains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As the warning advises."""
+    study = optuna_dstn.create_study(config=TunerConfig(**STILL, response_interval=1))
+    trial = study.ask()
+    model = Deep()
+    groups = [
+        {"params": [*model.first.parameters(), *model.last.parameters()]},
+        {"params": [*model.middle.parameters()], "lr": 0.0},
+    ]
+    decay = trial.suggest_float("decay", 0.01, 0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=decay)
+    tuner = Tuner(trial, model, optimizer, loss_fn, batches(2))
+    before = model.middle.weight.clone()
+    assert warnings_of(caplog, run(tuner)) == []
+    training: Any = tuner._training
+    gain = training._settled.response.gains[1]
+    assert torch.equal(model.middle.weight, before)
+    assert not gain.any()
+    optimizer.param_groups[1]["lr"] = 0.1
+    assert warnings_of(caplog, run(tuner)) == []
+    assert not torch.equal(model.middle.weight, before)
+    assert gain.any()
+    assert "middle.weight" in tuner.summary().responding
+
+
+def test_a_layer_that_the_first_step_skips(caplog: pytest.LogCaptureFixture) -> None:
+    tuner, model, _ = deep()
+    model.skips_middle = True
+    assert warnings_of(caplog, run(tuner)) == []
+    reasons = tuner.summary().not_responding
+    assert reasons == dict.fromkeys(
+        ("middle.weight", "middle.bias"), "it took no part in the first step"
+    )
+    model.skips_middle = False
+    (message,) = warnings_of(caplog, run(tuner))
+    assert message.startswith(f"middle.weight, middle.bias of the model {BEGAN}")
+
+
+def test_a_parameter_of_the_loss_alone_is_no_newcomer(caplog: pytest.LogCaptureFixture) -> None:
+    def loss(model: Any, batch: Batch) -> Tensor:
+        scale = model.teacher.bias.mean() if model.training else 1.0
+        return loss_fn(model, batch) + scale * model(batch[0]).square().mean()
+
+    model = Net()
+    model.teacher = nn.Linear(FEATURES, 5, bias=False)
+    model.teacher.bias = nn.Parameter(torch.ones(2))
+    model.forward = lambda x: model.outer(torch.relu(model.inner(x)))  # type: ignore[method-assign]
+    tuner = started(model, loss=loss)
+    messages = warnings_of(caplog, run(tuner))
+    assert not any(BEGAN in message for message in messages)
+    reasons = tuner.summary().not_responding
+    assert reasons["teacher.bias"] == "it takes part outside of model(...) only"
+    assert reasons["teacher.weight"] == "it took no part in the first step"
+
+
+@pytest.mark.parametrize(
+    ("method", "response"),
+    [(m, r) for m in METHODS for r in ("structured", "gated", "full")]
+    + [("stn", "structured"), ("stn", "full")],
+)
+def test_what_is_frozen_later_stays_and_has_no_response(method: str, response: str) -> None:
+    tuner, model, _ = deep(method, response=response, hyper_lr=0.1)
+    run(tuner)()
+    start = tuner.hyperparameters["decay"]
+    frozen = [p.requires_grad_(False) for p in model.middle.parameters()]
+    before = [p.clone() for p in frozen]
+    training: Any = tuner._training
+    seen: list[set[int]] = []
+    deltas_of = training._deltas
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        deltas = deltas_of(*arguments, **options)
+        seen.append({id(p) for p in model.parameters() if p in deltas})
+        return deltas
+
+    training._deltas = noted
+    run(tuner)()
+    assert tuner.hyperparameters["decay"] != start
+    assert all(map(torch.equal, frozen, before))
+    assert seen
+    assert all(ids == {id(p) for p in model.parameters() if p.requires_grad} for ids in seen)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    run(tuner)()
+    assert not any(map(torch.equal, frozen, before))
+    assert seen[-1] == {id(p) for p in model.parameters()}
+
+
+def test_freezing_all_that_responds_is_an_error() -> None:
+    tuner, model, _ = deep(frozen="middle")
+    run(tuner)()
+    model.requires_grad_(False)
+    model.middle.requires_grad_(True)
+    with pytest.raises(optuna_dstn.HyperparameterError) as error:
+        run(tuner)()
+    message = str(error.value)
+    for part in ("Every parameter that responds", "frozen since", "lr=0"):
+        assert part in message
+
+
+def replace_parameter(model: Any) -> str:
+    model.middle.weight = nn.Parameter(torch.randn(5, 5))
+    return "lost middle.weight and got middle.weight,"
+
+
+def replace_layer(model: Any) -> str:
+    model.middle = nn.Sequential(nn.Linear(5, 5))
+    return "lost middle.weight, middle.bias and got middle.0.weight, middle.0.bias,"
+
+
+def load_by_assignment(model: Any) -> str:
+    values = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(values, assign=True)
+    return "got first.weight, first.bias, middle.weight, middle.bias, last.weight, last.bias,"
+
+
+def reparametrise(model: Any) -> str:
+    torch.nn.utils.parametrizations.weight_norm(model.middle)
+    return "lost middle.weight and got middle.parametrizations.weight.original0"
+
+
+@pytest.mark.parametrize("method", ["delta-stn", "stn"])
+@pytest.mark.parametrize(
+    "replace", [replace_parameter, replace_layer, load_by_assignment, reparametrise]
+)
+def test_a_parameter_replaced_after_the_first_step_is_an_error(replace: Any, method: str) -> None:
+    tuner, model, _ = deep(method)
+    run(tuner, steps=2)()
+    named = replace(model)
+    for _ in range(2):  # and again, if it was caught
+        with pytest.raises(RuntimeError) as error:
+            tuner.step(batches(1)[0])
+        message = str(error.value)
+        for part in (named, "would not be trained", "p.copy_(values)", "before making"):
+            assert part in message
+
+
+def test_a_parameter_replaced_in_the_optimizer_too(caplog: pytest.LogCaptureFixture) -> None:
+    tuner, model, optimizer = deep()
+    run(tuner)()
+    model.last = nn.Linear(5, 3)
+    optimizer.param_groups[0]["params"][-2:] = model.last.parameters()
+    before = model.last.weight.clone()
+    (message,) = warnings_of(caplog, run(tuner))
+    assert message.startswith(f"last.weight, last.bias of the model {BEGAN}")
+    assert not torch.equal(model.last.weight, before)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_what_is_added_later(added: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A new group is trained, and the user told; a layer that nobody trains is his own business."""
+    tuner, model, optimizer = deep(held=("first", "last"))
+    assert warnings_of(caplog, run(tuner)) == []
+    if added:
+        optimizer.add_param_group({"params": model.middle.parameters()})
+    else:
+        model.head = nn.Linear(3, 3)
+    messages = warnings_of(caplog, run(tuner))
+    assert [m.partition(" of the model")[0] for m in messages] == (
+        ["middle.weight, middle.bias"] if added else []
+    )
+
+
+def prune(model: Any) -> None:
+    prunes.l1_unstructured(model.middle, "weight", amount=0.5)
+
+
+def leave_out(model: Any) -> None:
+    model.skips_middle = True
+    del model.middle
+
+
+def tie(model: Any) -> None:
+    model.middle.bias = model.first.bias
+
+
+def freeze_by_replacing(model: Any) -> None:
+    model.middle = nn.Linear(5, 5).requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [prune, leave_out, tie, freeze_by_replacing])
+def test_changes_of_the_structure_that_training_survives(
+    change: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuner, model, _ = deep()
+    run(tuner)()
+    change(model)
+    before = model.last.weight.clone()
+    assert warnings_of(caplog, run(tuner)) == []
+    assert not torch.equal(model.last.weight, before)
+
+
+def test_a_layer_replaced_between_optimizer_and_first_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tuner, model, _ = deep()
+    model.last = nn.Linear(5, 3)
+    before = model.last.weight.clone()
+    (message,) = warnings_of(caplog, run(tuner))
+    for part in (
+        "depends on last.weight, last.bias of the model, which the optimizer does not hold",
+        "it holds 2 that the model does not have",
+        "not trained",
+        "If they have replaced others since the optimizer was made, make it afterwards",
+    ):
+        assert part in message
+    assert torch.equal(model.last.weight, before)
+
+
+def test_an_optimizer_of_a_part_of_the_model_and_of_the_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither alone looks like a replacement."""
+    tuner, _, _ = deep(held=("first", "last"))
+    assert warnings_of(caplog, run(tuner)) == []
+    tuner, _, optimizer = deep()
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+    assert warnings_of(caplog, run(tuner)) == []
