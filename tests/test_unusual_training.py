@@ -296,6 +296,30 @@ def test_a_hyperparameter_that_is_written_into_parameters_is_an_error(
     assert as_number.tuned == ("decay",)
 
 
+class Quantised(nn.Module):
+    """A code book that follows the encodings by way of new parameters, as tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(FEATURES, 2), nn.Linear(2, 3)
+        self.codes = nn.Embedding(6, 2)
+        self.sums = nn.Parameter(self.codes.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.into(x)
+        chosen = F.one_hot(torch.cdist(z.detach(), self.codes.weight.detach()).argmin(1), 6).float()
+        q = chosen @ self.codes.weight
+        if self.training:
+            self.sums = nn.Parameter(0.9 * self.sums + 0.1 * chosen.T @ z)
+            self.codes.weight = nn.Parameter(self.sums * 1.01)
+        return self.out(z + (q - z).detach())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_that_forward_replaces_advance_once_a_step(method: str) -> None:
+    alike(Quantised, method)
+
+
 # -- parameters that are frozen, unfrozen, added, replaced --------------------------------------
 
 
