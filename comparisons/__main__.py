@@ -78,7 +78,7 @@ def main(
         return
     settings: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     wanted = [
-        Job(PROBLEMS[problem](**settings), tuner, seed, trials, retrain)
+        Job(PROBLEMS[problem].at("cpu", **settings), tuner, seed, trials, retrain)
         for seed in range(seeds)
         for tuner in tuners
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 import functools
 import hashlib
 from importlib.metadata import version
@@ -24,8 +23,7 @@ _PRESENTATION = {"visualization", "_table.py", "_figures.py", "_report.py", "__m
 def settings(job: Job) -> dict[str, Any]:
     """Return all that two studies must share for their results to be comparable."""
     return {
-        "problem": job.problem.name,
-        **asdict(job.problem),
+        **job.problem.settings(),
         "trials": job.trials,
         "retrainings": job.retrainings,
         "python": platform.python_version(),

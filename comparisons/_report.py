@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import html
 from string import Template
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,7 +13,6 @@ import plotly.offline
 from comparisons._figures import Figure, optuna_figures, plot_comparison
 from comparisons._storage import Result
 from comparisons._table import by_tuner, formatted, summarise
-from comparisons.problems import PROBLEMS
 
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -114,7 +112,7 @@ def _statement(results: Sequence[Result]) -> str:
     started = min(t.datetime_start for r in results for t in r.trials if t.datetime_start)
     versions = ("python", "torch", "optuna", "optuna-dstn")
     facts = {
-        "Problem": _description(settings),
+        "Problem": settings["description"],
         "Tuners": ", ".join(by_tuner(results)),
         "Seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "Trials": f"{settings['trials']} for each sampler; 1 for Δ-STN, which tunes within it",
@@ -126,12 +124,6 @@ def _statement(results: Sequence[Result]) -> str:
     }
     rows = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
     return f"<dl>{rows}</dl>"
-
-
-def _description(settings: dict[str, Any]) -> str:
-    name = settings["problem"]
-    description = PROBLEMS[name].description if name in PROBLEMS else name
-    return f"{description}; {settings['epochs']} epochs"
 
 
 def _table(table: pd.DataFrame) -> str:

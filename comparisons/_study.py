@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial
 
 from comparisons._budget import Cost, Stopwatch, is_reference_due
 from comparisons._tuners import TUNERS
@@ -133,7 +133,6 @@ class _Search:
     def __init__(self, job: Job, tick: Callable[[], Any]) -> None:
         self._job = job
         self._tick = tick
-        self._train = job.problem.trainer(job.seed)
         self._study = TUNERS[job.tuner].create_study(job.problem, job.seed)
         self.plain_cpu_seconds: list[float] = []
 
@@ -171,6 +170,9 @@ class _Search:
         seed = training_seed(_Purpose.RETRAINING, self._job.seed, number)
         trained = self._train_plainly(params, seed)
         return Retrained(seed, trained.validation_loss, trained.test_loss())
+
+    def _train(self, trial: BaseTrial, seed: int) -> Trained:
+        return self._job.problem.train(trial, seed, split=self._job.seed)
 
     def _train_plainly(self, params: dict[str, Any], seed: int) -> Trained:
         watch = Stopwatch()

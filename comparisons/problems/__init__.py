@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from comparisons.problems._problem import Problem, Trained
+from comparisons.problems._problem import (
+    MissingDataError,
+    PaperResult,
+    Problem,
+    Scale,
+    Setup,
+    Size,
+    Trained,
+)
 from comparisons.problems.breast_cancer import BreastCancer
 from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
@@ -14,4 +22,16 @@ PROBLEMS: dict[str, type[Problem]] = {
     "breast-cancer": BreastCancer,
 }
 
-__all__ = ["PROBLEMS", "BreastCancer", "Diabetes", "Digits", "Problem", "Trained"]
+__all__ = [
+    "PROBLEMS",
+    "BreastCancer",
+    "Diabetes",
+    "Digits",
+    "MissingDataError",
+    "PaperResult",
+    "Problem",
+    "Scale",
+    "Setup",
+    "Size",
+    "Trained",
+]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +21,24 @@ class Splits(NamedTuple):
     test: Batch
 
     @classmethod
-    def of(cls, data: Batch, train: int, valid: int, seed: int) -> Splits:
+    def of(cls, data: Batch, train: int, valid: int, test: int, seed: int) -> Splits:
         """Divide shuffled data.
 
         Args:
             data: Inputs and targets.
             train: How many examples to train on.
-            valid: How many examples to validate on; all others are for the test.
+            valid: How many examples to validate on.
+            test: How many examples to test on; those that are left serve nothing.
             seed: Fixes the division.
         """
         x, y = data
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        test = len(x) - train - valid
-        return cls(*((x[part], y[part]) for part in order.split([train, valid, test])))
+        parts = order[: train + valid + test].split([train, valid, test])
+        return cls(*((x[part], y[part]) for part in parts))
+
+    def to(self, device: str) -> Splits:
+        """Return the data on a device."""
+        return Splits(*((x.to(device), y.to(device)) for x, y in self))
 
 
 class Shuffled:
@@ -61,8 +66,15 @@ def batches(data: Batch, batch_size: int) -> list[Batch]:
 
 @torch.no_grad()
 def evaluation_loss(
-    model: nn.Module, loss_fn: Callable[[nn.Module, Batch], Tensor], data: Batch
+    model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor], loader: Iterable[Any]
 ) -> float:
-    """Return the loss of a model in evaluation mode on all of the data."""
+    """Return the mean loss over all examples of a model in evaluation mode.
+
+    Args:
+        model: The model; it stays in evaluation mode.
+        loss_fn: Returns the mean over a batch.
+        loader: Batches; the first tensor of each has the example as first axis.
+    """
     model.eval()
-    return loss_fn(model, data).item()
+    losses = [(len(batch[0]), loss_fn(model, batch).item()) for batch in loader]
+    return sum(n * loss for n, loss in losses) / sum(n for n, _ in losses)

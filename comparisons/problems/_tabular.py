@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
-from comparisons.problems._data import Batch, Shuffled, Splits, batches, evaluation_loss
-from comparisons.problems._problem import Problem, Trained
-import optuna_dstn
+from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._problem import Problem, Scale, Setup, Size
 
 
 _LAYERS = (1, 2, 3)
 _WIDTH = 64
 _BATCH_SIZE = 32
-
-SETTING = (
-    "half of them for training, a quarter each for validation and test, divided anew for each "
-    f"seed; MLP with two hidden layers of {_WIDTH}; tuned: weight decay in [1e-5, 1] and dropout "
-    "in [0, 0.9] of each of three layers, standard deviation of Gaussian input noise in [0, 1]; "
-    f"SGD, learning rate 0.01, momentum 0.9, batches of {_BATCH_SIZE}"
-)
-"""What the descriptions of all these problems end with."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class Tabular(Problem):
     for retraining. Standardising takes its statistics from the training part alone.
     """
 
-    epochs: int = 150
+    _subject: ClassVar[str]
 
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = {
         label: {
@@ -50,19 +40,27 @@ class Tabular(Problem):
         for label, weight_decay in (("0.05", 1e-4), ("0.5", 1e-2))
     }
 
-    def trainer(self, study_seed: int) -> Callable[[BaseTrial, int], Trained]:
-        """Return :meth:`train` on the division of this study."""
-        return functools.partial(self.train, split=study_seed)
+    @property
+    def description(self) -> str:
+        """What is trained, and what is tuned."""
+        size = self.size
+        return (
+            f"{self._subject}; {size.train} rows for training, {size.valid} for validation, "
+            f"{size.test} for the test, divided anew for each seed; MLP with two hidden layers of "
+            f"{_WIDTH}; tuned: weight decay in [1e-5, 1] and dropout in [0, 0.9] of each of three "
+            "layers, standard deviation of Gaussian input noise in [0, 1]; SGD, learning rate "
+            f"0.01, momentum 0.9, batches of {_BATCH_SIZE}; {size.epochs} epochs"
+        )
 
-    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
-        """Train the MLP on the division ``split``; see :class:`Problem`."""
-        data = self._divided(split)
+    def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
+        """Make the MLP and its data, divided by ``split``; see :class:`Problem`."""
+        data = self._divided(split).to(self.device)
         torch.manual_seed(seed)
         model = _MLP(
             data.train[0].shape[1],
             [trial.suggest_float(f"dropout_{layer}", 0.0, 0.9) for layer in _LAYERS],
             trial.suggest_float("input_noise", 0.0, 1.0),
-        )
+        ).to(self.device)
         groups = [
             {
                 "params": linear.parameters(),
@@ -70,20 +68,20 @@ class Tabular(Problem):
             }
             for layer, linear in zip(_LAYERS, model.linears, strict=True)
         ]
-        best = optuna_dstn.fit(
-            trial,
-            model,
-            torch.optim.SGD(groups, lr=0.01, momentum=0.9),
-            self._loss,
-            Shuffled(data.train, _BATCH_SIZE, seed),
-            batches(data.valid, _BATCH_SIZE),
-            epochs=self.epochs,
+        return Setup(
+            model=model,
+            optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9),
+            loss_fn=self._loss,
+            train_loader=Shuffled(data.train, _BATCH_SIZE, seed),
+            valid_loader=batches(data.valid, _BATCH_SIZE),
+            test_loader=batches(data.test, _BATCH_SIZE),
         )
-        return Trained(best, functools.partial(evaluation_loss, model, self._loss, data.test))
 
     def _divided(self, split: int) -> Splits:
-        x, y = self._load()
-        return self._standardised(Splits.of((x, y), len(x) // 2, len(x) // 4, seed=split))
+        size = self.size
+        return self._standardised(
+            Splits.of(self._load(), size.train, size.valid, size.test, seed=split)
+        )
 
     @staticmethod
     @abstractmethod
@@ -99,6 +97,16 @@ class Tabular(Problem):
     def _standardised(data: Splits) -> Splits:
         """Return the features with mean 0 and deviation 1 in the training part."""
         return Splits(*((standardise(x, data.train[0]), y) for x, y in data))
+
+
+def tabular_sizes(train: int, valid: int, test: int) -> Mapping[Scale, Size]:
+    """Return the sizes of a table that is small at every scale."""
+    whole = Size(train, valid, test, epochs=150, trials=50)
+    return {
+        Scale.SMOKE: replace(whole, epochs=2, trials=2),
+        Scale.CPU: whole,
+        Scale.PAPER: whole,
+    }
 
 
 def standardise(values: Tensor, training: Tensor) -> Tensor:

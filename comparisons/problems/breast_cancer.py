@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import functools
 from typing import ClassVar
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparisons.problems._data import Batch
-from comparisons.problems._tabular import SETTING, Tabular
+from comparisons.problems._problem import Scale, Size
+from comparisons.problems._tabular import Tabular, tabular_sizes
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class BreastCancer(Tabular):
     """Whether each of 569 tumours is benign, from thirty features; the loss is in nats."""
 
     name: ClassVar[str] = "breast-cancer"
-    description: ClassVar[str] = f"scikit-learn's breast cancer: 569 tumours, {SETTING}"
+    sizes: ClassVar[Mapping[Scale, Size]] = tabular_sizes(284, 142, 143)
+    _subject: ClassVar[str] = "scikit-learn's breast cancer: 569 tumours"
 
     @staticmethod
     @functools.cache

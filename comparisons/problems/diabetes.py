@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import functools
 from typing import ClassVar
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from comparisons.problems._data import Batch, Splits
-from comparisons.problems._tabular import SETTING, Tabular, standardise
+from comparisons.problems._problem import Scale, Size
+from comparisons.problems._tabular import Tabular, standardise, tabular_sizes
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,8 @@ class Diabetes(Tabular):
     """Disease progression of 442 patients from ten features; the loss is in its variances."""
 
     name: ClassVar[str] = "diabetes"
-    description: ClassVar[str] = (
-        f"scikit-learn's diabetes: 442 patients, target standardised, {SETTING}"
-    )
+    sizes: ClassVar[Mapping[Scale, Size]] = tabular_sizes(221, 110, 111)
+    _subject: ClassVar[str] = "scikit-learn's diabetes: 442 patients, target standardised"
 
     @staticmethod
     @functools.cache

@@ -13,67 +13,60 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from comparisons.problems._data import Batch, Shuffled, Splits, batches, evaluation_loss
-from comparisons.problems._problem import Problem, Trained
-import optuna_dstn
+from comparisons.networks import MLP
+from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._problem import Problem, Scale, Setup, Size
 
 
-_DROPOUTS = ("input_dropout", "hidden_dropout_1", "hidden_dropout_2")
 _BATCH_SIZE = 64
 _SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
 class Digits(Problem):
-    """MLP 64-256-256-10 with dropout before each layer, on 900 training images."""
-
-    epochs: int = 100
+    """MLP 64-256-256-10 with dropout before each layer."""
 
     name: ClassVar[str] = "digits"
-    description: ClassVar[str] = (
-        "scikit-learn's digits, 900 training, 450 validation and 447 test images; MLP "
-        "64-256-256-10; tuned: input dropout and two hidden dropouts, each in [0, 0.9]; SGD, "
-        "learning rate 0.05, momentum 0.9, batches of 64"
-    )
+    sizes: ClassVar[Mapping[Scale, Size]] = {
+        Scale.SMOKE: Size(train=900, valid=450, test=447, epochs=2, trials=2),
+        Scale.CPU: Size(train=900, valid=450, test=447, epochs=100),
+        Scale.PAPER: Size(train=900, valid=450, test=447, epochs=100),
+    }
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = {
-        label: dict.fromkeys(_DROPOUTS, float(label)) for label in ("0.05", "0.5")
+        label: dict.fromkeys(MLP.RATES, float(label)) for label in ("0.05", "0.5")
     }
 
-    def train(self, trial: BaseTrial, seed: int) -> Trained:
-        """Train the MLP; see :class:`Problem`."""
-        data = _load()
-        torch.manual_seed(seed)
-        model = _mlp(*(trial.suggest_float(name, 0.0, 0.9) for name in _DROPOUTS))
-        best = optuna_dstn.fit(
-            trial,
-            model,
-            torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
-            _loss,
-            Shuffled(data.train, _BATCH_SIZE, seed),
-            batches(data.valid, _BATCH_SIZE),
-            epochs=self.epochs,
+    @property
+    def description(self) -> str:
+        """What is trained, and what is tuned."""
+        return (
+            f"scikit-learn's digits, {self.size.train} training, {self.size.valid} validation and "
+            f"{self.size.test} test images; MLP 64-256-256-10; tuned: input dropout and two hidden "
+            f"dropouts, each in [0, 0.9]; SGD, learning rate 0.05, momentum 0.9, batches of "
+            f"{_BATCH_SIZE}; {self.size.epochs} epochs"
         )
-        return Trained(best, functools.partial(evaluation_loss, model, _loss, data.test))
+
+    def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
+        """Make the MLP; see :class:`Problem`."""
+        size = self.size
+        data = Splits.of(_load(), size.train, size.valid, size.test, _SPLIT_SEED).to(self.device)
+        torch.manual_seed(seed)
+        rates = [trial.suggest_float(name, 0.0, 0.9) for name in MLP.RATES]
+        model = MLP(rates, inputs=64, hidden=256).to(self.device)
+        return Setup(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+            loss_fn=_loss,
+            train_loader=Shuffled(data.train, _BATCH_SIZE, seed),
+            valid_loader=batches(data.valid, _BATCH_SIZE),
+            test_loader=batches(data.test, _BATCH_SIZE),
+        )
 
 
 @functools.cache
-def _load() -> Splits:
+def _load() -> Batch:
     images, labels = load_digits(return_X_y=True)
-    x, y = torch.as_tensor(images, dtype=torch.float32) / 16, torch.as_tensor(labels)
-    return Splits.of((x, y), train=900, valid=450, seed=_SPLIT_SEED)
-
-
-def _mlp(input_dropout: float, hidden_dropout_1: float, hidden_dropout_2: float) -> nn.Module:
-    return nn.Sequential(
-        nn.Dropout(input_dropout),
-        nn.Linear(64, 256),
-        nn.ReLU(),
-        nn.Dropout(hidden_dropout_1),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Dropout(hidden_dropout_2),
-        nn.Linear(256, 10),
-    )
+    return torch.as_tensor(images, dtype=torch.float32) / 16, torch.as_tensor(labels)
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from comparisons._study import Job, Record, Retrained, run_study
 from comparisons.problems import Digits
 
 
-TINY = Digits(epochs=2)
+TINY = Digits.at("cpu", epochs=2)
 
 
 @pytest.fixture(scope="session")

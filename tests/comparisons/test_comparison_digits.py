@@ -7,17 +7,18 @@ import torch
 
 from comparisons._study import Job, Record, run_study
 from comparisons.problems import Digits
-from comparisons.problems.digits import _load
 
 
-TINY = Digits(epochs=2)
+TINY = Digits.at("cpu", epochs=2)
 
 
-def test_splits_are_fixed_and_disjoint() -> None:
-    splits = _load()
-    assert [len(x) for x, _ in splits] == [900, 450, 447]
-    again = _load.__wrapped__()
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(splits, again, strict=True))
+def test_splits_are_the_same_for_every_study() -> None:
+    one, other = (TINY.setup(FixedTrial(dict(TINY.reference)), 0, split) for split in (0, 1))
+    for name, images in (("valid_loader", 450), ("test_loader", 447)):
+        x, again = (torch.cat([x for x, _ in getattr(s, name)]) for s in (one, other))
+        assert len(x) == images
+        assert torch.equal(x, again)
+    assert sum(len(x) for x, _ in one.train_loader) == 900
 
 
 def test_same_seed_same_run() -> None:
@@ -30,7 +31,9 @@ def test_same_seed_same_run() -> None:
 
 def test_every_epoch_is_reported() -> None:
     study = optuna.create_study()
-    study.optimize(lambda trial: Digits(epochs=3).train(trial, 0).validation_loss, n_trials=1)
+    study.optimize(
+        lambda trial: Digits.at("cpu", epochs=3).train(trial, 0).validation_loss, n_trials=1
+    )
     assert list(study.trials[0].intermediate_values) == [0, 1, 2]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
-from comparisons.problems import Problem, Trained
+from comparisons.problems import Problem, Scale, Setup, Size, Trained
 import optuna_dstn
 
 
@@ -19,16 +19,20 @@ import optuna_dstn
 class Sketch(Problem):
     """Validation loss x, test loss the other way round; notes what is trained and looked at."""
 
-    epochs: int = 1
+    scale: Scale = Scale.CPU
+    size: Size = Size(train=1, valid=1, test=1, epochs=1)  # noqa: RUF009
     log: list[dict[str, Any]] = field(default_factory=list)
     tested: list[float] = field(default_factory=list)
     diverging: bool = False
 
     name: ClassVar[str] = "sketch"
-    description: ClassVar[str] = "a sketch"
+    description = "a sketch"
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = {"0.5": {"x": 0.5}}
 
-    def train(self, trial: BaseTrial, seed: int) -> Trained:
+    def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
+        raise NotImplementedError
+
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         self.log.append({"x": x, "seed": seed, "is_plain": isinstance(trial, FixedTrial)})
         if self.diverging and not isinstance(trial, FixedTrial):

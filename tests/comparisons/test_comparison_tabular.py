@@ -12,7 +12,9 @@ from comparisons.problems import PROBLEMS, BreastCancer, Diabetes
 from comparisons.problems._tabular import _MLP, Tabular
 
 
-PAIR = pytest.mark.parametrize("problem", [Diabetes(epochs=2), BreastCancer(epochs=2)])
+PAIR = pytest.mark.parametrize(
+    "problem", [Diabetes.at("cpu", epochs=2), BreastCancer.at("cpu", epochs=2)]
+)
 
 
 @PAIR
@@ -25,8 +27,8 @@ def test_problem_is_registered_with_starts_for_the_self_tuning_tuners(problem: T
 @pytest.mark.parametrize(
     ("problem", "sizes", "load"),
     [
-        (Diabetes(), [221, 110, 111], load_diabetes),
-        (BreastCancer(), [284, 142, 143], load_breast_cancer),
+        (Diabetes.at("cpu"), [221, 110, 111], load_diabetes),
+        (BreastCancer.at("cpu"), [284, 142, 143], load_breast_cancer),
     ],
 )
 def test_each_split_divides_all_rows(problem: Tabular, sizes: list, load: object) -> None:
@@ -48,14 +50,14 @@ def test_features_are_standardised_by_the_training_part_alone(problem: Tabular) 
 
 
 def test_target_of_the_regression_is_standardised_by_the_training_part_alone() -> None:
-    train, valid, _ = Diabetes()._divided(0)
+    train, valid, _ = Diabetes.at("cpu")._divided(0)
     assert train[1].mean().item() == pytest.approx(0.0, abs=1e-5)
     assert train[1].std().item() == pytest.approx(1.0)
     assert abs(valid[1].mean().item()) > 0.01
 
 
 def test_classes_stay_as_they_are() -> None:
-    assert set(BreastCancer()._divided(0).train[1].tolist()) == {0.0, 1.0}
+    assert set(BreastCancer.at("cpu")._divided(0).train[1].tolist()) == {0.0, 1.0}
 
 
 def test_noise_and_dropout_are_for_training_only() -> None:
@@ -129,7 +131,7 @@ def test_same_seed_and_split_same_run(problem: Tabular) -> None:
 
 def test_without_regularisation_it_overfits() -> None:
     """The validation loss rises again after its best evaluation."""
-    problem = Diabetes(epochs=40)
+    problem = Diabetes.at("cpu", epochs=40)
     free = dict.fromkeys(problem.reference, 0.0) | {
         name: 1e-5 for name in problem.reference if name.startswith("weight_decay")
     }

@@ -30,14 +30,14 @@ def test_unknown_name_gets_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", TUNERS)
 def test_no_run_is_cut_short(name: str) -> None:
-    study = TUNERS[name].create_study(Digits(), seed=0)
+    study = TUNERS[name].create_study(Digits.at("cpu"), seed=0)
     assert isinstance(study.pruner, NopPruner)
 
 
 @pytest.mark.parametrize("start", ["0.05", "0.5"])
 def test_self_tuning_is_one_trial_from_its_start(start: str) -> None:
     tuner = TUNERS[f"delta-stn@{start}"]
-    study = tuner.create_study(Digits(), seed=0)
+    study = tuner.create_study(Digits.at("cpu"), seed=0)
     assert isinstance(study, optuna_dstn.DSTNStudy)
     assert tuner.trials(30) == 1
     assert study.ask().suggest_float("input_dropout", 0.0, 0.9) == float(start)
@@ -45,7 +45,7 @@ def test_self_tuning_is_one_trial_from_its_start(start: str) -> None:
 
 def test_samplers_follow_their_seed() -> None:
     def suggested(seed: int) -> float:
-        trial = TUNERS["random"].create_study(Digits(), seed).ask()
+        trial = TUNERS["random"].create_study(Digits.at("cpu"), seed).ask()
         return trial.suggest_float("x", 0.0, 1.0)
 
     assert suggested(3) == suggested(3) != suggested(4)
