@@ -168,8 +168,18 @@ class Tuner:
         Raises:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
+            ValueError: If batch normalisation meets a batch of one.
         """
-        return self._training.step(batch)
+        try:
+            return self._training.step(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{error}. Batch normalisation has no variance to learn from in a training batch "
+                "of one. Give the training loader drop_last=True, or a batch size that does not "
+                "leave a single example over."
+            ) from error
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean validation loss, or metric, over all examples of a loader.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from _reference import AnyModel
 import optuna
 import pytest
 import torch
@@ -636,3 +637,160 @@ def test_an_optimizer_of_a_part_of_the_model_and_of_the_loss(
     tuner, _, optimizer = deep()
     optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
     assert warnings_of(caplog, run(tuner)) == []
+
+
+# -- batches of any size --------------------------------------------------------------------------
+
+
+def sized(*sizes: int) -> list[Batch]:
+    return [batches(1, size)[0] for size in sizes]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "stn"])
+@pytest.mark.parametrize("valid", [[8, 3], [8, 1], [1]], ids=str)
+def test_batches_of_other_sizes_train_and_tune(valid: list[int], method: str) -> None:
+    torch.manual_seed(0)
+    trial = optuna_dstn.create_study(
+        config=TunerConfig(method=method, warmup_steps=1, train_steps=1, response_interval=1)
+    ).ask()
+    model = nn.Sequential(
+        nn.Linear(FEATURES, 5),
+        nn.BatchNorm1d(5),
+        nn.ReLU(),
+        nn.Dropout(trial.suggest_float("rate", 0.1, 0.9)),
+        nn.Linear(5, 3),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tuner = Tuner(trial, model, optimizer, loss_fn, sized(*valid))
+    values = [tuner.hyperparameters["rate"]]
+    for batch in sized(8, 8, 3, 8, 5):
+        tuner.step(batch)
+        values.append(tuner.hyperparameters["rate"])
+    assert len(set(values)) == 5  # the first step, of the warm-up, leaves it
+    expected = sum(len(b[0]) * loss_fn(model.eval(), b).item() for b in sized(*valid)) / sum(valid)
+    assert tuner.evaluate() == pytest.approx(expected, rel=1e-5)
+
+
+class Positions(nn.Module):
+    """Sequences (B, 3, 4), and a parameter that has the shape of a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 3, 4))
+        self.inner, self.outer = nn.Linear(4, 5), nn.Linear(15, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(x + self.positions)).flatten(1))
+
+
+ONE_EXAMPLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "layers": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)), (1, 4)),
+    "a single unit": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 1)), (1, 4)),
+    "convolution": (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4, 1)),
+        (1, 1, 4, 4),
+    ),
+    "positions": (Positions, (1, 3, 4)),
+}
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("name", ONE_EXAMPLE)
+def test_a_batch_of_one_responds_as_any_other(name: str, linear: bool) -> None:
+    make, shape = ONE_EXAMPLE[name]
+    case = AnyModel(make(), torch.randn(shape), linear=linear)
+    assert case.terms.keys() == dict(case.model.named_parameters()).keys()
+    case.require_right()
+
+
+@pytest.mark.parametrize("method", [None, *METHODS, "stn"])
+def test_batch_normalisation_of_a_batch_of_one(method: str | None) -> None:
+    model = nn.Sequential(nn.Linear(FEATURES, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    tuner = started(model, method)
+    tuner.step(batches(1)[0])
+    with pytest.raises(ValueError, match="1 value per channel") as error:
+        tuner.step(batches(1, 1)[0])
+    message = str(error.value)
+    for part in ("size torch.Size([1, 5])", "a training batch of one", "drop_last=True"):
+        assert part in message
+
+
+def test_a_part_for_the_response_is_no_single_example() -> None:
+    study = optuna_dstn.create_study(config=TunerConfig(response_fraction=0.1))
+    study.enqueue_trial({"decay": 0.05})
+    trial = study.ask()
+    model = nn.Sequential(nn.Linear(FEATURES, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    decay = trial.suggest_float("decay", 0.01, 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=decay)
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    Tuner(trial, model, optimizer, loss_fn, batches(1)).step(batches(1)[0])
+    assert sizes == [8, 8, 2, 2]  # weights, validation, the response's halves
+
+
+# -- learning rates that change -------------------------------------------------------------------
+
+
+def one_cycle(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=10)
+
+
+def restarting(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=3)
+
+
+def on_plateau(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.3)
+
+
+SCHEDULED = [
+    (kind, schedule) for kind in ("SGD", "Adam") for schedule in (one_cycle, restarting, on_plateau)
+]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "stn"])
+@pytest.mark.parametrize(("kind", "schedule"), SCHEDULED)
+def test_the_response_follows_a_schedule_of_rate_and_momentum(
+    kind: str, schedule: Any, method: str
+) -> None:
+    torch.manual_seed(0)
+    config = TunerConfig(method=method, **STILL, response_interval=1)
+    trial = optuna_dstn.create_study(config=config).ask()
+    model = Net()
+    decay = trial.suggest_float("decay", 0.01, 0.1)
+    momentum: Any = {"momentum": 0.9} if kind == "SGD" else {}
+    optimizer = getattr(torch.optim, kind)(
+        model.parameters(), lr=0.1, weight_decay=decay, **momentum
+    )
+    scheduler = schedule(optimizer)
+    tuner = Tuner(trial, model, optimizer, loss_fn, batches(2))
+    seen: set[tuple[Any, ...]] = set()
+    for batch in batches(9):
+        before = {
+            k: optimizer.param_groups[0][k]
+            for k in ("lr", "momentum", "betas")
+            if k in optimizer.param_groups[0]
+        }
+        tuner.step(batch)
+        training: Any = tuner._training
+        (group,) = training._settled.response_optimizer.optimizer.param_groups
+        assert {k: group[k] for k in before} == before
+        seen.add(tuple(before.values()))
+        scheduler.step(*([1.0] if schedule is on_plateau else []))
+    assert len(seen) >= 3
+    assert tuner.tuned == ("decay",)
+
+
+@pytest.mark.parametrize("schedule", [one_cycle, restarting, on_plateau])
+def test_weights_follow_a_schedule_as_in_an_ordinary_loop(schedule: Any) -> None:
+    torch.manual_seed(0)
+    models = [Net(), Net()]
+    models[1].load_state_dict(models[0].state_dict())
+    tuners = [started(models[0]), started(models[1], None)]
+    schedulers = [schedule(t._training._optimizer) for t in tuners]
+    for batch in batches(9):
+        losses = [tuner.step(batch) for tuner in tuners]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for scheduler in schedulers:
+            scheduler.step(*([1.0] if schedule is on_plateau else []))

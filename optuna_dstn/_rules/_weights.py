@@ -95,6 +95,8 @@ def is_of_weights(
         return True
     if func not in ENTRYWISE_FUNCTIONS:
         return False
+    if sight.batch.examples == 1 and any(map(sight.is_examples, others)):
+        return False  # positions (1, T, C) and a batch of one
     try:
         shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     except RuntimeError:  # the function itself will say so
