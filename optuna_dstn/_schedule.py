@@ -61,6 +61,8 @@ def _short(number: float) -> float:
 def hyperparameter_schedule(trial: FrozenTrial) -> pd.DataFrame:
     """Return the hyperparameters that Δ-STN went through in one trial, one row per evaluation.
 
+    An evaluation before the first training step is left out: what is tuned is found in that step.
+
     Example:
         >>> frame = optuna_dstn.hyperparameter_schedule(study.best_trial)  # doctest: +SKIP
         >>> frame.plot("step", "dropout")  # doctest: +SKIP

@@ -207,7 +207,8 @@ class Tuner:
         values = training.hyperparameters
         if self._best is None or self._is_better(value, self._best.value):
             self._best = _Best(value, values, _copied_state(self._model))
-        if isinstance(self._trial, DSTNTrial):
+        # Before the first step nothing is known to be tuned, so that a row would have no columns.
+        if isinstance(self._trial, DSTNTrial) and training.tuned:
             scales = training.scales
             tuned = {name: values[name] for name in scales}
             self._schedule.append(training.steps, value, tuned, scales)
