@@ -1,8 +1,8 @@
-"""Is it the schedule, or where it ends? A tuned run beside two plain ones on scikit-learn's digits.
+"""Is it the schedule, or where it ends? A tuned run beside plain ones on scikit-learn's digits.
 
-Δ-STN tunes two dropouts and a weight decay while the network trains, from a strong start. Then fresh
-networks are trained plainly: at the values that tuning found, fixed, and with the schedule replayed
-step by step. MacKay et al. (2019) compare self-tuning networks in this way.
+Δ-STN tunes two dropouts and a weight decay while the network trains, from a strong start. Then
+fresh networks are trained plainly: at the values that tuning found, fixed, and with the schedule
+replayed step by step. MacKay et al. (2019) compare self-tuning networks in this way.
 
     python examples/schedule.py
 """
