@@ -63,14 +63,20 @@ class Timetable:
         Raises:
             ValueError: If the frame is no schedule.
         """
+        frame = frame.rename(columns=str)
+        twice = frame.columns[frame.columns.duplicated()]
+        if len(twice):
+            raise ValueError(
+                f"The schedule has several columns {twice[0]!r}: give each hyperparameter one."
+            )
         if "step" not in frame.columns:
             raise ValueError(
                 "The schedule has no column 'step' (columns: "
-                f"{', '.join(map(str, frame.columns)) or 'none'}). Name the weight steps after "
+                f"{', '.join(frame.columns) or 'none'}). Name the weight steps after "
                 "which each row begins to hold in it: frame['step'], or frame.reset_index() where "
                 "they are the index."
             )
-        names = [name for name in map(str, frame.columns) if _is_hyperparameter(name)]
+        names = [name for name in frame.columns if _is_hyperparameter(name)]
         if not names or frame.empty:
             raise ValueError(
                 f"The schedule has {len(frame)} rows and {len(names)} columns of hyperparameters: "

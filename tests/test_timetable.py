@@ -58,6 +58,12 @@ def test_a_value_out_of_the_range() -> None:
         table.place("rate", FloatDistribution(0.0, 0.9))
 
 
+def test_columns_of_one_name() -> None:
+    frame = pd.DataFrame([[0, 0.1, 0.2]], columns=["step", "rate", "rate"])
+    with pytest.raises(ValueError, match="several columns 'rate'"):
+        Timetable.of_frame(frame)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
