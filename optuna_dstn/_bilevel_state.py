@@ -65,7 +65,7 @@ class BilevelState:
         self.drawn_alike = self.space.names if is_batchwise else findings.shared
         self.drawn_for_validation = self.space.names if is_batchwise else ()
         self.response = RESPONSES[config.response](
-            findings.responding, len(self.space), findings.axes
+            findings.responding, len(self.space), findings.axes, config.initial_scale
         )
         self.response_optimizer = ResponseOptimizer(
             self.response.parameter_groups(), optimizer, optimizer_factory

@@ -43,7 +43,9 @@ class TunerConfig:
         warmup_steps: Steps on weights and response before the first visit; ≥ 0.
         hyper_lr: Learning rate of RMSprop on the unconstrained hyperparameters λ; > 0.
         scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0.
-        initial_scale: σ at the start, in unconstrained space, the same for all; > 0.
+        initial_scale: σ0, σ at the start, in unconstrained space, the same for all; > 0. The wider,
+            the more of what the response learns from is signal, and the sooner λ finds its way
+            from a start where the loss is flat; the papers take 1.
         entropy_weight: τ in L_V − τ·H, which keeps σ from vanishing; ≥ 0.
         tune_scale: Whether σ is tuned; ``False`` keeps ``initial_scale``.
 
@@ -54,14 +56,14 @@ class TunerConfig:
     method: str = "delta-stn"
     response: str = "structured"
     perturbation: str = "auto"
-    response_interval: int = 2
+    response_interval: int = 3
     response_fraction: float = 1.0
     train_steps: int = 5
     valid_steps: int = 1
     warmup_steps: int = 100
     hyper_lr: float = 3e-2
     scale_lr: float = 1e-2
-    initial_scale: float = 1.0
+    initial_scale: float = 2.0
     entropy_weight: float = 1e-3
     tune_scale: bool = True
 

@@ -16,10 +16,14 @@ from optuna_dstn._delta import Delta
 class Response(ABC):
     """Δp = Θ_p·ε for every responding parameter p, Θ_p of some structure.
 
+    Θ is stored and trained in multiples of a scale of ε, as Θ·σ0: what multiplies it is then of
+    the order of 1, and its steps are as stable as those on the weights at any σ0.
+
     Args:
         groups: The responding parameters by name, one mapping per group of the user's optimizer.
-        axes: The axis of each parameter along which its units lie; 0 where it is not said.
         hyperparameters: h, the number of columns of Θ.
+        axes: The axis of each parameter along which its units lie; 0 where it is not said.
+        scale: σ0.
     """
 
     def __init__(
@@ -27,10 +31,12 @@ class Response(ABC):
         groups: Sequence[Mapping[str, nn.Parameter]],
         hyperparameters: int,
         axes: Mapping[str, int] | None = None,
+        scale: float = 1.0,
     ) -> None:
         self._groups = [dict(group) for group in groups]
         self._hyperparameters = hyperparameters
         self._axes = axes or {}
+        self._scale = scale
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,13 +54,17 @@ class Response(ABC):
         """Return the tensors of Θ, in one list."""
         return [tensor for group in self.parameter_groups() for tensor in group]
 
-    @abstractmethod
     def gates(self, perturbation: Tensor) -> list[Tensor]:
         """Return what of Δ is linear in ε: a matrix of B rows for each group.
 
         Args:
             perturbation: ε, shape (B, h).
         """
+        return self._gates(perturbation / self._scale)
+
+    @abstractmethod
+    def _gates(self, perturbation: Tensor) -> list[Tensor]:
+        """Return the gates at ε / σ0."""
 
     @abstractmethod
     def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
@@ -100,8 +110,9 @@ class StructuredResponse(Response):
         groups: Sequence[Mapping[str, nn.Parameter]],
         hyperparameters: int,
         axes: Mapping[str, int] | None = None,
+        scale: float = 1.0,
     ) -> None:
-        super().__init__(groups, hyperparameters, axes)
+        super().__init__(groups, hyperparameters, axes, scale)
         self.directions: list[dict[str, Tensor]] = []
         self.gains: list[Tensor] = []
         self._units: list[list[int]] = []
@@ -127,7 +138,7 @@ class StructuredResponse(Response):
             for gain, directions in zip(self.gains, self.directions, strict=True)
         ]
 
-    def gates(self, perturbation: Tensor) -> list[Tensor]:
+    def _gates(self, perturbation: Tensor) -> list[Tensor]:
         return [F.linear(perturbation, gain) for gain in self.gains]
 
     def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
@@ -183,8 +194,9 @@ class FullResponse(Response):
         groups: Sequence[Mapping[str, nn.Parameter]],
         hyperparameters: int,
         axes: Mapping[str, int] | None = None,
+        scale: float = 1.0,
     ) -> None:
-        super().__init__(groups, hyperparameters, axes)
+        super().__init__(groups, hyperparameters, axes, scale)
         self.jacobians: list[dict[str, Tensor]] = [
             {n: p.new_zeros(hyperparameters, *p.shape).requires_grad_() for n, p in group.items()}
             for group in self._groups
@@ -193,7 +205,7 @@ class FullResponse(Response):
     def parameter_groups(self) -> list[list[Tensor]]:
         return [list(group.values()) for group in self.jacobians]
 
-    def gates(self, perturbation: Tensor) -> list[Tensor]:
+    def _gates(self, perturbation: Tensor) -> list[Tensor]:
         return [perturbation]
 
     def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
