@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-gpu lint format clean
 
 demo: $(READY)
-	$(RUN)/python -m comparisons
+	$(RUN)/python -m comparisons run --problems digits --tuners random,tpe,gp,delta-stn
 
 test: $(READY)
 	$(RUN)/python -m pytest -n auto
