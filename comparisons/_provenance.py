@@ -27,7 +27,7 @@ _NEUTRAL = {
     *("__init__.py", "__main__.py", "_tuners.py"),
 }
 
-VERSIONS = ("python", *_LIBRARIES, "syne-tune", "cmaes", "optuna-dstn", "source")
+VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn", "source")
 """Settings that say by what a study was run; the others say what was run."""
 BUDGET = ("trials", "budget")
 """Settings that mean nothing to a tuner whose budget is its own."""

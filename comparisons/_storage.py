@@ -108,6 +108,31 @@ class Result(NamedTuple):
         """Cost of all trials, in plain training runs."""
         return in_plain_runs(sum(c.cpu_seconds for c in self.costs), self.plain_cpu_seconds)
 
+    def evaluations(self) -> Iterator[tuple[float, float]]:
+        """Yield what the search had cost at each evaluation, in plain runs, and the loss there.
+
+        In the order in which they were made. What a trial, or a piece of one, cost is spread evenly
+        over its evaluations.
+        """
+        total = sum(cost.cpu_seconds for cost in self.costs)
+        unit = self.plain_runs / total
+        losses = [iter(_losses(trial)) for trial in self.trials]
+        before = 0.0
+        for trial, count, cost in self.pieces or [
+            Piece(n, len(_losses(trial)), cost)
+            for n, (trial, cost) in enumerate(zip(self.trials, self.costs, strict=True))
+        ]:
+            for index in range(1, count + 1):
+                spent = before + cost.cpu_seconds * index / count
+                yield spent * unit, next(losses[trial])
+            before += cost.cpu_seconds
+
+
+def _losses(trial: FrozenTrial) -> list[float]:
+    if trial.intermediate_values:
+        return list(trial.intermediate_values.values())
+    return [] if trial.value is None else [trial.value]
+
 
 def open_storage(path: Path) -> RDBStorage:
     """Open the SQLite file, made if it is not there.

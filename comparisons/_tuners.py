@@ -10,6 +10,7 @@ from typing import Any
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
+from comparisons._population import Population
 from comparisons._tuner import Sampling, SelfTuning, Tuner
 from optuna_dstn import TunerConfig
 
@@ -31,6 +32,7 @@ TUNERS: dict[str, Tuner] = {
     "gp": Sampling("Bayesian optimisation with a Gaussian process", GPSampler),
     "cmaes": Sampling("evolution strategy CMA-ES", CmaEsSampler, libraries=("cmaes",)),
     "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
+    "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
     **_from_each_start("stn", "STN, one run", method="stn"),
     **_from_each_start("centered-stn", "centred STN, one run", method="centered-stn"),
     **_from_each_start("delta-stn", "Δ-STN, one run"),
