@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 import os
 import signal
+import sys
 from threading import RLock
 import traceback
 from typing import NamedTuple, NoReturn
@@ -96,6 +97,7 @@ class _Progress:
         self._all: tqdm[NoReturn] = tqdm(
             total=sum(job.training_runs for job in jobs),
             desc="all studies",
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # in a file each one stays
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} runs [{elapsed}<{remaining}]",
             disable=not is_shown,
         )

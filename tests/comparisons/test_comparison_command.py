@@ -11,7 +11,7 @@ from comparisons import __main__ as command
 from comparisons._lock import locked
 from comparisons._report import write_report
 from comparisons._runner import Failure
-from comparisons._storage import open_storage, read
+from comparisons._storage import StorageError, open_storage, read
 from comparisons._study import Job, run_study
 from comparisons.problems import PROBLEMS, Digits
 
@@ -318,6 +318,22 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert result.exit_code != 0
     assert str(tmp_path / "file") in result.output
     assert not jobs_run
+
+
+def test_a_study_that_cannot_be_stored_is_told(
+    tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("studies.db cannot be used: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write", full)
+        result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "disk is full" in result.output
+    assert "the same command goes on from there" in result.output
+    assert len(jobs_run) == 1
+    assert _invoke(*_TINY, "--out", str(tmp_path)).exit_code == 0
 
 
 def test_a_report_that_cannot_be_written_leaves_the_studies(
