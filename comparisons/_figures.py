@@ -19,7 +19,6 @@ from optuna_dstn.visualization._comparison import (
     Curve,
     Progress,
     average_progress,
-    best_so_far,
     curve_traces,
 )
 
@@ -74,9 +73,8 @@ def _get_comparison_info(results: Iterable[Result]) -> _ComparisonInfo:
 
 
 def _progress(result: Result) -> Progress:
-    # Every plain run has the same unit, so shares of the total are shares of the budget.
-    unit = result.plain_runs / sum(cost.cpu_seconds for cost in result.costs)
-    return best_so_far(result.trials, [cost.cpu_seconds * unit for cost in result.costs])
+    spent, losses = np.array(list(result.evaluations())).T
+    return Progress(spent, np.minimum.accumulate(losses))
 
 
 def _get_comparison_plot(info: _ComparisonInfo) -> go.Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import html
+from pathlib import Path
 from string import Template
 
 import pandas as pd
@@ -12,7 +13,7 @@ import plotly.offline
 
 from comparisons._figures import Figure, optuna_figures, plot_comparison
 from comparisons._storage import Result
-from comparisons._table import by_tuner, formatted, summarise
+from comparisons._table import by_tuner, formatted, summarise, to_markdown
 
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -60,6 +61,31 @@ Networks are taken at their best validation loss; test data are looked at only a
 initial weights: mean over the seeds ± its standard error. A budget is the CPU time of all that a
 tuner does, its evaluations included, divided by the median CPU time of plain runs measured beside
 it in the same process; seconds are wall time. Retraining is not counted: it is the same for all."""
+
+
+def write_report(results: Sequence[Result], out: Path) -> list[Path]:
+    """Write the report of each problem into a folder of its own where there are several.
+
+    Returns:
+        The files that were written.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(f"{result.problem} {result.scale}", []).append(result)
+    written = []
+    for name, group in groups.items():
+        folder = out / name if len(groups) > 1 else out
+        folder.mkdir(exist_ok=True)
+        summary = summarise(group)
+        for file, text in {
+            "table.csv": summary.to_csv(index=False),
+            "table.md": to_markdown(formatted(summary)),
+            "report.html": to_report(group),
+            "comparison.html": to_comparison(group),
+        }.items():
+            (folder / file).write_text(text, encoding="utf-8")
+            written.append(folder / file)
+    return written
 
 
 def to_report(results: Sequence[Result]) -> str:
