@@ -41,7 +41,7 @@ _PAGE = Template("""<!DOCTYPE html>
 <title>$title</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; padding: 1rem;
-  max-width: 60rem; }
+  max-width: 64rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.35rem; margin: 3rem 0 0.5rem; border-bottom: 2px solid #222; }
 h3 { font-size: 1.1rem; margin: 2rem 0 0.3rem; }
@@ -60,11 +60,10 @@ figcaption, .note { color: #555; font-size: 0.9rem; }
   border-top: 3px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem;
   margin: 0.5rem 0; }
-th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd;
-  white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; }
+th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }
+th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
-  background: #fff; }
+  background: #fff; white-space: nowrap; }
 details { border: 1px solid #ccc; border-radius: 0.4rem; padding: 0.4rem 0.8rem; margin: 1rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; }
@@ -170,8 +169,9 @@ def facts(values: Mapping[str, str]) -> str:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Return a table of text."""
-    return f'<div class="scroll">{frame.to_html(index=False, border=0)}</div>'
+    """Return a table of text; on a narrow page a cell breaks before its bracket, not in it."""
+    text = frame.astype(str).map(lambda cell: cell.replace(", ", ",\u00a0"))
+    return f'<div class="scroll">{text.to_html(index=False, border=0)}</div>'
 
 
 def key(looks: Styles) -> str:

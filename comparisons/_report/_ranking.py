@@ -35,15 +35,22 @@ def rank_table(rankings: Mapping[str, Ranking]) -> pd.DataFrame:
     return text.rename_axis("tuner").reset_index()
 
 
-def rank_statement(measure: str, ranking: Ranking) -> str:
-    """Return what the ranks of a measure show, and what they do not."""
+def rank_statements(rankings: Mapping[str, Ranking]) -> list[str]:
+    """Return what the ranks show, and what they do not: measures of which the same is true once."""
+    measures: dict[str, list[str]] = {}
+    for measure, ranking in rankings.items():
+        measures.setdefault(_statement(ranking), []).append(f"«{measure}»")
+    return [f"{', '.join(names)}: {statement}" for statement, names in measures.items()]
+
+
+def _statement(ranking: Ranking) -> str:
     problems, tuners = len(ranking.problems), len(ranking.ranks)
     left_out = (
         f" Not ranked, for lack of studies: {', '.join(ranking.left_out)}."
         if ranking.left_out
         else ""
     )
-    of = f"«{measure}», {tuners} tuners on {problems} problem{'s' * (problems != 1)}"
+    of = f"{tuners} tuners on {problems} problem{'s' * (problems != 1)}"
     if math.isnan(ranking.p):
         return (
             f"{of}: too few for Friedman's test, so these ranks show no more than a tendency."

@@ -113,6 +113,10 @@ def _plot(problem: str, tuners: dict[str, dict[str, Spread]]) -> Figure:
             },
         )
     figure.update_layout(scattermode="group")
+    ends = [x for ways in tuners.values() for s in ways.values() for x in s if math.isfinite(x)]
+    if ends:
+        margin = 0.05 * (max(ends) - min(ends))
+        figure.update_xaxes(range=[min(ends) - margin, max(ends) + margin])
     figure.update_xaxes(title_text="Test loss")
     figure.update_yaxes(autorange="reversed", type="category")
     _style.fitted(figure, height=170 + 70 * len(tuners))

@@ -24,7 +24,7 @@ from comparisons._storage import Result
 from comparisons._table import BASELINE, by_problem, by_tuner, formatted, summarise
 
 
-_VERSIONS = ("python", "torch", "optuna", "scikit-learn", "optuna-dstn")
+_VERSIONS = ("python", "torch", "optuna", "scikit-learn", "syne-tune", "cmaes", "optuna-dstn")
 
 
 class Table(NamedTuple):
@@ -113,7 +113,7 @@ def comparison(results: list[Result]) -> Section:
             "1 is best. On each problem the tuners are ranked by their medians over the seeds; a "
             "problem counts once, however many seeds it has."
         ),
-        _page.bullets(_ranking.rank_statement(*item) for item in rankings.items()),
+        _page.bullets(_ranking.rank_statements(rankings)),
     ]
     tables = [Table("ranks", ranks)]
     for measure in rankings:

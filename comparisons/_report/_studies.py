@@ -21,7 +21,7 @@ from optuna_dstn.visualization import plot_hyperparameter_schedule
 _LOSS = "Validation loss"
 _MOST_TRIALS = 40  # of which the course is drawn
 _MOST_SCHEDULES = 3  # seeds of which the schedule is drawn
-_WIDTH_OF_A_PARAMETER = 150  # pixels
+_WIDTH_OF_A_PARAMETER = 180  # pixels
 
 
 class _StudiesInfo(NamedTuple):
@@ -142,7 +142,13 @@ def _intermediate_values(study: optuna.Study, seed: int) -> Figure:
 
 
 def _importances(study: optuna.Study) -> Figure:
-    return _of_parameters("Parameter importances", visualization.plot_param_importances, study)
+    def plot(study: optuna.Study) -> go.Figure:
+        figure = visualization.plot_param_importances(study)
+        figure.update_traces(cliponaxis=False)
+        figure.update_xaxes(title_text="Importance", range=[0, 1.1])
+        return figure.update_yaxes(title_text=None)
+
+    return _of_parameters("Parameter importances", plot, study)
 
 
 def _slice(study: optuna.Study) -> Figure:

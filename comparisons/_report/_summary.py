@@ -37,8 +37,9 @@ def _best(losses: pd.DataFrame) -> Iterator[str]:
     if medians.empty:
         return
     won: dict[str, list[str]] = {}
-    for problem, tuner in medians.idxmin(axis=1).items():
-        won.setdefault(str(tuner), []).append(str(problem))
+    for problem, row in medians.iterrows():
+        best = " and ".join(str(tuner) for tuner in row.index[row == row.min()])
+        won.setdefault(best, []).append(str(problem))
     shares = (
         f"{tuner} on {len(problems)} ({', '.join(problems)})"
         for tuner, problems in sorted(won.items(), key=lambda item: -len(item[1]))
