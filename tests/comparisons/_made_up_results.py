@@ -40,7 +40,7 @@ def self_tuned(made: FrozenTrial) -> FrozenTrial:
         "hyperparameters": {"x": [0.1 * i for i in range(n)]},
         "step": list(range(n)),
         "value": list(made.intermediate_values.values()),
-        "scale": {"x": [1.0] * n},
+        "scales": {"x": [1.0] * n},
     }
     return made
 

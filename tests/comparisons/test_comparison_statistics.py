@@ -121,9 +121,7 @@ def test_equal_tuners_do_not_differ() -> None:
 
 
 def test_a_tuner_that_lacks_here_and_there_shrinks_the_ranking() -> None:
-    table = losses(
-        a=[1.0, 2.0, 3.0, 4.0], b=[2.0, 1.0, 4.0, NAN], rare=[1.0, NAN, NAN, NAN]
-    )
+    table = losses(a=[1.0, 2.0, 3.0, 4.0], b=[2.0, 1.0, 4.0, NAN], rare=[1.0, NAN, NAN, NAN])
     ranking = statistics.rank(table)
     assert ranking.left_out == ["rare"]
     assert ranking.problems == ["p0", "p1", "p2"]
