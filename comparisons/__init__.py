@@ -5,5 +5,5 @@ data, retrained plainly on fresh seeds, and looked at once on test data. What it
 and counted in plain training runs.
 
 Data flows one way: ``problems`` and ``_tuners`` → ``_study`` (one study) → ``_runner`` (all
-of them) → ``_storage`` (SQLite) → ``_table``, ``_figures`` → ``_report``.
+of them) → ``_storage`` (SQLite) → ``_table`` → ``_report``.
 """

@@ -21,12 +21,15 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         LockedError: If another process holds it.
+        sqlite3.OperationalError: If the directory cannot be written to.
     """
     connection = sqlite3.connect(directory / ".lock", timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         connection.close()
+        if "locked" not in str(error):
+            raise
         raise LockedError(f"Another comparison is writing to {directory}.") from error
     try:
         yield

@@ -6,30 +6,45 @@ from collections.abc import Iterator
 import functools
 import hashlib
 from importlib.metadata import version
+import inspect
 import os
 from pathlib import Path
 import platform
 from typing import Any
 
 from comparisons._study import Job
+from comparisons._tuners import TUNERS
+from comparisons.problems import Problem
 import optuna_dstn
 
 
+_LIBRARIES = ("torch", "optuna", "scikit-learn")
 _HERE = Path(__file__).parent
-# Sources on which no number in a study depends.
-_PRESENTATION = {"visualization", "_table.py", "_figures.py", "_report.py", "__main__.py"}
+# Sources on which no number in a study depends: presentation, storing, and lists of what there is.
+_NEUTRAL = {
+    *("visualization", "_report", "_table.py", "_sensitivity.py"),
+    *("_lock.py", "_provenance.py", "_runner.py", "_storage.py"),
+    *("__init__.py", "__main__.py", "_tuners.py"),
+}
+
+VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn", "source")
+"""Settings that say by what a study was run; the others say what was run."""
+BUDGET = ("trials", "budget")
+"""Settings that mean nothing to a tuner whose budget is its own."""
 
 
 def settings(job: Job) -> dict[str, Any]:
     """Return all that two studies must share for their results to be comparable."""
+    tuner = TUNERS[job.tuner]
     return {
         **job.problem.settings(),
         "trials": job.trials,
+        "budget": str(job.budget),
         "retrainings": job.retrainings,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "optuna", "scikit-learn")},
+        **{name: version(name) for name in (*_LIBRARIES, *tuner.libraries)},
         "optuna-dstn": optuna_dstn.__version__,
-        "source": source_digest(),
+        "source": source_digest(type(job.problem), repr(tuner)),
     }
 
 
@@ -50,17 +65,33 @@ def available_cores() -> int:
 
 
 @functools.cache  # a source edited while studies run does not change what was run
-def source_digest() -> str:
-    """Return a short digest of the source code on which results depend."""
-    digest = hashlib.sha256()
-    for path in sorted(_sources()):
+def source_digest(problem: type[Problem], tuner: str) -> str:
+    """Return a short digest of the source code on which results depend.
+
+    A problem's own file counts for it alone; what several problems share counts for all.
+
+    Args:
+        problem: The problem's class.
+        tuner: The tuner's line in the registry.
+    """
+    digest = hashlib.sha256(tuner.encode())
+    for path in sorted(_sources(problem)):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _sources() -> Iterator[Path]:
+def _sources(problem: type[Problem]) -> Iterator[Path]:
+    own = {
+        Path(inspect.getfile(c)).resolve() for c in problem.__mro__ if c.__module__ != "builtins"
+    }
+    problems = _HERE / "problems"
     for package in (Path(optuna_dstn.__file__).parent, _HERE):
         for path in package.rglob("*.py"):
-            if not _PRESENTATION.intersection(path.relative_to(package).parts):
+            is_anothers = (
+                path.parent == problems
+                and not path.name.startswith("_")
+                and path.resolve() not in own
+            )
+            if not is_anothers and not _NEUTRAL.intersection(path.relative_to(package).parts):
                 yield path

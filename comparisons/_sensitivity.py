@@ -28,6 +28,7 @@ from tqdm import tqdm
 from comparisons._lock import LockedError, locked
 from comparisons._provenance import available_cores, source_digest
 from comparisons._report import SENSITIVITY_RUNS, write_sensitivity
+from comparisons._tuners import unknown
 from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
 import optuna_dstn
 
@@ -149,7 +150,7 @@ def append(path: Path, run: Run, losses: Losses) -> None:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "optuna")},
         "optuna-dstn": optuna_dstn.__version__,
-        "source": source_digest(),
+        "source": source_digest(type(run.problem), run.method),
     }
     is_new = not path.is_file()
     with path.open("a", encoding="utf-8", newline="") as file:
@@ -162,14 +163,20 @@ def append(path: Path, run: Run, losses: Losses) -> None:
 # -- the command ---------------------------------------------------------------------------------
 
 
+def _parse_problems(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in PROBLEMS:
+            raise click.BadParameter(unknown("problem", name, PROBLEMS))
+    return names
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
-    "--problem",
-    "problems",
-    multiple=True,
-    default=[name for name in _PROBLEMS if name in PROBLEMS],
-    type=click.Choice(list(PROBLEMS)),
-    help="What to tune; may be given several times.",
+    "--problems",
+    default=",".join(_PROBLEMS),
+    callback=_parse_problems,
+    help="What to tune, separated by commas.",
 )
 @click.option(
     "--scale",

@@ -6,17 +6,22 @@ attribute was cut off while it was written; it is dropped and run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+import sqlite3
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
 
 from comparisons._budget import Cost, in_plain_runs
-from comparisons._provenance import machine, settings
-from comparisons._study import Job, Record, Retrained
+from comparisons._provenance import BUDGET, VERSIONS, machine, settings
+from comparisons._study import Job, Piece, Record, Retrained
+from comparisons._tuners import TUNERS
 
 
 # user_attrs of a trial
@@ -32,11 +37,19 @@ _PLAIN = "plain_run_cpu_seconds"
 _RETRAINED = "retrained"
 _SETTINGS = "settings"
 _MACHINE = "machine"
+_PIECES = "pieces"
+_FORMAT = "format"
 _COMPLETE = "complete"  # written last
+
+_THIS_FORMAT = 2  # of these attributes
 
 
 class SettingsError(ValueError):
     """The file holds results that cannot be compared with those asked for."""
+
+
+class StorageError(RuntimeError):
+    """The file cannot be read or written, or is none of a comparison's."""
 
 
 class Result(NamedTuple):
@@ -53,6 +66,7 @@ class Result(NamedTuple):
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
         settings: What was run.
         machine: Where.
+        pieces: How the search went on, where trials were trained in turn; else nothing.
     """
 
     tuner: str
@@ -65,6 +79,17 @@ class Result(NamedTuple):
     retrained: list[Retrained]
     settings: dict[str, Any]
     machine: dict[str, Any]
+    pieces: list[Piece] = []  # noqa: RUF012
+
+    @property
+    def problem(self) -> str:
+        """Name of the problem."""
+        return str(self.settings["problem"])
+
+    @property
+    def scale(self) -> str:
+        """Name of its scale."""
+        return str(self.settings["scale"])
 
     @property
     def validation_loss(self) -> float:
@@ -83,41 +108,134 @@ class Result(NamedTuple):
         """Cost of all trials, in plain training runs."""
         return in_plain_runs(sum(c.cpu_seconds for c in self.costs), self.plain_cpu_seconds)
 
+    def evaluations(self) -> Iterator[tuple[float, float]]:
+        """Yield what the search had cost at each evaluation, in plain runs, and the loss there.
+
+        In the order in which they were made. What a trial, or a piece of one, cost is spread evenly
+        over its evaluations.
+        """
+        total = sum(cost.cpu_seconds for cost in self.costs)
+        unit = self.plain_runs / total
+        losses = [iter(_losses(trial)) for trial in self.trials]
+        before = 0.0
+        for trial, count, cost in self.pieces or [
+            Piece(n, len(_losses(trial)), cost)
+            for n, (trial, cost) in enumerate(zip(self.trials, self.costs, strict=True))
+        ]:
+            for index in range(1, count + 1):
+                spent = before + cost.cpu_seconds * index / count
+                yield spent * unit, next(losses[trial])
+            before += cost.cpu_seconds
+
+
+def _losses(trial: FrozenTrial) -> list[float]:
+    if trial.intermediate_values:
+        return list(trial.intermediate_values.values())
+    return [] if trial.value is None else [trial.value]
+
 
 def open_storage(path: Path) -> RDBStorage:
-    """Open the SQLite file, made if it is not there."""
-    # The dashboard may be reading; wait for it rather than fail.
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60.0}})
-
-
-def missing(storage: RDBStorage, jobs: Iterable[Job]) -> list[Job]:
-    """Return the jobs whose studies are not in the storage yet; drop those cut off.
+    """Open the SQLite file, made if it is not there.
 
     Raises:
-        SettingsError: If a study in the storage was run otherwise than the jobs ask, or is none of
-            a comparison's.
+        StorageError: If it is no database, another program's, or one that this version of Optuna
+            cannot read.
     """
-    jobs = list(jobs)
-    names = {job.study_name for job in jobs}
+    with _explained(path):
+        _require_optunas(path)
+        # The dashboard may be reading; wait for it rather than fail.
+        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60.0}})
+
+
+def _require_optunas(path: Path) -> None:
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in rows}
+    if tables and "studies" not in tables:
+        raise StorageError(f"{path} is a database, but holds no studies of Optuna's.")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of any error of the libraries below which file it is about."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError, RuntimeError) as error:
+        # Each layer wraps the one below; the innermost says what happened.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise StorageError(f"{path} cannot be used: {cause}") from error
+
+
+def missing(storage: RDBStorage, jobs: Iterable[Job], *, keep_older: bool = False) -> list[Job]:
+    """Return the jobs whose studies are not in the storage yet; drop studies cut off.
+
+    A study that is asked for must have been run as it is asked for. Other studies of the same
+    problem at the same scale share its table, so they must have been run on the same problem, with
+    the same budget; versions may differ there, and the report says so.
+
+    Args:
+        storage: Where studies are.
+        jobs: What is asked for.
+        keep_older: Take studies that are there as they are.
+
+    Raises:
+        SettingsError: If a study in the storage was run otherwise, or is none of a comparison's.
+        StorageError: If the storage cannot be read or written.
+    """
+    asked = {job.study_name: job for job in jobs}
+    # Once for all, before anything is run: the source may be edited meanwhile.
+    wanted = {name: settings(job) for name, job in asked.items()}
     done = set()
-    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        stored = summary.user_attrs.get(_SETTINGS)
-        if stored is None and (summary.n_trials or summary.study_name not in names):
-            raise SettingsError(f"No comparison wrote study {summary.study_name!r}.")
-        if not summary.user_attrs.get(_COMPLETE):
-            optuna.delete_study(study_name=summary.study_name, storage=storage)
-            continue
-        for job in jobs[:1]:  # they differ in tuner and seed only
-            _require_same(summary.study_name, summary.user_attrs[_SETTINGS], settings(job))
-        done.add(summary.study_name)
-    return [job for job in jobs if job.study_name not in done]
+    with _explained(_path(storage)):
+        for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
+            name, attributes = summary.study_name, summary.user_attrs
+            if _SETTINGS not in attributes and (summary.n_trials or name not in asked):
+                raise SettingsError(f"No comparison wrote study {name!r}.")
+            if not attributes.get(_COMPLETE):
+                optuna.delete_study(study_name=name, storage=storage)
+                continue
+            _require_format(name, attributes)
+            if not keep_older:
+                _require_comparable(name, attributes, wanted)
+            done.add(name)
+    return [job for name, job in asked.items() if name not in done]
 
 
-def _require_same(study_name: str, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+def _path(storage: RDBStorage) -> Path:
+    return Path(storage.url.removeprefix("sqlite:///"))
+
+
+def _require_format(study_name: str, attributes: Mapping[str, Any]) -> None:
+    found = attributes.get(_FORMAT, 1)
+    if found != _THIS_FORMAT:
+        raise StorageError(
+            f"Study {study_name!r} was written by another version of the comparison (format "
+            f"{found}; this one reads {_THIS_FORMAT})."
+        )
+
+
+def _require_comparable(
+    study_name: str, attributes: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]]
+) -> None:
+    stored = attributes[_SETTINGS]
+    ignored: set[str] = set() if _takes_budget(attributes[_TUNER]) else set(BUDGET)
+    if study_name in wanted:
+        asked = wanted[study_name]
+    else:
+        ignored |= {*VERSIONS}
+        place = stored["problem"], stored["scale"]
+        beside = (other for other in wanted.values() if (other["problem"], other["scale"]) == place)
+        asked = next(beside, stored)
     different = [
         f"{key} was {stored.get(key, 'not recorded')}, now {asked.get(key, 'not there')}"
         for key in dict.fromkeys([*stored, *asked])
-        if stored.get(key) != asked.get(key)
+        if key not in ignored and stored.get(key) != asked.get(key)
     ]
     if different:
         raise SettingsError(
@@ -126,12 +244,18 @@ def _require_same(study_name: str, stored: dict[str, Any], asked: dict[str, Any]
         )
 
 
+def _takes_budget(tuner: str) -> bool:
+    return tuner not in TUNERS or TUNERS[tuner].takes_budget
+
+
 def write(storage: RDBStorage, record: Record) -> None:
-    """Add a finished study."""
-    study = optuna.create_study(
-        storage=storage, study_name=record.job.study_name, direction="minimize"
-    )
+    """Add a finished study.
+
+    Raises:
+        StorageError: If the file cannot be written, as on a full disk. What was in it stays.
+    """
     attributes = {
+        _FORMAT: _THIS_FORMAT,
         _SETTINGS: settings(record.job),
         _MACHINE: machine(),
         _TUNER: record.job.tuner,
@@ -140,35 +264,48 @@ def write(storage: RDBStorage, record: Record) -> None:
         _TEST_LOSS: record.test_loss,
         _PLAIN: record.plain_cpu_seconds,
         _RETRAINED: [retrained._asdict() for retrained in record.retrained],
+        _PIECES: record.pieces,
     }
-    for key, value in attributes.items():
-        study.set_user_attr(key, value)
-    for trial, cost in zip(record.trials, record.costs, strict=True):
-        trial.user_attrs |= {_SECONDS: cost.seconds, _CPU_SECONDS: cost.cpu_seconds}
-        study.add_trial(trial)
-    study.set_user_attr(_COMPLETE, True)
+    with _explained(_path(storage)):
+        study = optuna.create_study(
+            storage=storage, study_name=record.job.study_name, direction="minimize"
+        )
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
+        for trial, cost in zip(record.trials, record.costs, strict=True):
+            trial.user_attrs |= {_SECONDS: cost.seconds, _CPU_SECONDS: cost.cpu_seconds}
+            study.add_trial(trial)
+        study.set_user_attr(_COMPLETE, True)
 
 
 def read(storage: RDBStorage) -> list[Result]:
-    """Return all finished studies, in the order of their seeds."""
-    results = []
-    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        attributes = summary.user_attrs
-        if not attributes.get(_COMPLETE):
-            continue
-        trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
-        results.append(
-            Result(
-                tuner=attributes[_TUNER],
-                seed=attributes[_SEED],
-                trials=trials,
-                costs=[Cost(t.user_attrs[_SECONDS], t.user_attrs[_CPU_SECONDS]) for t in trials],
-                plain_cpu_seconds=attributes[_PLAIN],
-                selected=attributes[_SELECTED],
-                test_loss=attributes[_TEST_LOSS],
-                retrained=[Retrained(**retrained) for retrained in attributes[_RETRAINED]],
-                settings=attributes[_SETTINGS],
-                machine=attributes[_MACHINE],
-            )
-        )
+    """Return all finished studies, in the order of their seeds.
+
+    Raises:
+        StorageError: If the storage cannot be read.
+    """
+    with _explained(_path(storage)):
+        results = [
+            _result(storage, summary.study_name, summary.user_attrs)
+            for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)
+            if summary.user_attrs.get(_COMPLETE)
+        ]
     return sorted(results, key=lambda result: result.seed)
+
+
+def _result(storage: RDBStorage, study_name: str, attributes: Mapping[str, Any]) -> Result:
+    _require_format(study_name, attributes)
+    trials = optuna.load_study(study_name=study_name, storage=storage).get_trials()
+    return Result(
+        tuner=attributes[_TUNER],
+        seed=attributes[_SEED],
+        trials=trials,
+        costs=[Cost(t.user_attrs[_SECONDS], t.user_attrs[_CPU_SECONDS]) for t in trials],
+        plain_cpu_seconds=attributes[_PLAIN],
+        selected=attributes[_SELECTED],
+        test_loss=attributes[_TEST_LOSS],
+        retrained=[Retrained(**retrained) for retrained in attributes[_RETRAINED]],
+        settings=attributes[_SETTINGS],
+        machine=attributes[_MACHINE],
+        pieces=[Piece(trial, n, Cost(*cost)) for trial, n, cost in attributes[_PIECES]],
+    )

@@ -7,13 +7,16 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-import optuna
-from optuna.trial import BaseTrial, FixedTrial, FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
-from comparisons._budget import Cost, Stopwatch, is_reference_due
+from comparisons._budget import Budget, Cost, Stopwatch
+from comparisons._search import Search
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Trained
-import optuna_dstn
+
+
+class BudgetError(ValueError):
+    """The budget does not suffice for one training run."""
 
 
 class Job(NamedTuple):
@@ -23,8 +26,9 @@ class Job(NamedTuple):
         problem: What is tuned.
         tuner: A name in ``TUNERS``.
         seed: The tuner's seed; also fixes initial weights and batches of the search.
-        trials: How many trials a sampler takes.
+        trials: What a sampler may spend, in plain training runs.
         retrainings: How often the selected point is retrained.
+        minutes: What it may spend instead, in wall time.
     """
 
     problem: Problem
@@ -32,22 +36,34 @@ class Job(NamedTuple):
     seed: int
     trials: int
     retrainings: int
+    minutes: float | None = None
 
     @property
     def study_name(self) -> str:
         """Name of the study in the storage."""
-        return f"{self.problem.name} {self.tuner} seed {self.seed}"
+        return f"{self.problem.name} {self.problem.scale.value} {self.tuner} seed {self.seed}"
 
     @property
-    def own_trials(self) -> int:
-        """How many trials this tuner takes."""
-        return TUNERS[self.tuner].trials(self.trials)
+    def budget(self) -> Budget:
+        """What a sampler may spend."""
+        if self.minutes is not None:
+            return Budget(self.minutes, "minutes")
+        return Budget(self.trials, "runs")
 
     @property
-    def training_runs(self) -> int:
-        """Training runs in all, for showing progress."""
-        n = self.own_trials
-        return n + sum(is_reference_due(i, n) for i in range(n + 1)) + self.retrainings
+    def training_runs(self) -> float:
+        """About how many plain training runs the study costs in all, for showing progress."""
+        return self.search_runs + self.plain_runs
+
+    @property
+    def search_runs(self) -> float:
+        """About how many of them the search costs."""
+        return TUNERS[self.tuner].plain_runs(self.trials)
+
+    @property
+    def plain_runs(self) -> int:
+        """How many are trained beside the search and after it, at most."""
+        return 3 + self.retrainings
 
 
 class Retrained(NamedTuple):
@@ -58,17 +74,26 @@ class Retrained(NamedTuple):
     test_loss: float
 
 
+class Piece(NamedTuple):
+    """A piece of a search: so many evaluations of a trial, and what they cost."""
+
+    trial: int
+    evaluations: int
+    cost: Cost
+
+
 class Record(NamedTuple):
     """A finished study.
 
     Attributes:
         job: What was asked.
         trials: The trials, in order.
-        costs: Cost of each trial: the sampler's share, training and evaluation.
+        costs: Cost of each trial: the tuner's own share, training and evaluation.
         plain_cpu_seconds: Cost of each plain run measured beside them.
         selected: Number of the trial with the best validation loss.
         test_loss: Test loss of the very network of that trial.
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
+        pieces: How the search went on, where trials were trained in turn; else nothing.
     """
 
     job: Job
@@ -78,6 +103,7 @@ class Record(NamedTuple):
     selected: int
     test_loss: float
     retrained: list[Retrained]
+    pieces: list[Piece] = []  # noqa: RUF012
 
 
 class _Purpose(IntEnum):
@@ -91,92 +117,114 @@ def training_seed(purpose: _Purpose, tuner_seed: int, number: int = 0) -> int:
     return int(np.random.SeedSequence([purpose, tuner_seed, number]).generate_state(1)[0])
 
 
-def run_study(job: Job, tick: Callable[[], Any] = lambda: None) -> Record:
+def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> Record:
     """Run a study in memory.
 
     Args:
         job: The study to run.
-        tick: Called after every training run.
+        report: Called after every training run, with the part of the study that is done.
 
     Raises:
         RuntimeError: If no trial completed, so there is nothing to select.
+        BudgetError: If the budget, in minutes, does not suffice for one training run.
     """
-    search = _Search(job, tick)
-    trials, costs = search.run()
-    if search.best is None:
+    study = _Study(job, report)
+    search, pieces = study.search()
+    best = search.best()
+    if best is None:
         raise RuntimeError(f"{job.study_name}: no trial completed.")
-    selected, trained = search.best
-    retrained = [
-        search.retrain(trials[selected].params, number) for number in range(job.retrainings)
-    ]
+    trials = search.trials()
+    retrained = [study.retrain(trials[best.trial].params, n) for n in range(job.retrainings)]
     return Record(
         job=job,
         trials=trials,
-        costs=costs,
-        plain_cpu_seconds=search.plain_cpu_seconds,
-        selected=selected,
-        test_loss=trained.test_loss(),
+        costs=_by_trial(pieces, len(trials)),
+        plain_cpu_seconds=study.plain_cpu_seconds,
+        selected=best.trial,
+        test_loss=best.trained.test_loss(),
         retrained=retrained,
+        pieces=pieces if len(pieces) > len(trials) else [],
     )
 
 
-class _Search:
-    """A search and the plain runs beside it.
+def _by_trial(pieces: list[Piece], trials: int) -> list[Cost]:
+    costs = [Cost(0.0, 0.0)] * trials
+    for piece in pieces:
+        costs[piece.trial] = costs[piece.trial].plus(piece.cost)
+    return costs
+
+
+class _Study:
+    """A search, and the plain runs beside it and after it.
 
     Attributes:
-        best: Number and network of the trial that Optuna holds for the best so far.
         plain_cpu_seconds: Costs of the plain runs so far.
     """
 
-    best: tuple[int, Trained] | None = None
-
-    def __init__(self, job: Job, tick: Callable[[], Any]) -> None:
+    def __init__(self, job: Job, report: Callable[[float], Any]) -> None:
         self._job = job
-        self._tick = tick
-        self._study = TUNERS[job.tuner].create_study(job.problem, job.seed)
+        self._report = report
+        self._searched = 0.0
+        self._references = 0
         self.plain_cpu_seconds: list[float] = []
 
-    def run(self) -> tuple[list[FrozenTrial], list[Cost]]:
-        """Return the trials and what each of them cost."""
-        costs = []
-        trials = self._job.own_trials
-        for done in range(trials + 1):
-            if is_reference_due(done, trials):
-                seed = training_seed(_Purpose.REFERENCE, self._job.seed, done)
-                self._train_plainly(dict(self._job.problem.reference), seed)
-            if done < trials:
-                costs.append(self._trial())
-        return self._study.get_trials(), costs
-
-    def _trial(self) -> Cost:
-        watch = Stopwatch()
-        # The sampler's own work, before and after the training, is within the measured time.
-        self._study.optimize(
-            self._objective, n_trials=1, catch=(optuna_dstn.TrainingDivergedError,)
+    def search(self) -> tuple[Search, list[Piece]]:
+        """Search until the budget is spent, measuring a plain run before, amid and after it."""
+        job = self._job
+        self._require_affordable(self._reference())
+        watch = Stopwatch(job.problem.device)
+        search = TUNERS[job.tuner].search(
+            job.problem, job.seed, training_seed(_Purpose.SEARCH, job.seed), job.budget
         )
-        cost = watch.read()
-        self._tick()
-        return cost
+        pieces: list[Piece] = []
+        seconds = 0.0
+        while self._searched < 1:
+            piece = search.advance()
+            cost = watch.read()
+            pieces.append(Piece(*piece, cost))
+            seconds += cost.seconds
+            self._searched = search.share(seconds)
+            self._tick()
+            if self._references == 1 and 0.5 <= self._searched < 1:
+                self._reference()
+            watch = Stopwatch(job.problem.device)
+        self._reference()
+        return search, pieces
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        trained = self._train(trial, training_seed(_Purpose.SEARCH, self._job.seed))
-        # The earlier trial wins a tie, as in Optuna's storage.
-        if self.best is None or trained.validation_loss < self.best[1].validation_loss:
-            self.best = trial.number, trained
-        return trained.validation_loss
+    def _require_affordable(self, run: Cost) -> None:
+        job = self._job
+        if (
+            TUNERS[job.tuner].takes_budget
+            and job.minutes is not None
+            and run.seconds > 60 * job.minutes
+        ):
+            raise BudgetError(
+                f"A budget of {job.budget} is too small: one plain training run of "
+                f"{job.problem.name} takes {run.seconds / 60:.2g} min here."
+            )
+
+    def _reference(self) -> Cost:
+        seed = training_seed(_Purpose.REFERENCE, self._job.seed, self._references)
+        self._references += 1
+        _, cost = self._train_plainly(dict(self._job.problem.reference), seed)
+        return cost
 
     def retrain(self, params: dict[str, Any], number: int) -> Retrained:
         """Train plainly on a fresh seed, the same for every tuner."""
         seed = training_seed(_Purpose.RETRAINING, self._job.seed, number)
-        trained = self._train_plainly(params, seed)
+        trained, _ = self._train_plainly(params, seed)
         return Retrained(seed, trained.validation_loss, trained.test_loss())
 
-    def _train(self, trial: BaseTrial, seed: int) -> Trained:
-        return self._job.problem.train(trial, seed, split=self._job.seed)
-
-    def _train_plainly(self, params: dict[str, Any], seed: int) -> Trained:
-        watch = Stopwatch()
-        trained = self._train(FixedTrial(params), seed)
-        self.plain_cpu_seconds.append(watch.read().cpu_seconds)
+    def _train_plainly(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
+        problem = self._job.problem
+        watch = Stopwatch(problem.device)
+        trained = problem.train(FixedTrial(params), seed, split=self._job.seed)
+        cost = watch.read()
+        self.plain_cpu_seconds.append(cost.cpu_seconds)
         self._tick()
-        return trained
+        return trained, cost
+
+    def _tick(self) -> None:
+        job = self._job
+        done = job.search_runs * min(self._searched, 1.0) + len(self.plain_cpu_seconds)
+        self._report(done / job.training_runs)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from comparisons._storage import Result
 from comparisons._tuners import TUNERS
-from comparisons.problems import PROBLEMS
+from comparisons.problems import PROBLEMS, Scale
 
 
 # With which each tuner is compared, seed by seed.
@@ -97,7 +97,13 @@ def by_tuner(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 def by_problem(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Group results by problem, in the registry's order; unregistered problems come last."""
-    return _grouped(results, lambda result: str(result.settings["problem"]), PROBLEMS)
+    names = [problem_name(name, scale) for name in PROBLEMS for scale in Scale]
+    return _grouped(results, lambda r: problem_name(r.problem, r.scale), names)
+
+
+def problem_name(problem: str, scale: str) -> str:
+    """Return the name of a problem at a scale: another scale is another problem."""
+    return problem if scale == Scale.CPU else f"{problem} ({Scale(scale).value})"
 
 
 def _grouped(

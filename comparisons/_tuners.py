@@ -2,73 +2,50 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 import difflib
-import warnings
+from functools import partial
+from typing import Any
 
-import optuna
-from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
-from comparisons.problems import Problem
-import optuna_dstn
-
-
-class Tuner(ABC):
-    """Makes the study in which a problem is tuned; all tuners minimise the validation loss."""
-
-    @abstractmethod
-    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        """Create a study in memory."""
-
-    def trials(self, asked: int) -> int:
-        """Return how many trials the tuner takes where samplers take ``asked``."""
-        return asked
+from comparisons._population import Population
+from comparisons._tuner import Sampling, SelfTuning, Tuner
+from optuna_dstn import TunerConfig
 
 
-@dataclass(frozen=True)
-class Sampling(Tuner):
-    """One of Optuna's samplers with its default settings; a trial is a plain training run.
-
-    No run is cut short unless a pruner is named: the tuner is then another one.
-    """
-
-    sampler: Callable[..., BaseSampler]
-    pruner: Callable[[], BasePruner] = NopPruner
-
-    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self.sampler(seed=seed)
-        return optuna.create_study(sampler=sampler, pruner=self.pruner())
-
-
-@dataclass(frozen=True)
-class SelfTuning(Tuner):
-    """Tuning by gradient within a single trial, from one of the problem's starts."""
-
-    start: str
-    config: optuna_dstn.TunerConfig | None = None
-
-    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        study = optuna_dstn.create_study(
-            sampler=RandomSampler(seed=seed), pruner=NopPruner(), config=self.config
+def _from_each_start(
+    name: str, description: str, *, is_default: bool = True, **config: Any
+) -> dict[str, Tuner]:
+    return {
+        f"{name}@{start}": SelfTuning(
+            f"{description}; starts at {start}", start, TunerConfig(**config), is_default=is_default
         )
-        study.enqueue_trial(dict(problem.starts[self.start]))
-        return study
-
-    def trials(self, asked: int) -> int:
-        return 1
+        for start in ("0.05", "0.5")
+    }
 
 
 TUNERS: dict[str, Tuner] = {
-    "random": Sampling(RandomSampler),
-    "tpe": Sampling(TPESampler),
-    "gp": Sampling(GPSampler),
-    "delta-stn@0.05": SelfTuning("0.05"),
-    "delta-stn@0.5": SelfTuning("0.5"),
+    "random": Sampling("random search", RandomSampler),
+    "tpe": Sampling("tree-structured Parzen estimator", TPESampler),
+    "gp": Sampling("Bayesian optimisation with a Gaussian process", GPSampler),
+    "cmaes": Sampling("evolution strategy CMA-ES", CmaEsSampler, libraries=("cmaes",)),
+    "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
+    "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
+    **_from_each_start("stn", "STN, one run", method="stn"),
+    **_from_each_start("centered-stn", "centred STN, one run", method="centered-stn"),
+    **_from_each_start("delta-stn", "Δ-STN, one run"),
+    # The sampler learns from the first trial on: three are too few for its usual ten random ones.
+    "delta-stn+tpe": SelfTuning(
+        "the best of three runs of Δ-STN, whose starts TPE samples",
+        start=None,
+        sampler=partial(TPESampler, n_startup_trials=1),
+        trials=3,
+    ),
+    **_from_each_start(
+        "delta-stn-gated", "Δ-STN with gated responses, one run", response="gated", is_default=False
+    ),
 }
 
 
@@ -86,13 +63,15 @@ def matching(names: Iterable[str]) -> list[str]:
     for name in names:
         variants = {known for known in TUNERS if name in (known, known.partition("@")[0])}
         if not variants:
-            raise ValueError(_unknown(name))
+            families = (tuner.partition("@")[0] for tuner in TUNERS)
+            raise ValueError(unknown("tuner", name, [*TUNERS, *families]))
         wanted |= variants
     return [name for name in TUNERS if name in wanted]
 
 
-def _unknown(name: str) -> str:
-    known = list(dict.fromkeys([*TUNERS, *(tuner.partition("@")[0] for tuner in TUNERS)]))
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the message for a name that is not known, with the nearest ones that are."""
+    known = list(dict.fromkeys(known))
     nearest = difflib.get_close_matches(name, known)
     hint = f"Did you mean {' or '.join(nearest)}?" if nearest else f"Known: {', '.join(known)}."
-    return f"There is no tuner {name!r}. {hint}"
+    return f"There is no {kind} {name!r}. {hint}"

@@ -15,7 +15,7 @@ from comparisons._report._problems import optimum
 from comparisons._report._style import Style, Styles
 from comparisons._storage import Result
 from comparisons._table import Spread, by_tuner, spread_name
-from optuna_dstn.visualization._comparison import Progress, aligned, best_so_far
+from optuna_dstn.visualization._comparison import Progress, aligned
 
 
 Array = NDArray[np.float64]
@@ -70,9 +70,8 @@ def _line(studies: Sequence[Progress]) -> _Line:
 
 
 def _progress(result: Result) -> Progress:
-    # Every plain run has the same unit, so shares of the total are shares of the budget.
-    unit = result.plain_runs / sum(cost.cpu_seconds for cost in result.costs)
-    return best_so_far(result.trials, [cost.cpu_seconds * unit for cost in result.costs])
+    spent, losses = np.array(list(result.evaluations())).T
+    return Progress(spent, np.fmin.accumulate(losses))  # passes over what diverged
 
 
 def _get_anytime_plot(info: _AnytimeInfo, looks: Styles) -> Figure:

@@ -29,7 +29,7 @@ def paper_table(results: list[Result]) -> pd.DataFrame:
     """Return the papers' table: a row per problem that they have, a column per method, as text."""
     rows = []
     for problem, group in by_problem(results).items():
-        theirs = paper_results(problem)
+        theirs = paper_results(group[0].problem)
         if theirs:
             ours = _ours(group)
             cells = {method: _cell(ours.get(method), theirs.get(method)) for method in _METHODS}

@@ -36,9 +36,9 @@ def optimum(results: list[Result]) -> float | None:
 def stored_problem(result: Result) -> Problem | None:
     """Return the problem that a result is of, at its scale and size, if it is still registered."""
     settings = result.settings
-    kind = PROBLEMS.get(settings["problem"])
-    if kind is None or settings["scale"] not in {scale.value for scale in kind.sizes}:
+    kind = PROBLEMS.get(result.problem)
+    if kind is None or result.scale not in {scale.value for scale in kind.sizes}:
         return None
-    size = kind.sizes[Scale(settings["scale"])]
+    size = kind.sizes[Scale(result.scale)]
     numbers = {f.name: settings[f.name] for f in fields(size) if f.name in settings}
-    return kind.at(settings["scale"], **numbers)
+    return kind.at(result.scale, **numbers)

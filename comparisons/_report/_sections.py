@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from comparisons._provenance import VERSIONS
 from comparisons._report import (
     _anytime,
     _page,
@@ -22,9 +23,7 @@ from comparisons._report import (
 )
 from comparisons._storage import Result
 from comparisons._table import BASELINE, by_problem, by_tuner, formatted, summarise
-
-
-_VERSIONS = ("python", "torch", "optuna", "scikit-learn", "syne-tune", "cmaes", "optuna-dstn")
+from comparisons._tuners import TUNERS
 
 
 class Table(NamedTuple):
@@ -59,12 +58,13 @@ def head(results: list[Result]) -> Section:
     """What was compared, how and where, and the result in plain sentences."""
     problems = by_problem(results)
     starts = [t.datetime_start for r in results for t in r.trials if t.datetime_start]
+    budgeted = [r for r in results if r.tuner not in TUNERS or TUNERS[r.tuner].takes_budget]
     facts = {
         "Problems": ", ".join(problems),
         "Tuners": ", ".join(by_tuner(results)),
         "Studies": f"{len(results)}; seeds per problem: {_per_problem(results, _seeds)}",
-        "Budget": f"trials of a sampler: {_per_problem(results, _setting('trials'))}; a "
-        "self-tuning network takes one, and tunes within it",
+        "Budget": f"{_per_problem(budgeted or results, _setting('budget'))} of each search; a "
+        "self-tuning network by itself is one run, whatever the budget",
         "Epochs": _per_problem(results, _setting("epochs")),
         "Scale": _per_problem(results, _setting("scale")),
         "Retraining": f"{_per_problem(results, _setting('retrainings'))} fresh seeds per study",
@@ -170,7 +170,7 @@ def problems(results: list[Result]) -> Section:
         body += [
             _page.heading(3, problem),
             _page.note(str(group[0].settings["description"])),
-            *_problem_tables(summary[summary["problem"] == problem], group),
+            *_problem_tables(problem, summary[summary["problem"] == problem], group),
             _page.figure(_anytime.plot_anytime(group, own)),
             _page.details(
                 f"Optuna's figures: {problem}",
@@ -191,10 +191,10 @@ the tuner's CPU time over that of a plain training run, seconds are wall time; r
 counted: it is the same for all."""
 
 
-def _problem_tables(summary: pd.DataFrame, results: list[Result]) -> Iterable[str]:
+def _problem_tables(problem: str, summary: pd.DataFrame, results: list[Result]) -> Iterable[str]:
     yield _page.table(formatted(summary).drop(columns="problem"))
     losses = _ranking.losses_by_measure(results)["test loss, retrained"]
-    tested = _ranking.baseline_table(losses, str(results[0].settings["problem"]))
+    tested = _ranking.baseline_table(losses, problem)
     if len(tested) and tested["p"].notna().any():
         yield _page.heading(4, f"Against {BASELINE}, seed by seed: test loss, retrained")
         yield _page.table(_ranking.formatted_baseline(tested))
@@ -265,8 +265,7 @@ def _range(counts: pd.Series[int]) -> str:
 
 
 def _versions(settings: Mapping[Any, Any]) -> str:
-    known = [f"{name} {settings[name]}" for name in _VERSIONS if name in settings]
-    return ", ".join([*known, f"source {settings.get('source', 'unknown')}"])
+    return ", ".join(f"{name} {settings[name]}" for name in VERSIONS if name in settings)
 
 
 def _machine(result: Result) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from comparisons._storage import Result
-from comparisons._table import Spread, by_tuner
+from comparisons._table import Spread, by_tuner, problem_name
 
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ _ENOUGH_TUNERS = 3
 
 def losses_of(results: Sequence[Result], loss: Callable[[Result], float]) -> pd.DataFrame:
     """Return the table of losses: index (problem, seed), a column per tuner."""
-    problems = [str(result.settings["problem"]) for result in results]
+    problems = [problem_name(result.problem, result.scale) for result in results]
     seeds = [result.seed for result in results]
     flat = pd.Series(
         [loss(result) for result in results],

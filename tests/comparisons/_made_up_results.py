@@ -85,6 +85,7 @@ def result(
             "device": "cpu",
             "epochs": 100,
             "trials": 2,
+            "budget": "2 plain runs",
             "retrainings": len(losses),
             "torch": "2",
             **settings,

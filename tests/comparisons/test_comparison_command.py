@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+import sqlite3
 
 from click.testing import CliRunner, Result
+import optuna
 import pytest
 
 from comparisons import __main__ as command
+from comparisons._lock import locked
+from comparisons._report import write_report
+from comparisons._runner import Failure
 from comparisons._storage import open_storage, read
 from comparisons._study import Job, run_study
+from comparisons.problems import PROBLEMS, Digits
 
 
 def _invoke(*options: str) -> Result:
@@ -16,7 +22,7 @@ def _invoke(*options: str) -> Result:
 
 @pytest.fixture
 def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Run in this process, and note what is run."""
+    """Run in this process, write no report, and note what is run."""
     noted: list[Job] = []
 
     def run(jobs: list[Job], processes: int) -> object:
@@ -25,24 +31,31 @@ def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             yield run_study(job)
 
     monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "write_report", lambda results, out: [])
     return noted
 
 
-_TINY = ("--epochs", "1", "--trials", "2", "--retrain", "1", "--tuners", "random,delta-stn@0.5")
+_PAIR = "random,delta-stn@0.5"
+_TINY = (
+    *("run", "--problems", "digits", "--scale", "smoke", "--epochs", "1", "--retrain", "1"),
+    *("--tuners", _PAIR),
+)
+
+
+def _tables(out: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(out.rglob("*.md")))
 
 
 def test_comparison_in_worker_processes(tmp_path: Path) -> None:
-    result = _invoke(*_TINY, "--jobs", "2", "--out", str(tmp_path / "new" / "out"))
-    assert result.exit_code == 0, result.output
     out = tmp_path / "new" / "out"
-    table = (out / "table.md").read_text(encoding="utf-8")
-    assert table in result.output
-    assert "delta-stn@0.5" in table
-    assert (out / "table.csv").read_text().startswith("tuner,seeds,trials")
-    for name in ("report.html", "comparison.html"):
-        page = (out / name).read_text(encoding="utf-8")
-        assert page.count("plotly.js v") >= 1
-        assert "<script src=" not in page  # self-contained
+    result = _invoke(*_TINY, "--jobs", "2", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "delta-stn@0.5" in _tables(out)
+    assert (out / "table.md").read_text(encoding="utf-8") in result.output
+    assert "seeds" in (out / "table.csv").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("plotly.js v") >= 1
+    assert "<script src=" not in page  # self-contained
 
 
 def test_running_again_adds_only_what_is_missing(tmp_path: Path, jobs_run: list[Job]) -> None:
@@ -57,54 +70,301 @@ def test_running_again_adds_only_what_is_missing(tmp_path: Path, jobs_run: list[
     assert after[:2] == before
 
 
-def test_report_is_made_from_the_storage_alone(tmp_path: Path, jobs_run: list[Job]) -> None:
-    _invoke(*_TINY, "--out", str(tmp_path))
-    pages = {name: (tmp_path / name) for name in ("table.md", "table.csv")}
-    texts = {name: page.read_text(encoding="utf-8") for name, page in pages.items()}
-    for page in pages.values():
-        page.unlink()
-    assert _invoke("--report-only", "--out", str(tmp_path)).exit_code == 0
-    assert len(jobs_run) == 2
-    assert {name: page.read_text(encoding="utf-8") for name, page in pages.items()} == texts
+def test_several_problems_and_scales_share_a_storage(tmp_path: Path, jobs_run: list[Job]) -> None:
+    options = ("--tuners", "random", "--retrain", "1", "--epochs", "1", "--out", str(tmp_path))
+    problems = ("--problems", "digits", "--problems", "diabetes,breast-cancer")
+    assert _invoke("run", *problems, *options, "--scale", "smoke").exit_code == 0
+    assert (
+        _invoke(
+            "run", "--problems", "diabetes", *options, "--scale", "cpu", "--budget", "2"
+        ).exit_code
+        == 0
+    )
+    assert [job.study_name for job in jobs_run] == [
+        "digits smoke random seed 0",
+        "diabetes smoke random seed 0",
+        "breast-cancer smoke random seed 0",
+        "diabetes cpu random seed 0",
+    ]
+    stored = read(open_storage(tmp_path / "studies.db"))
+    assert {(r.problem, r.scale) for r in stored} == {
+        ("digits", "smoke"),
+        ("diabetes", "smoke"),
+        ("breast-cancer", "smoke"),
+        ("diabetes", "cpu"),
+    }
 
 
-def test_other_settings_in_the_same_directory_are_refused(
-    tmp_path: Path, jobs_run: list[Job]
+def test_defaults_are_all_that_needs_no_data(tmp_path: Path, monkeypatch: object) -> None:
+    asked: list[Job] = []
+
+    def run(jobs: list[Job], processes: int) -> object:
+        asked.extend(jobs)
+        return iter(())
+
+    monkeypatch.setattr(command, "run", run)
+    result = _invoke("run", "--out", str(tmp_path))
+    assert "no finished study" in result.output
+    assert {job.problem.name for job in asked} == {
+        name for name, problem in PROBLEMS.items() if not problem.files
+    }
+    tuners = {job.tuner for job in asked}
+    assert {"random", "tpe", "gp", "cmaes", "hyperband", "delta-stn+tpe", "stn@0.5"} <= tuners
+    assert not {name for name in tuners if "gated" in name}
+    assert {job.trials for job in asked if job.problem.name == "digits"} == {30}
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials", "minutes", "text"),
+    [("3", 3, None, "3 runs"), ("0.5min", 2, 0.5, "0.5 min")],
+)
+def test_budget_is_in_runs_or_in_minutes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: str,
+    trials: int,
+    minutes: float | None,
+    text: str,
 ) -> None:
+    asked: list[Job] = []
+    monkeypatch.setattr(command, "run", lambda jobs, _: asked.extend(jobs) or iter(()))
+    _invoke(*_TINY, "--budget", budget, "--out", str(tmp_path))
+    assert [(job.trials, job.minutes, str(job.budget)) for job in asked] == [
+        (trials, minutes, text)
+    ] * 2
+
+
+def test_report_is_made_from_the_storage_alone(
+    tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_report", write_report)
+    _invoke(*_TINY, "--out", str(tmp_path))
+    before = _tables(tmp_path)
+    for page in tmp_path.rglob("*.md"):
+        page.unlink()
+    result = _invoke("report", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert len(jobs_run) == 2
+    assert _tables(tmp_path) == before
+
+
+def test_other_settings_of_a_study_are_refused_or_kept(tmp_path: Path, jobs_run: list[Job]) -> None:
     _invoke(*_TINY, "--out", str(tmp_path))
     result = _invoke(*_TINY, "--epochs", "2", "--out", str(tmp_path))
-    assert result.exit_code != 0
+    assert result.exit_code == 1
     assert "epochs was 1, now 2" in result.output
-    assert "--out" in result.output
+    assert "--keep-older" in result.output
+    assert len(jobs_run) == 2
+    result = _invoke(*_TINY, "--epochs", "2", "--keep-older", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
     assert len(jobs_run) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tuners", "tpr"), "Did you mean tpe"),
-        (("--tuners", ""), "no tuner ''"),
-        (("--problem", "digit"), "digits"),
-        (("--seeds", "0"), "--seeds"),
-        (("--report-only",), "There are no studies"),
+        (("run", "--tuners", "tpr"), "Did you mean tpe"),
+        (("run", "--tuners", ""), "no tuner ''"),
+        (("run", "--problems", "digit"), "Did you mean digits"),
+        (("run", "--problems", "digits,zzz"), "no problem 'zzz'. Known: digits"),
+        (("run", "--seeds", "0"), "--seeds"),
+        (("run", "--scale", "huge"), "smoke"),
+        (("run", "--budget", "0"), "'0' is too small"),
+        (("run", "--budget", "0min"), "'0min' is too small"),
+        (("run", "--budget", "ten"), "write 30 or 30runs, or 10min"),
+        (("run", "--device", "abacus"), "'abacus' cannot be used"),
+        (("report",), "There are no studies"),
+        (("lsit",), "No such command"),
     ],
 )
 def test_bad_input_is_named(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
-    result = _invoke(*options, "--out", str(tmp_path / "out"))
+    out = tmp_path / "out"
+    result = _invoke(*options, *(("--out", str(out)) if options[0] != "lsit" else ()))
     assert result.exit_code != 0
-    assert message in result.output
+    assert message in " ".join(result.output.split())
+    assert not out.exists()
+
+
+def test_missing_data_are_named_before_anything_is_run(
+    tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "files", ("digits.npz",))
+    result = _invoke(*_TINY, "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "digits needs digits.npz" in result.output
+    assert str(tmp_path / "data") in result.output
+    assert not jobs_run
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failing_study_is_named_and_finished_ones_are_kept(
+def test_a_library_that_is_missing_is_named_or_its_tuner_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Job] = []
+    monkeypatch.setattr(command, "run", lambda jobs, _: asked.extend(jobs) or iter(()))
+    cmaes = command.TUNERS["cmaes"]
+    object.__setattr__(cmaes, "libraries", ("no-such-library",))
+    try:
+        named = _invoke(*_TINY, "--tuners", "cmaes", "--out", str(tmp_path))
+        shown = _invoke("list")
+        default = _invoke("run", "--problems", "digits", "--out", str(tmp_path))
+    finally:
+        object.__setattr__(cmaes, "libraries", ("cmaes",))
+    assert named.exit_code == 1
+    assert "pip install no-such-library" in named.output
+    assert "needs no-such-library" in shown.output
+    assert "Without cmaes" in default.output
+    assert "cmaes" not in {job.tuner for job in asked}
+    assert "tpe" in {job.tuner for job in asked}
+
+
+def test_a_start_that_a_problem_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "starts", {"0.05": Digits.starts["0.05"]})
+    result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "digits has no start '0.5', but 0.05" in result.output
+
+
+def test_a_failing_study_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(jobs: list[Job], processes: int) -> object:
-        yield run_study(jobs[0])
-        raise command.StudyError("digits delta-stn@0.5 seed 0: RuntimeError: no trial completed")
+        yield Failure(jobs[0], "ValueError: too odd", "Traceback ...")
+        yield run_study(jobs[1])
 
     monkeypatch.setattr(command, "run", run)
     result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 1
-    assert "delta-stn@0.5 seed 0" in result.output
+    assert "1 of 2 studies failed" in result.output
+    assert "digits smoke random seed 0: ValueError: too odd" in result.output
+    (kept,) = read(open_storage(tmp_path / "studies.db"))
+    assert kept.tuner == "delta-stn@0.5"
+    assert "delta-stn@0.5" in _tables(tmp_path)
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(jobs: list[Job], processes: int) -> object:
+        yield run_study(jobs[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", run)
+    result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert "Interrupted" in result.output
     assert len(read(open_storage(tmp_path / "studies.db"))) == 1
+
+
+# -- what is wrong with the folder ---------------------------------------------------------------
+
+
+def _write_text(path: Path) -> None:
+    path.write_text("not a database, whatever its name says. " * 50)
+
+
+def _write_other_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE accounts (id INTEGER)")
+
+
+def _write_future_schema(path: Path) -> None:
+    open_storage(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+
+
+def _write_others_study(path: Path) -> None:
+    optuna.create_study(storage=open_storage(path), study_name="theirs").enqueue_trial({})
+
+
+def _write_older_comparison(path: Path) -> None:
+    study = optuna.create_study(storage=open_storage(path), study_name="digits random seed 0")
+    study.set_user_attr("settings", {})
+    study.set_user_attr("complete", True)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_write_text, "file is not a database"),
+        (_write_other_database, "holds no studies of Optuna's"),
+        (_write_future_schema, "no longer compatible with the table schema"),
+        (_write_others_study, "No comparison wrote study 'theirs'"),
+        (_write_older_comparison, "another version of the comparison"),
+    ],
+)
+def test_a_file_that_is_none_of_this_comparisons_is_left_alone(
+    tmp_path: Path, jobs_run: list[Job], write: object, message: str
+) -> None:
+    write(tmp_path / "studies.db")
+    before = (tmp_path / "studies.db").read_bytes()
+    for options in (_TINY, ("report",)):
+        result = _invoke(*options, "--out", str(tmp_path))
+        assert result.exit_code == 1
+        if options is _TINY:
+            assert message in result.output
+            assert "--out" in result.output
+    assert not jobs_run
+    assert (tmp_path / "studies.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, jobs_run: list[Job], below: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = _invoke(*_TINY, "--out", str(tmp_path / "file" / below))
+    assert result.exit_code != 0
+    assert str(tmp_path / "file") in result.output
+    assert not jobs_run
+
+
+def test_a_report_that_cannot_be_written_leaves_the_studies(
+    tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> list[Path]:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_report", full)
+        result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "No space left on device" in result.output
+    assert "kept in" in result.output
+    assert _invoke("report", "--out", str(tmp_path)).exit_code == 0
+
+
+def test_a_folder_in_use_is_named(tmp_path: Path, jobs_run: list[Job]) -> None:
+    with locked(tmp_path):
+        result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "Another comparison is writing" in result.output
+    assert not jobs_run
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+def test_list_shows_every_problem_and_tuner() -> None:
+    result = _invoke("list")
+    assert result.exit_code == 0
+    for name, problem in PROBLEMS.items():
+        assert name in result.output
+        words = " ".join(result.output.split())
+        assert problem.at("smoke").description in words
+        assert problem.at("cpu").description in words
+    for name, tuner in command.TUNERS.items():
+        assert f"{name} " in result.output
+        assert tuner.description in result.output
+
+
+def test_help_shows_commands_that_are_understood() -> None:
+    text = _invoke("--help").output.replace("\\\n", " ")
+    examples = [line.split() for line in text.splitlines() if "python -m comparisons" in line]
+    examples = [words[words.index("comparisons") + 1 :] for words in examples]
+    commands = [words for words in examples if words[0] in command.main.commands]
+    assert {words[0] for words in commands} == {"list", "run", "report"}
+    for name, *options in commands:
+        known = {opt for param in command.main.commands[name].params for opt in param.opts}
+        assert {option for option in options if option.startswith("--")} <= known

@@ -114,10 +114,16 @@ def test_only_runs_without_a_row_are_missing(tmp_path: Path) -> None:
     assert rows.columns.tolist()[-5:] == ["python", "torch", "optuna", "optuna-dstn", "source"]
 
 
+def test_an_unknown_problem_is_named() -> None:
+    result = CliRunner().invoke(sensitivity, ["--problems", "digit"])
+    assert result.exit_code != 0
+    assert "Did you mean digits" in result.output
+
+
 def test_the_command_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in (("METHODS", ("stn",)), ("STARTS", (0.5,)), ("SCALES", (1.0,))):
         monkeypatch.setattr(_sensitivity, name, values)
-    options = ["--problem", "digits", "--scale", "smoke", "--jobs", "1", "--out", str(tmp_path)]
+    options = ["--problems", "digits", "--scale", "smoke", "--jobs", "1", "--out", str(tmp_path)]
     first = CliRunner().invoke(sensitivity, [*options, "--seeds", "1"])
     assert first.exit_code == 0, first.output
     rows = pd.read_csv(tmp_path / SENSITIVITY_RUNS)

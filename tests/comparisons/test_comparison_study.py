@@ -6,10 +6,13 @@ import time
 from typing import Any, ClassVar
 
 import numpy as np
+from optuna.samplers import RandomSampler
 from optuna.trial import BaseTrial, FixedTrial
 import pytest
 
-from comparisons._study import Job, run_study
+from comparisons._budget import Budget
+from comparisons._study import BudgetError, Job, run_study
+from comparisons._tuner import Sampling
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Scale, Setup, Size, Trained
 import optuna_dstn
@@ -93,31 +96,67 @@ def test_training_seeds_are_the_same_for_every_tuner_and_differ_between_seeds() 
 
 def test_costs_are_of_the_tuners_own_trials() -> None:
     problem = Sketch()
-    ticks: list[None] = []
+    shares: list[float] = []
     job = Job(problem, "random", seed=0, trials=6, retrainings=2)
-    record = run_study(job, tick=lambda: ticks.append(None))
+    record = run_study(job, report=shares.append)
     assert len(record.costs) == len(record.trials) == 6
     assert len(record.plain_cpu_seconds) == 3 + 2
     assert all(cost.cpu_seconds >= 0.004 for cost in record.costs)
     assert all(seconds >= 0.004 for seconds in record.plain_cpu_seconds)
-    assert len(ticks) == job.training_runs == len(problem.log) == 11
+    assert len(shares) == job.training_runs == len(problem.log) == 11
+    assert shares == pytest.approx([n / 11 for n in range(1, 12)])
     is_plain = [run["is_plain"] for run in problem.log]
     assert is_plain == [True, *[False] * 3, True, *[False] * 3, True, True, True]
 
 
-def test_the_samplers_own_work_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = TUNERS["random"].create_study
-    slow_study = make(Sketch(), 0)
-    ask = slow_study.sampler.infer_relative_search_space
+@pytest.mark.parametrize(("trials", "amid"), [(1, None), (2, 1), (3, 2), (5, 3)])
+def test_plain_runs_are_measured_before_amid_and_after(trials: int, amid: int | None) -> None:
+    problem = Sketch()
+    run_study(Job(problem, "random", seed=0, trials=trials, retrainings=0))
+    plain = [n for n, run in enumerate(problem.log) if run["is_plain"]]
+    assert plain == ([0, 1 + amid, 2 + trials] if amid else [0, 1 + trials])
+
+
+def test_the_tuners_own_work_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = RandomSampler.infer_relative_search_space
 
     def slow(*args: Any) -> Any:
         _burn(0.02)
         return ask(*args)
 
-    monkeypatch.setattr(slow_study.sampler, "infer_relative_search_space", slow)
-    monkeypatch.setattr(type(TUNERS["random"]), "create_study", lambda *_: slow_study)
+    monkeypatch.setattr(RandomSampler, "infer_relative_search_space", slow)
+    create_study = Sampling.create_study
+
+    def slowly_created(*args: Any) -> Any:
+        _burn(0.05)
+        return create_study(*args)
+
+    monkeypatch.setattr(Sampling, "create_study", slowly_created)
     record = run_study(Job(Sketch(), "random", seed=0, trials=2, retrainings=0))
     assert all(cost.cpu_seconds >= 0.024 for cost in record.costs)
+    assert record.costs[0].cpu_seconds >= 0.074
+
+
+def test_minutes_are_of_the_search_alone() -> None:
+    problem = Sketch()
+    job = Job(problem, "random", seed=0, trials=1, retrainings=1, minutes=0.05 / 60)
+    record = run_study(job)
+    *before, last = [cost.seconds for cost in record.costs]
+    assert sum(before) < 0.05 <= sum(before) + last
+    assert len(record.trials) > 1
+
+
+def test_too_few_minutes_for_one_run_are_an_error() -> None:
+    job = Job(Sketch(), "random", seed=0, trials=1, retrainings=1, minutes=0.001 / 60)
+    with pytest.raises(BudgetError, match=r"too small: one plain training run of sketch takes"):
+        run_study(job)
+
+
+def test_a_run_that_diverges_costs_the_epochs_it_took() -> None:
+    search = TUNERS["random"].search(Sketch(diverging=True), 0, 5, Budget(2, "runs"))
+    search.advance()
+    assert search.share(0.0) == 0.5
+    assert search.best() is None
 
 
 @pytest.mark.filterwarnings("ignore")

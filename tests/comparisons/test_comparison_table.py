@@ -105,6 +105,14 @@ def test_unregistered_problems_come_last() -> None:
     assert list(groups) == ["digits", "gone"]
 
 
+def test_another_scale_is_another_problem() -> None:
+    groups = by_problem([result("a", scale=scale) for scale in ("paper", "cpu", "cpu")])
+    assert {name: len(group) for name, group in groups.items()} == {
+        "digits": 2,
+        "digits (paper)": 1,
+    }
+
+
 def test_markdown_is_aligned_names_on_the_left() -> None:
     text = to_markdown(pd.DataFrame({"tuner": ["a", "lo|ng"], "loss": ["0.10 [0, 1]", "2"]}))
     assert text.splitlines() == [

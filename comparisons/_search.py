@@ -1,0 +1,107 @@
+"""A search under way, in pieces that are measured one by one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from comparisons._budget import Budget, Spent
+from comparisons.problems import Problem, Trained
+import optuna_dstn
+
+
+class Advance(NamedTuple):
+    """A piece of a search.
+
+    Attributes:
+        trial: Number of the trial that it belongs to.
+        evaluations: How many validation losses it added to that trial.
+    """
+
+    trial: int
+    evaluations: int
+
+
+class Best(NamedTuple):
+    """The completed trial with the best validation loss, and its network."""
+
+    trial: int
+    trained: Trained
+
+
+class Search(ABC):
+    """What every tuner does, whatever it is: a piece of work after the other, until it is done."""
+
+    @abstractmethod
+    def advance(self) -> Advance:
+        """Do the next piece: a trial, or a part of one where several are trained in turn."""
+
+    @abstractmethod
+    def share(self, seconds: float) -> float:
+        """Return which part of the search is done; 1 or more ends it.
+
+        Args:
+            seconds: Wall time of the search so far.
+        """
+
+    @abstractmethod
+    def trials(self) -> list[FrozenTrial]:
+        """Return the trials, in order."""
+
+    @abstractmethod
+    def best(self) -> Best | None:
+        """Return the selected trial, or ``None`` where none completed."""
+
+
+class StudySearch(Search):
+    """The search of an Optuna study: a piece is a trial."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        problem: Problem,
+        seed: int,
+        training_seed: int,
+        budget: Budget,
+    ) -> None:
+        self._study = study
+        self._problem = problem
+        self._seed = seed
+        self._training_seed = training_seed
+        self._budget = budget
+        self._best: Best | None = None
+        self._done = 0
+        self._epochs = 0
+
+    def advance(self) -> Advance:
+        # The sampler's own work, before and after the training, is within this call.
+        self._study.optimize(
+            self._objective, n_trials=1, catch=(optuna_dstn.TrainingDivergedError,)
+        )
+        trial = self._study.get_trials(deepcopy=False)[self._done]
+        evaluations = len(trial.intermediate_values)
+        self._done += 1
+        # The epoch in which a training diverged has no evaluation; a run may report none at all.
+        epochs = evaluations + (trial.state == TrialState.FAIL)
+        self._epochs += epochs or self._problem.size.epochs
+        return Advance(trial.number, evaluations)
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        trained = self._problem.train(trial, self._training_seed, split=self._seed)
+        # The earlier trial wins a tie, as in Optuna's storage.
+        if self._best is None or trained.validation_loss < self._best.trained.validation_loss:
+            self._best = Best(trial.number, trained)
+        return trained.validation_loss
+
+    def share(self, seconds: float) -> float:
+        runs = self._epochs / self._problem.size.epochs
+        return self._budget.share(Spent(self._done, runs, seconds / 60))
+
+    def trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials()
+
+    def best(self) -> Best | None:
+        return self._best

@@ -1,0 +1,71 @@
+"""The worker processes, with problems that fail in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import os
+import signal
+import time
+from typing import ClassVar
+
+from optuna.trial import BaseTrial
+import pytest
+
+from comparisons._runner import Failure, run
+from comparisons._study import Job, Record
+from comparisons.problems import Problem, Scale, Setup, Size, Trained
+
+
+@dataclass(frozen=True)
+class Moody(Problem):
+    """Does what it is told to."""
+
+    scale: Scale = Scale.CPU
+    size: Size = Size(train=1, valid=1, test=1, epochs=1)  # noqa: RUF009
+    mood: str = "fine"
+
+    name: ClassVar[str] = "moody"
+    description = "moody"
+    starts: ClassVar[Mapping[str, Mapping[str, float]]] = {"0.5": {"x": 0.5}}
+
+    def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
+        raise NotImplementedError
+
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.report(x, 0)
+        if self.mood == "raises":
+            raise ValueError("odd data")
+        if self.mood == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.mood == "sleeps":
+            time.sleep(600)
+        return Trained(x, lambda: 1 - x)
+
+
+def _job(seed: int, mood: str) -> Job:
+    return Job(Moody(mood=mood), "random", seed, trials=1, retrainings=1)
+
+
+def test_a_study_that_fails_or_whose_process_dies_does_not_stop_the_others() -> None:
+    jobs = [_job(0, "raises"), _job(1, "dies"), _job(2, "fine"), _job(3, "fine")]
+    outcomes = list(run(jobs, 2, show_progress_bar=False))
+    failures = {o.job.seed: o for o in outcomes if isinstance(o, Failure)}
+    assert failures[0].error == "ValueError: odd data"
+    assert "in train" in failures[0].details
+    assert failures[1].error == "its process was ended by SIGKILL"
+    assert sorted(o.job.seed for o in outcomes if isinstance(o, Record)) == [2, 3]
+
+
+def test_leaving_early_ends_what_is_running(capfd: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    outcomes = run([_job(0, "fine"), _job(1, "sleeps")], 2)
+    assert isinstance(next(outcomes), Record)
+    outcomes.close()
+    assert time.monotonic() - started < 60
+    assert "all studies" in capfd.readouterr().err
+
+
+def test_nothing_to_run() -> None:
+    assert list(run([], 2)) == []
