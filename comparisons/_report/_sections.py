@@ -227,7 +227,7 @@ def sensitivity(runs: Path) -> Section:
         body += [
             _page.heading(3, problem),
             _page.note(
-                f"{_range(seeds)} seeds a cell, {_range(of_problem['epochs'])} epochs; "
+                f"Seeds a cell: {_range(seeds)}; epochs: {_range(of_problem['epochs'])}; "
                 f"{of_problem['validation_loss'].isna().sum()} of {len(of_problem)} runs diverged."
             ),
             _page.multiples(_sensitivity_maps.plot_sensitivity(problem, info)),

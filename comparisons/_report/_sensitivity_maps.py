@@ -18,12 +18,14 @@ import optuna_dstn
 
 
 _ORDER = ("stn", "centered-stn", "delta-stn")
+_COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says enough
 _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
 
 NOTE = (
     "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
     "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
-    "Colours are the same for all methods of a problem, dark is low. A diverged run counts as "
+    f"Colours are the same for all methods of a problem, dark is low; from {_COLOR_SPAN:g} times the "
+    "lowest loss on, they are the brightest. A diverged run counts as "
     "worst; where the median run diverged, the cell says so."
 )
 
@@ -43,7 +45,7 @@ class _Map(NamedTuple):
 
 
 class _SensitivityInfo(NamedTuple):
-    """The maps by method, and the range of all their finite losses."""
+    """The maps by method, and the range of their colours."""
 
     maps: dict[str, _Map]
     low: float
@@ -66,7 +68,8 @@ def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
     groups = dict(iter(rows.groupby("method")))
     maps = {method: _map(groups[method]) for method in _ORDER if method in groups}
     finite = [x for each in maps.values() for x in each.losses.flat if math.isfinite(x)]
-    return _SensitivityInfo(maps, min(finite, default=math.nan), max(finite, default=math.nan))
+    low = min(finite, default=math.nan)
+    return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), _COLOR_SPAN * low))
 
 
 def _map(rows: pd.DataFrame) -> _Map:
@@ -113,7 +116,7 @@ def _worst_over_best(losses: NDArray[np.float64]) -> float:
 
 def formatted_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table people read."""
-    return table.map(lambda cell: number_text(cell, ".2f") if isinstance(cell, float) else cell)
+    return table.map(lambda cell: number_text(cell, ".3g") if isinstance(cell, float) else cell)
 
 
 def plot_sensitivity(problem: str, info: _SensitivityInfo) -> list[Figure]:
@@ -140,13 +143,17 @@ def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
     )
     middle = (span["zmin"] + span["zmax"]) / 2 if span else 0.0
     for (i, j), loss in np.ndenumerate(each.losses):
+        is_long = math.isinf(loss) or loss >= 1000
         # Written one by one: the heat map leaves out the text of cells that have no colour.
         figure.add_annotation(
             x=j,
             y=i,
             text="" if math.isnan(loss) else number_text(float(loss), ".3g"),
             showarrow=False,
-            font={"size": 11, "color": "white" if colors[i, j] < middle else "black"},
+            font={
+                "size": 8 if is_long else 11,
+                "color": "white" if colors[i, j] < middle else "black",
+            },
         )
     figure.update_xaxes(type="category", title_text="σ0")
     figure.update_yaxes(type="category", title_text="start")

@@ -236,7 +236,7 @@ def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
     assert table.loc["delta-stn", "the same at the worst σ0"] == pytest.approx(2.0)
     assert table.loc["delta-stn", "worst cell / best cell"] == INF
     text = formatted_sensitivity(table.reset_index())
-    assert text["worst cell / best cell"].tolist() == ["2.00", "diverged"]
+    assert text["worst cell / best cell"].tolist() == ["2", "diverged"]
 
 
 def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:
@@ -245,6 +245,12 @@ def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) ->
     ranges = {(figure.data[0].zmin, figure.data[0].zmax) for figure in (one, other)}
     assert ranges == {(math.log(0.2), math.log(0.6))}
     assert [note.text for note in other.layout.annotations] == ["0.4", "diverged", "0.2", ""]
+
+
+def test_an_exploded_loss_does_not_take_all_colours() -> None:
+    rows = _runs("stn", {(0.5, 1.0): [0.1], (0.05, 1.0): [1e9]})
+    info = get_sensitivity_info(pd.DataFrame(rows))["digits"]
+    assert (info.low, info.high) == (0.1, 1.0)
 
 
 def test_where_all_diverged_there_is_still_a_map() -> None:
