@@ -24,9 +24,9 @@ _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
 NOTE = (
     "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
     "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
-    f"Colours are the same for all methods of a problem, dark is low; from {_COLOR_SPAN:g} times the "
-    "lowest loss on, they are the brightest. A diverged run counts as "
-    "worst; where the median run diverged, the cell says so."
+    "Colours are the same for all methods of a problem, dark is low; they end at "
+    f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
+    "diverged, the cell says so."
 )
 
 

@@ -15,12 +15,14 @@ from comparisons._report._page import Figure
 from comparisons._report._style import Styles
 from comparisons._storage import Result
 from comparisons._table import by_tuner
+from optuna_dstn._attributes import SCHEDULE
 from optuna_dstn.visualization import plot_hyperparameter_schedule
 
 
 _LOSS = "Validation loss"
 _MOST_TRIALS = 40  # of which the course is drawn
 _MOST_SCHEDULES = 3  # seeds of which the schedule is drawn
+_ONE_SEED = "The lowest seed"
 _WIDTH_OF_A_PARAMETER = 180  # pixels
 
 
@@ -28,16 +30,14 @@ class _StudiesInfo(NamedTuple):
     """The studies of one problem.
 
     Attributes:
-        seed: The lowest one.
-        first: Each tuner's study of that seed, or of its own lowest one.
+        first: Each tuner's study of its lowest seed.
         merged: All trials of a tuner as one study.
-        searched: Those of ``merged`` that hold a search over trials, not one within a trial.
+        searched: Names of the studies that hold a search over trials, not one within a trial.
     """
 
-    seed: int
     first: list[optuna.Study]
     merged: list[optuna.Study]
-    searched: list[optuna.Study]
+    searched: list[str]
 
 
 def optuna_figures(results: list[Result], looks: Styles) -> list[Figure]:
@@ -54,13 +54,14 @@ def _get_studies_info(results: list[Result]) -> _StudiesInfo:
     groups = by_tuner(results)
     merged = [_merged(tuner, group) for tuner, group in groups.items()]
     return _StudiesInfo(
-        seed=min(result.seed for result in results),
         first=[
             _merged(tuner, [min(group, key=lambda result: result.seed)])
             for tuner, group in groups.items()
         ],
         merged=merged,
-        searched=[study for study in merged if len(_complete(study)) > len(groups[_name(study)])],
+        searched=[
+            _name(study) for study in merged if len(_complete(study)) > len(groups[_name(study)])
+        ],
     )
 
 
@@ -88,8 +89,8 @@ def _get_optuna_plots(info: _StudiesInfo, looks: Styles) -> list[Figure]:
         *(_schedule(study) for study in info.merged if _is_self_tuned(study)),
         Figure(
             "Optimisation history",
-            f"Seed {info.seed}; lines: the best so far. A trial of a self-tuning network is a "
-            "whole search; a trial of a sampler is one plain training run.",
+            f"{_ONE_SEED}; lines: the best so far. A trial of a self-tuning network is a whole "
+            "search; a trial of a sampler is one plain training run.",
             _style.fitted(_colored(_style.with_log_losses(history, "y"), looks)),
         ),
         Figure(
@@ -97,33 +98,32 @@ def _get_optuna_plots(info: _StudiesInfo, looks: Styles) -> list[Figure]:
             "All seeds. The share of trials that ended at or below a loss.",
             _style.fitted(_colored(_style.with_log_losses(distribution, "x"), looks)),
         ),
-        *(_intermediate_values(study, info.seed) for study in info.first),
-        *(_importances(study) for study in info.searched),
-        *(_slice(study) for study in info.searched),
-        *(_parallel_coordinate(study) for study in info.searched),
+        *(_intermediate_values(study) for study in info.first),
+        *(_importances(study) for study in info.merged if _name(study) in info.searched),
+        # Of one seed: trials of all seeds would be most of the page's size.
+        *(_slice(study) for study in info.first if _name(study) in info.searched),
+        *(_parallel_coordinate(study) for study in info.first if _name(study) in info.searched),
     ]
 
 
 def _is_self_tuned(study: optuna.Study) -> bool:
-    try:
-        plot_hyperparameter_schedule(study)
-    except ValueError:  # nothing in it was tuned by gradient
-        return False
-    return True
+    return any(SCHEDULE in trial.user_attrs for trial in study.get_trials(deepcopy=False))
 
 
 def _schedule(study: optuna.Study) -> Figure:
-    trials = [trial.number for trial in study.get_trials(deepcopy=False)][:_MOST_SCHEDULES]
+    tuned = [t.number for t in study.get_trials(deepcopy=False) if SCHEDULE in t.user_attrs]
+    trials = tuned[:_MOST_SCHEDULES]
     plot = plot_hyperparameter_schedule(study, trials=trials)
     return Figure(
         f"Hyperparameter schedule: {_name(study)}",
-        "What each hyperparameter went through within one training run; trials are seeds, the "
-        f"first {_MOST_SCHEDULES}. The marker is at the best evaluation, whose values are kept.",
+        "What each hyperparameter went through within one training run, in the first "
+        f"{_MOST_SCHEDULES} of all seeds' trials. The marker is at the best evaluation, "
+        "whose values are kept.",
         _style.fitted(plot, height=plot.layout.height),
     )
 
 
-def _intermediate_values(study: optuna.Study, seed: int) -> Figure:
+def _intermediate_values(study: optuna.Study) -> Figure:
     trials = study.get_trials(deepcopy=False)
     best = sorted(
         trials,
@@ -136,7 +136,7 @@ def _intermediate_values(study: optuna.Study, seed: int) -> Figure:
     which = "" if len(best) == len(trials) else f" The best {len(best)} of {len(trials)} trials."
     return Figure(
         f"Intermediate values: {_name(study)}",
-        f"Seed {seed}.{which}",
+        f"{_ONE_SEED}.{which}",
         _style.fitted(_style.with_log_losses(figure, "y")),
     )
 
@@ -148,34 +148,35 @@ def _importances(study: optuna.Study) -> Figure:
         figure.update_xaxes(title_text="Importance", range=[0, 1.1])
         return figure.update_yaxes(title_text=None)
 
-    return _of_parameters("Parameter importances", plot, study)
+    return _of_parameters("Parameter importances", plot, study, "All seeds")
 
 
 def _slice(study: optuna.Study) -> Figure:
     def plot(study: optuna.Study) -> go.Figure:
         return _style.with_log_losses(visualization.plot_slice(study, target_name=_LOSS), "y")
 
-    return _of_parameters("Slice", plot, study, is_wide=True)
+    return _of_parameters("Slice", plot, study, _ONE_SEED, is_wide=True)
 
 
 def _parallel_coordinate(study: optuna.Study) -> Figure:
     def plot(study: optuna.Study) -> go.Figure:
         return visualization.plot_parallel_coordinate(study, target_name=_LOSS)
 
-    return _of_parameters("Parallel coordinates", plot, study, is_wide=True)
+    return _of_parameters("Parallel coordinates", plot, study, _ONE_SEED, is_wide=True)
 
 
 def _of_parameters(
     title: str,
     plot: Callable[[optuna.Study], go.Figure],
     study: optuna.Study,
+    seeds: str,
     is_wide: bool = False,
 ) -> Figure:
     trials = _complete(study)
     parameters = len({name for trial in trials for name in trial.params})
     return Figure(
         f"{title}: {_name(study)}",
-        f"All seeds, {len(trials)} trials that were trained to the end.",
+        f"{seeds}, {len(trials)} trials that were trained to the end.",
         _style.fitted(plot(study)),
         min_width=_WIDTH_OF_A_PARAMETER * (parameters + 1) if is_wide else 0,
     )
