@@ -72,6 +72,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 30rem) {
   dl { grid-template-columns: 1fr; }
   dt { margin-top: 0.3rem; }
+  th, td { padding: 0.3rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
@@ -169,8 +170,10 @@ def facts(values: Mapping[str, str]) -> str:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Return a table of text; on a narrow page a cell breaks before its bracket, not in it."""
-    text = frame.astype(str).map(lambda cell: cell.replace(", ", ",\u00a0"))
+    """Return a table of text; on a narrow page a cell breaks before its bracket alone."""
+    text = frame.astype(str).map(
+        lambda cell: cell.replace(", ", ",\u00a0").replace(" %", "\u00a0%")
+    )
     return f'<div class="scroll">{text.to_html(index=False, border=0)}</div>'
 
 

@@ -117,7 +117,7 @@ def formatted_baseline(table: pd.DataFrame) -> pd.DataFrame:
             "wins": table["wins"].astype(str),
             "ties": table["ties"].astype(str),
             "losses": table["losses"].astype(str),
-            "median difference": [percent_text(value) for value in table["difference"]],
+            "difference": [percent_text(value) for value in table["difference"]],
             "p": ["too few" if math.isnan(p) else f"{p:.2g}" for p in table["p"]],
         }
     )
@@ -132,8 +132,8 @@ def percent_text(relative: float) -> str:
 
 BASELINE_NOTE = (
     f"Each tuner against {BASELINE}, at the same problem and seed; a win is the lower loss, a "
-    "diverged run loses. The difference is relative to the mean of the two losses, negative where "
-    f"the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test, two-sided, not "
-    f"corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: with fewer than "
+    "diverged run loses. The difference is the median, relative to the mean of the two losses, "
+    f"negative where the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test, "
+    f"two-sided, not corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: with fewer than "
     f"{ENOUGH_PAIRS} pairs no outcome has p < {LEVEL}, so there was no test."
 )

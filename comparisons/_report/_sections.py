@@ -68,7 +68,7 @@ def head(results: list[Result]) -> Section:
         "Epochs": _per_problem(results, _setting("epochs")),
         "Scale": _per_problem(results, _setting("scale")),
         "Retraining": f"{_per_problem(results, _setting('retrainings'))} fresh seeds per study",
-        "Versions": "; ".join(_distinct(_versions(result.settings) for result in results)),
+        "Versions": _versions([result.settings for result in results]) + _sources(results),
         "Machine": "; ".join(_distinct(_machine(result) for result in results)),
         "Dates": " to ".join(_distinct(f"{start:%Y-%m-%d}" for start in _ends(starts))),
     }
@@ -232,8 +232,9 @@ def sensitivity(runs: Path) -> Section:
             ),
             _page.multiples(_sensitivity_maps.plot_sensitivity(problem, info)),
         ]
-    versions = (_versions(row) for row in rows.to_dict("records"))
-    body.append(_page.note(f"Versions: {'; '.join(_distinct(versions))}."))
+    versions = _versions(rows.to_dict("records"))
+    sources = ", ".join(rows["source"].unique())
+    body.append(_page.note(f"Versions: {versions}; source {sources}."))
     return Section("Sensitivity to the start", body, [Table("sensitivity", table, numbers)])
 
 
@@ -264,8 +265,26 @@ def _range(counts: pd.Series[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _versions(settings: Mapping[Any, Any]) -> str:
-    return ", ".join(f"{name} {settings[name]}" for name in VERSIONS if name in settings)
+def _versions(rows: Iterable[Mapping[Any, Any]]) -> str:
+    """Return the versions of the libraries: all, where several took part."""
+    rows = list(rows)
+    texts = []
+    for name in VERSIONS:
+        found = _distinct(str(row[name]) for row in rows if name in row)
+        if found and name != "source":
+            texts.append(f"{name} {' or '.join(found)}")
+    return ", ".join(texts)
+
+
+def _sources(results: list[Result]) -> str:
+    """Return a warning where the studies of one tuner were not all run by the same source code."""
+    mixed = [
+        f"{tuner} on {problem}"
+        for problem, of_problem in by_problem(results).items()
+        for tuner, group in by_tuner(of_problem).items()
+        if len({result.settings.get("source") for result in group}) > 1
+    ]
+    return f"; by different states of the source code: {', '.join(mixed)}" if mixed else ""
 
 
 def _machine(result: Result) -> str:

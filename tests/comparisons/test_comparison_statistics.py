@@ -165,7 +165,7 @@ def test_against_the_baseline() -> None:
     assert (row["problem"], row["wins"], row["ties"], row["losses"]) == (ALL, 5, 1, 0)
     assert row["p"] == pytest.approx(stats.wilcoxon([-1.0] * 5).pvalue)
     text = formatted_baseline(overall)
-    assert text.loc[0, "median difference"] == "-66.7 %"
+    assert text.loc[0, "difference"] == "-66.7 %"
     one = formatted_baseline(baseline_table(table.iloc[:1], "p0"))
     assert one.loc[0, "p"] == "too few"
 
