@@ -4,6 +4,11 @@ Every tuner gets the same objective, data, seeds and epochs. What it finds is se
 data, retrained plainly on fresh seeds, and looked at once on test data. What it costs is measured
 and counted in plain training runs.
 
-Data flows one way: ``problems`` and ``_tuners`` → ``_study`` (one study) → ``_runner`` (all
-of them) → ``_storage`` (SQLite) → ``_table`` → ``_report``.
+Samplers have a budget: plain training runs, counted in epochs, so that a tuner that cuts bad runs
+short may begin more of them; or minutes. Self-tuning networks and population-based training have a
+length of their own, and show what they reach for what they cost.
+
+Data flows one way: ``problems`` and ``_tuners`` (of the kinds in ``_tuner`` and ``_population``) →
+``_search`` (pieces of work) → ``_study`` (one search, and the plain runs beside it) → ``_runner``
+(all of them, in processes) → ``_storage`` (SQLite) → ``_table`` → ``_report``.
 """
