@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import html
 import json
+import re
 from string import Template
 from typing import Any, NamedTuple
 
@@ -171,9 +172,7 @@ def facts(values: Mapping[str, str]) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """Return a table of text; on a narrow page a cell breaks before its bracket alone."""
-    text = frame.astype(str).map(
-        lambda cell: cell.replace(", ", ",\u00a0").replace(" %", "\u00a0%")
-    )
+    text = frame.astype(str).map(lambda cell: re.sub(r" (?!\[)", "\u00a0", cell))
     return f'<div class="scroll">{text.to_html(index=False, border=0)}</div>'
 
 

@@ -134,6 +134,6 @@ BASELINE_NOTE = (
     f"Each tuner against {BASELINE}, at the same problem and seed; a win is the lower loss, a "
     "diverged run loses. The difference is the median, relative to the mean of the two losses, "
     f"negative where the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test, "
-    f"two-sided, not corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: with "
-    f"fewer than {ENOUGH_PAIRS} pairs no outcome has p < {LEVEL}, so there was no test."
+    f"two-sided, not corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: "
+    f"with fewer than {ENOUGH_PAIRS} pairs no outcome has p < {LEVEL}, so there was no test."
 )

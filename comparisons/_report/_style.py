@@ -11,7 +11,7 @@ from optuna_dstn.visualization._comparison import COLORS
 
 
 _DASHES = ("solid", "dash", "dot")
-_LEGEND_BELOW = 70  # pixels, for the axis's labels and title
+_LEGEND_BELOW = 90  # pixels, for the axis's labels and title
 
 
 class Style(NamedTuple):
