@@ -10,5 +10,5 @@ length of their own, and show what they reach for what they cost.
 
 Data flows one way: ``problems`` and ``_tuners`` (of the kinds in ``_tuner`` and ``_population``) →
 ``_search`` (pieces of work) → ``_study`` (one search, and the plain runs beside it) → ``_runner``
-(all of them, in processes) → ``_storage`` (SQLite) → ``_table``, ``_figures`` → ``_report``.
+(all of them, in processes) → ``_storage`` (SQLite) → ``_table`` → ``_report``.
 """

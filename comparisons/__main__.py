@@ -17,6 +17,7 @@ from comparisons._lock import LockedError, locked
 from comparisons._provenance import available_cores
 from comparisons._report import write_report
 from comparisons._runner import Failure, run
+from comparisons._sensitivity import sensitivity
 from comparisons._storage import (
     SettingsError,
     StorageError,
@@ -343,10 +344,13 @@ def _report(out: Path) -> None:
             raise click.ClickException(f"There is no finished study in {out / _DATABASE}.")
         written = write_report(results, out)
         for path in written:
-            if path.suffix == ".md":
+            if path.name == "table.md":
                 click.echo(f"\n{path.read_text(encoding='utf-8')}")
     click.echo("Report: " + " ".join(str(path) for path in written if path.suffix == ".html"))
     click.echo(f"Studies: optuna-dashboard sqlite:///{out / _DATABASE}")
+
+
+main.add_command(sensitivity)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _LIBRARIES = ("torch", "optuna", "scikit-learn")
 _HERE = Path(__file__).parent
 # Sources on which no number in a study depends: presentation, storing, and lists of what there is.
 _NEUTRAL = {
-    *("visualization", "_report", "_report.py", "_figures.py", "_table.py"),
+    *("visualization", "_report", "_table.py", "_sensitivity.py"),
     *("_lock.py", "_provenance.py", "_runner.py", "_storage.py"),
     *("__init__.py", "__main__.py", "_tuners.py"),
 }

@@ -136,7 +136,7 @@ def best_so_far(
             spent.append(before + cost * index / len(reported))
             values.append(value)
         before += cost
-    best = np.maximum if maximize else np.minimum
+    best = np.fmax if maximize else np.fmin  # they pass over the NaN of a diverged evaluation
     return Progress(np.array(spent), best.accumulate(values))
 
 
@@ -147,13 +147,27 @@ def average_progress(studies: Sequence[Progress], *, first: float = 0.0) -> Curv
         studies: One tuner's studies; one that has ended stays at its best.
         first: Where the curve begins, or later: where each study has a value.
     """
+    grid, rows = aligned(studies, first=first)
+    return Curve(grid, rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0))
+
+
+def aligned(studies: Sequence[Progress], *, first: float = 0.0) -> tuple[Array, Array]:
+    """Return the best values so far of several studies at the same costs.
+
+    Args:
+        studies: One tuner's studies; one that has ended stays at its best.
+        first: The first cost, or later: where each study has a value.
+
+    Returns:
+        The costs, evenly spread in their logarithm, shape (m,), and the values, shape (studies, m).
+    """
     begin = max(first, *(study.spent[0] for study in studies))
     end = max(study.spent[-1] for study in studies)
     grid = np.geomspace(min(begin, end), end, 200)
     grid[0], grid[-1] = min(begin, end), end  # exactly, not up to rounding
     # The value of the last evaluation at or before each cost.
     rows = np.stack([s.best[np.searchsorted(s.spent, grid, side="right") - 1] for s in studies])
-    return Curve(grid, rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0))
+    return grid, rows
 
 
 def curve_traces(name: str, curve: Curve, color: str) -> list[go.Scatter]:

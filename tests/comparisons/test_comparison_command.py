@@ -51,8 +51,8 @@ def test_comparison_in_worker_processes(tmp_path: Path) -> None:
     result = _invoke(*_TINY, "--jobs", "2", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "delta-stn@0.5" in _tables(out)
-    assert _tables(out) in result.output
-    assert "seeds" in next(out.rglob("*.csv")).read_text()
+    assert (out / "table.md").read_text(encoding="utf-8") in result.output
+    assert "seeds" in (out / "table.csv").read_text(encoding="utf-8")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("plotly.js v") >= 1
     assert "<script src=" not in page  # self-contained

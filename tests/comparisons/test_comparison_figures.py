@@ -1,40 +1,259 @@
 from __future__ import annotations
 
+import math
+
+from _made_up_results import result, self_tuned, trial
 import numpy as np
+from optuna.trial import TrialState
+import pandas as pd
 import pytest
 
-from comparisons._figures import _get_comparison_info, optuna_figures, plot_comparison
+from comparisons._report import _problems, _style
+from comparisons._report._anytime import _get_anytime_info, plot_anytime, plot_small_anytime
+from comparisons._report._schedules import get_schedules_info, plot_schedules, schedule_table
+from comparisons._report._sensitivity_maps import (
+    formatted_sensitivity,
+    get_sensitivity_info,
+    plot_sensitivity,
+    sensitivity_table,
+)
+from comparisons._report._studies import _get_studies_info, optuna_figures
+from comparisons._study import Retrained
 
 
-def test_curve_ends_at_the_budget_and_validation_loss_of_the_table(results: list) -> None:
-    curve = _get_comparison_info(results).curves["random"]
-    assert curve.spent[-1] == pytest.approx(4.5)
-    ends = [result.validation_loss for result in results if result.tuner == "random"]
-    assert curve.mean[-1] == pytest.approx(np.mean(ends))
-    assert (curve.low[-1], curve.high[-1]) == pytest.approx((min(ends), max(ends)))
+NAN, INF = math.nan, math.inf
 
 
-def test_points_are_over_all_retrained_runs(results: list) -> None:
-    point = _get_comparison_info(results).points["delta-stn@0.5"]
-    assert point.mean == pytest.approx(0.8)
-    assert point.spread == pytest.approx(np.std([0.2, 0.4, 1.2, 1.4], ddof=1))
-    assert point.budget == pytest.approx(1.5)
+# -- loss against budget -------------------------------------------------------------------------
 
 
-def test_comparison_has_a_line_a_band_and_a_dot_per_tuner(results: list) -> None:
-    assert len(plot_comparison(results).data) == 6
+def test_curve_is_the_median_and_ends_at_budget_and_validation_loss() -> None:
+    info = _get_anytime_info(
+        [result("random", seed, loss=loss) for seed, loss in enumerate([1, 2, 9])]
+    )
+    line = info.lines["random"]
+    assert line.spent[-1] == pytest.approx(2.0)
+    assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 9)
+    # Each trial is two evaluations of half a plain run.
+    assert line.spent[0] == pytest.approx(0.5)
+    assert np.all(line.median[line.spent < 1] == 4)
+    assert info.spreads == ["range"]
 
 
-def test_all_of_optunas_figures_are_there(results: list) -> None:
-    titles = [figure.title for figure in optuna_figures(results)]
+def test_five_seeds_have_quartiles() -> None:
+    info = _get_anytime_info([result("random", s, loss=float(s)) for s in range(5)])
+    line = info.lines["random"]
+    assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 3)
+    assert info.spreads == ["quartiles"]
+
+
+def test_pruned_and_failed_trials_cost_and_count() -> None:
+    trials = [
+        trial(0, [3.0, 2.0]),
+        trial(1, [1.0], state=TrialState.PRUNED),  # looked at, so it was found
+        trial(2, [], state=TrialState.FAIL),
+    ]
+    line = _get_anytime_info([result("hyperband", trials=trials)]).lines["hyperband"]
+    assert line.median[-1] == 1.0
+    assert line.spent[-1] == pytest.approx(2.0)
+
+
+def test_the_known_optimum_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = _style.styles(["random"])
+    results = [result("random", seed, train=900) for seed in (0, 1, 2)]
+    assert "known optimum" not in [t.name for t in plot_anytime(results, looks).plot.data]
+    digits = _problems.PROBLEMS["digits"]
+    monkeypatch.setattr(digits, "optimum", lambda self, split: 0.1 * (split + 1))
+    figure = plot_anytime(results, looks).plot
+    line = next(trace for trace in figure.data if trace.name == "known optimum")
+    assert line.y == pytest.approx([0.2, 0.2])
+
+
+def test_optimum_is_of_the_stored_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = _problems.PROBLEMS["digits"]
+    monkeypatch.setattr(digits, "optimum", lambda self, split: float(self.size.epochs))
+    assert _problems.optimum([result("random", epochs=7)]) == 7
+
+
+def test_a_problem_that_is_gone_has_nothing_to_say() -> None:
+    gone = result("random", problem="gone")
+    assert _problems.optimum([gone]) is None
+    assert _problems.paper_results("gone") == {}
+    assert _problems.difference_from_paper(gone) == ""
+
+
+def test_small_figures_have_medians_alone() -> None:
+    results = [
+        result(tuner, seed, loss=seed + 1.0) for tuner in ("random", "tpe") for seed in (0, 1)
+    ]
+    looks = _style.styles(["random", "tpe"])
+    assert len(plot_small_anytime("digits", results, looks).plot.data) == 2
+    assert len(plot_anytime(results, looks).plot.data) == 4  # and their bands
+
+
+def test_every_tuner_looks_different() -> None:
+    looks = _style.styles(f"tuner {n}" for n in range(14))
+    assert len(set(looks.values())) == 14
+
+
+# -- studies -------------------------------------------------------------------------------------
+
+
+def _studies() -> list:
+    trials = [trial(n, [3.0 + n, 1.0 + n], x=0.1 * n) for n in range(4)]
+    tuned = [self_tuned(trial(0, [3.0, 2.0]))]
+    return [
+        *(result("random", seed, trials=trials) for seed in (1, 2)),
+        result("delta-stn@0.5", seed=2, trials=tuned),
+    ]
+
+
+def test_studies_of_one_seed_and_of_all() -> None:
+    info = _get_studies_info(_studies())
+    assert [len(study.trials) for study in info.first] == [4, 1]
+    assert [len(study.trials) for study in info.merged] == [8, 1]
+    assert info.searched == ["random"]
+
+
+def test_all_of_optunas_figures_are_there() -> None:
+    figures = optuna_figures(_studies(), _style.styles(["random", "delta-stn@0.5"]))
+    titles = [figure.title for figure in figures]
     for title in (
         "Hyperparameter schedule: delta-stn@0.5",
         "Optimisation history",
+        "Empirical distribution of the trials' validation losses",
         "Intermediate values: random",
         "Slice: random",
         "Parallel coordinates: random",
         "Parameter importances: random",
     ):
         assert title in titles
-    assert any("Empirical distribution" in title for title in titles)
+    assert "Hyperparameter schedule: random" not in titles
     assert "Slice: delta-stn@0.5" not in titles  # a single trial per seed
+
+
+def test_of_many_trials_the_best_are_drawn() -> None:
+    trials = [trial(n % 20, [100.0 - n]) for n in range(60)]
+    (figure,) = (
+        figure
+        for figure in optuna_figures([result("random", trials=trials)], _style.styles(["random"]))
+        if figure.title.startswith("Intermediate")
+    )
+    assert len(figure.plot.data) == 40
+    assert max(trace.y[0] for trace in figure.plot.data) == 80.0
+    assert "best 40 of 60" in figure.caption
+
+
+# -- schedules -----------------------------------------------------------------------------------
+
+
+def test_three_ways_of_a_schedule() -> None:
+    tuned = [self_tuned(trial(0, [2.0, 1.0]))]
+    results = [
+        result("random"),
+        result("delta-stn@0.5", 0, loss=1.0, retrained=[2.0, 4.0], trials=tuned),
+        result("delta-stn@0.5", 1, loss=3.0, retrained=[5.0], trials=tuned),
+    ]
+    info = get_schedules_info(results)
+    ways = info.losses["digits"]["delta-stn@0.5"]
+    assert list(info.losses["digits"]) == ["delta-stn@0.5"]
+    assert ways["tuned run itself"] == (2.0, 1.0, 3.0)
+    assert ways["final values, fixed"] == (4.0, 3.0, 5.0)
+    assert "schedule, replayed" not in ways
+    table = schedule_table(info)
+    assert table.loc[0, "tuned run itself"] == "2.000 [1.000, 3.000]"
+    assert table.loc[0, "schedule, replayed"] == "–"
+    assert len(plot_schedules(info)[0].plot.data) == 2
+
+
+def test_replayed_runs_are_the_third_way() -> None:
+    class Replayed(type(result("random"))):  # type: ignore[misc]
+        replayed = (Retrained(0, 1.0, 0.5), Retrained(1, 1.0, 0.7))
+
+    tuned = [self_tuned(trial(0, [2.0, 1.0]))]
+    info = get_schedules_info([Replayed(*result("delta-stn@0.5", trials=tuned))])
+    ways = info.losses["digits"]["delta-stn@0.5"]
+    assert ways["schedule, replayed"].median == pytest.approx(0.6)
+
+
+def test_without_a_schedule_there_is_nothing() -> None:
+    info = get_schedules_info([result("random")])
+    assert schedule_table(info).empty
+    assert plot_schedules(info) == []
+
+
+# -- sensitivity ---------------------------------------------------------------------------------
+
+
+def _runs(method: str, losses: dict[tuple[float, float], list[float]]) -> list[dict]:
+    return [
+        {
+            "problem": "digits",
+            "method": method,
+            "start": start,
+            "initial_scale": scale,
+            "seed": seed,
+            "validation_loss": loss,
+        }
+        for (start, scale), values in losses.items()
+        for seed, loss in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def runs() -> pd.DataFrame:
+    return pd.DataFrame(
+        _runs(
+            "delta-stn",
+            {
+                (0.5, 1.0): [0.1, 0.2, 9.0],
+                (0.05, 1.0): [0.4, 0.4, 0.4],
+                (0.05, 2.0): [0.5, NAN, NAN],
+            },
+        )
+        + _runs("stn", {(0.05, 1.0): [0.3, NAN, 0.3], (0.5, 1.0): [0.6]})
+    )
+
+
+def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
+    info = get_sensitivity_info(runs)["digits"]
+    assert list(info.maps) == ["stn", "delta-stn"]
+    each = info.maps["delta-stn"]
+    assert (each.starts, each.scales) == ([0.05, 0.5], [1.0, 2.0])
+    # The median run at (0.05, 2) diverged; (0.5, 2) was not run.
+    np.testing.assert_array_equal(each.losses, [[0.4, INF], [0.2, NAN]])
+    assert info.maps["stn"].losses.tolist() == [[0.3], [0.6]]
+    assert (info.low, info.high) == (0.2, 0.6)
+
+
+def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
+    table = sensitivity_table(get_sensitivity_info(runs)).set_index("method")
+    at_default = "worst start / best start at σ0 = 1"
+    assert table.loc["stn", at_default] == pytest.approx(2.0)
+    assert table.loc["delta-stn", at_default] == pytest.approx(2.0)
+    # At σ0 = 2 all that was run diverged: there is no best start.
+    assert table.loc["delta-stn", "the same at the worst σ0"] == pytest.approx(2.0)
+    assert table.loc["delta-stn", "worst cell / best cell"] == INF
+    text = formatted_sensitivity(table.reset_index())
+    assert text["worst cell / best cell"].tolist() == ["2", "diverged"]
+
+
+def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:
+    info = get_sensitivity_info(runs)["digits"]
+    one, other = (figure.plot for figure in plot_sensitivity("digits", info))
+    ranges = {(figure.data[0].zmin, figure.data[0].zmax) for figure in (one, other)}
+    assert ranges == {(math.log(0.2), math.log(0.6))}
+    assert [note.text for note in other.layout.annotations] == ["0.4", "diverged", "0.2", ""]
+
+
+def test_an_exploded_loss_does_not_take_all_colours() -> None:
+    rows = _runs("stn", {(0.5, 1.0): [0.1], (0.05, 1.0): [1e9]})
+    info = get_sensitivity_info(pd.DataFrame(rows))["digits"]
+    assert (info.low, info.high) == (0.1, 1.0)
+
+
+def test_where_all_diverged_there_is_still_a_map() -> None:
+    info = get_sensitivity_info(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
+    (figure,) = plot_sensitivity("digits", info["digits"])
+    assert [note.text for note in figure.plot.layout.annotations] == ["diverged"]
+    assert formatted_sensitivity(sensitivity_table(info)).iloc[0, 2] == "–"

@@ -1,71 +1,123 @@
 from __future__ import annotations
 
+import math
+
+from _made_up_results import result
 import pandas as pd
 import pytest
 
-from comparisons._table import formatted, summarise, to_markdown
+from comparisons._table import (
+    Spread,
+    by_problem,
+    formatted,
+    number_text,
+    spread_name,
+    spread_text,
+    summarise,
+    to_markdown,
+)
 
 
-def test_summary_is_over_seeds_and_over_all_retrained_runs(results: list) -> None:
-    summary = summarise(results).set_index("tuner")
-    assert list(summary.index) == ["random", "delta-stn@0.5"]
-    row = summary.loc["random"]
-    assert row["seeds"] == 2
-    assert row["trials"] == 3
-    assert row["retrained_runs"] == 4
-    assert row["test_loss_mean"] == pytest.approx(1.0)
-    assert row["test_loss_sd"] == pytest.approx(0.5**0.5)
-    losses = pd.Series([0.2, 0.4, 1.2, 1.4])
-    assert row["retrained_test_loss_mean"] == pytest.approx(losses.mean())
-    assert row["retrained_test_loss_sd"] == pytest.approx(losses.std())
-    assert row["plain_runs_mean"] == pytest.approx(4.5)
+NAN, INF = math.nan, math.inf
 
 
-def test_a_single_seed_has_no_spread(results: list) -> None:
-    table = formatted(summarise([result for result in results if result.seed == 0]))
-    assert "±" not in table.loc[0, "validation loss"]
-    assert table.loc[0, "test loss, retrained"] == "0.3000 ± 0.1414"
+@pytest.mark.parametrize(
+    ("values", "median", "low", "high"),
+    [
+        ([3.0], 3.0, 3.0, 3.0),
+        ([4.0, 1.0, 2.0], 2.0, 1.0, 4.0),
+        ([4.0, 1.0, 2.0, 3.0], 2.5, 1.0, 4.0),
+        ([5.0, 1.0, 4.0, 2.0, 3.0], 3.0, 2.0, 4.0),  # quartiles from five on
+        ([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 4.5, 2.5, 6.5),
+        ([1.0, INF, INF], INF, 1.0, INF),
+        ([1.0, 2.0, INF], 2.0, 1.0, INF),
+        ([1.0, INF], INF, 1.0, INF),
+        ([1.0, NAN], 1.0, 1.0, 1.0),
+    ],
+)
+def test_spread(values: list[float], median: float, low: float, high: float) -> None:
+    assert Spread.of(values) == (median, low, high)
 
 
-def test_difference_is_paired_by_seed_with_its_standard_error(results: list) -> None:
-    """Losses of 0.3 and 1.3 for the baseline; less by 0.1 and by 0.3 for the other."""
-    runs = [
-        result._replace(
-            tuner="tpe" if result.tuner == "random" else "other",
-            retrained=[
-                run._replace(test_loss=run.test_loss - (0.1 + 0.2 * result.seed))
-                if result.tuner != "random"
-                else run
-                for run in result.retrained
-            ],
-        )
-        for result in results
+def test_of_nothing_there_is_no_spread() -> None:
+    assert all(map(math.isnan, Spread.of([NAN])))
+
+
+def test_name_of_the_spread() -> None:
+    assert [spread_name(n) for n in (1, 4, 5)] == ["range", "range", "quartiles"]
+
+
+def test_summary_is_over_the_seeds_of_each_problem() -> None:
+    results = [
+        result("random", 0, loss=1.0, retrained=[0.2, 0.4]),
+        result("random", 1, loss=3.0, retrained=[1.2, 1.4]),
+        result("random", 0, problem="diabetes", loss=7.0),
     ]
-    summary = summarise(runs).set_index("tuner")
-    assert summary.loc["other", "difference_mean"] == pytest.approx(-0.2)
-    assert summary.loc["other", "difference_se"] == pytest.approx(0.1)
-    table = formatted(summarise(runs)).set_index("tuner")
-    assert table.loc["other", "less tpe's"] == "-0.2000 ± 0.1000"
+    summary = summarise(results).set_index(["problem", "tuner"])
+    assert list(summary.index) == [("digits", "random"), ("diabetes", "random")]
+    row = summary.loc[("digits", "random")]
+    assert (row["seeds"], row["trials"], row["retrained_runs"]) == (2, 2, 4)
+    assert row["spread"] == "range"
+    assert (row["test_loss_median"], row["test_loss_low"], row["test_loss_high"]) == (2, 1, 3)
+    # Of each seed the mean of its runs.
+    assert row["retrained_test_loss_median"] == pytest.approx((0.3 + 1.3) / 2)
+    assert row["retrained_test_loss_high"] == pytest.approx(1.3)
+    assert row["plain_runs_median"] == pytest.approx(2.0)
+    assert row["seconds_median"] == pytest.approx(6.0)
+    assert summary.loc[("diabetes", "random"), "test_loss_median"] == 7
+
+
+def test_a_single_seed_has_no_spread() -> None:
+    table = formatted(summarise([result("random", loss=0.5)]))
+    assert table.loc[0, "validation loss"] == "0.5000"
+
+
+def test_difference_is_paired_by_seed_over_the_seeds_that_both_have() -> None:
+    results = [
+        *(result("tpe", seed, retrained=[loss]) for seed, loss in enumerate([1.0, 2.0, 9.0])),
+        *(result("gp", seed, retrained=[loss]) for seed, loss in enumerate([0.9, 1.5])),
+    ]
+    summary = summarise(results).set_index("tuner")
+    assert summary.loc["gp", "difference_median"] == pytest.approx(-0.3)
+    assert summary.loc["gp", "difference_low"] == pytest.approx(-0.5)
+    table = formatted(summarise(results)).set_index("tuner")
+    assert table.loc["gp", "less tpe's"] == "-0.30 [-0.50, -0.10]"
     assert table.loc["tpe", "less tpe's"] == "–"
 
 
-def test_difference_is_over_the_seeds_that_both_have(results: list) -> None:
-    renamed = [r._replace(tuner="tpe") if r.tuner == "random" else r for r in results]
-    summary = summarise([r for r in renamed if (r.tuner, r.seed) != ("tpe", 1)])
-    row = summary.set_index("tuner").loc["delta-stn@0.5"]
-    assert row["difference_mean"] == pytest.approx(0.0)  # 0.3 less 0.3 at seed 0
-    assert pd.isna(row["difference_se"])
+def test_without_the_baseline_there_is_no_difference() -> None:
+    assert "less tpe's" not in formatted(summarise([result("random")]))
 
 
-def test_without_the_baseline_there_is_no_difference(results: list) -> None:
-    assert "less tpe's" not in formatted(summarise(results))
+def test_a_diverged_run_is_named() -> None:
+    results = [result("random", seed, retrained=[0.1, NAN]) for seed in (0, 1)]
+    assert formatted(summarise(results)).loc[0, "test loss, retrained"] == "diverged"
 
 
-def test_markdown_is_aligned() -> None:
-    text = to_markdown(pd.DataFrame({"tuner": ["a", "long"], "loss": ["0.10 ± 0.01", "2"]}))
+def test_text_of_a_spread_and_of_numbers() -> None:
+    assert spread_text(Spread(0.05, 0.04, INF), "#.4g") == "0.05000 [0.04000, diverged]"
+    assert spread_text(Spread(NAN, NAN, NAN), ".1f") == "–"
+    assert number_text(1234.0) == "1234"  # no point at its end
+
+
+def test_unregistered_problems_come_last() -> None:
+    groups = by_problem([result("a", problem="gone"), result("a", problem="digits")])
+    assert list(groups) == ["digits", "gone"]
+
+
+def test_another_scale_is_another_problem() -> None:
+    groups = by_problem([result("a", scale=scale) for scale in ("paper", "cpu", "cpu")])
+    assert {name: len(group) for name, group in groups.items()} == {
+        "digits": 2,
+        "digits (paper)": 1,
+    }
+
+
+def test_markdown_is_aligned_names_on_the_left() -> None:
+    text = to_markdown(pd.DataFrame({"tuner": ["a", "lo|ng"], "loss": ["0.10 [0, 1]", "2"]}))
     assert text.splitlines() == [
-        "| tuner |        loss |",
-        "|-------|------------:|",
-        "| a     | 0.10 ± 0.01 |",
-        "| long  |           2 |",
+        "| tuner  |        loss |",
+        "| ------ | ----------: |",
+        "| a      | 0.10 [0, 1] |",
+        "| lo\\|ng |           2 |",
     ]

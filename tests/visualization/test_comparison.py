@@ -40,6 +40,11 @@ def test_a_trial_without_evaluations_counts_its_value_when_it_ends() -> None:
     assert (spent.tolist(), best.tolist()) == ([4.0], [0.3])
 
 
+def test_a_diverged_evaluation_is_no_value() -> None:
+    spent, best = best_so_far([trial([0.9, float("nan"), 0.5], 3)], [3.0])
+    assert (spent.tolist(), best.tolist()) == ([1.0, 2.0, 3.0], [0.9, 0.9, 0.5])
+
+
 def test_curve_falls_only_when_an_evaluation_is_paid_for() -> None:
     curve = average_progress([Progress(np.array([1.0, 2.0, 4.0]), np.array([0.9, 0.5, 0.1]))])
     assert np.all(curve.mean[curve.spent < 2] == 0.9)

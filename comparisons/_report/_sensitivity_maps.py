@@ -1,0 +1,162 @@
+"""Heat maps of how a method's validation loss depends on its start and on its first σ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+import pandas as pd
+import plotly.graph_objects as go
+
+from comparisons._report import _style
+from comparisons._report._page import Figure
+from comparisons._table import Spread, number_text
+import optuna_dstn
+
+
+_ORDER = ("stn", "centered-stn", "delta-stn")
+_COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says enough
+_DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
+
+NOTE = (
+    "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
+    "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
+    "Colours are the same for all methods of a problem, dark is low; they end at "
+    f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
+    "diverged, the cell says so."
+)
+
+
+class _Map(NamedTuple):
+    """One method's losses.
+
+    Attributes:
+        starts: Ascending, shape (m,).
+        scales: Ascending, shape (n,).
+        losses: Shape (m, n): infinite where the median run diverged, NaN where none was made.
+    """
+
+    starts: list[float]
+    scales: list[float]
+    losses: NDArray[np.float64]
+
+
+class _SensitivityInfo(NamedTuple):
+    """The maps by method, and the range of their colours."""
+
+    maps: dict[str, _Map]
+    low: float
+    high: float
+
+
+def get_sensitivity_info(rows: pd.DataFrame) -> dict[str, _SensitivityInfo]:
+    """Return the medians over the seeds, by problem.
+
+    Args:
+        rows: As `comparisons._sensitivity` stores them.
+    """
+    return {
+        str(problem): _of_problem(of_problem)
+        for problem, of_problem in rows.groupby("problem", sort=False)
+    }
+
+
+def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
+    groups = dict(iter(rows.groupby("method")))
+    maps = {method: _map(groups[method]) for method in _ORDER if method in groups}
+    finite = [x for each in maps.values() for x in each.losses.flat if math.isfinite(x)]
+    low = min(finite, default=math.nan)
+    return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), _COLOR_SPAN * low))
+
+
+def _map(rows: pd.DataFrame) -> _Map:
+    medians = (
+        rows.assign(loss=rows["validation_loss"].fillna(math.inf))
+        .groupby(["start", "initial_scale"])["loss"]
+        .agg(lambda losses: Spread.of(losses).median)
+        .unstack("initial_scale")
+    )
+    return _Map(
+        [float(start) for start in medians.index],
+        [float(scale) for scale in medians.columns],
+        medians.to_numpy(),
+    )
+
+
+def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
+    """Return how much worse the worst start is than the best, a row per problem and method."""
+    rows = []
+    for problem, info in infos.items():
+        for method, each in info.maps.items():
+            ratios = [_worst_over_best(column) for column in each.losses.T]
+            at_default = dict(zip(each.scales, ratios, strict=True)).get(_DEFAULT_SCALE, math.nan)
+            known = [ratio for ratio in ratios if not math.isnan(ratio)]
+            rows.append(
+                {
+                    "problem": problem,
+                    "method": method,
+                    f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}": at_default,
+                    "the same at the worst σ0": max(known, default=math.nan),
+                    "worst cell / best cell": _worst_over_best(each.losses),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _worst_over_best(losses: NDArray[np.float64]) -> float:
+    """Return infinity where one diverged, NaN where all did or none was run."""
+    known = losses[~np.isnan(losses)]
+    if not np.isfinite(known).any():
+        return math.nan
+    return float(known.max() / known.min())
+
+
+def formatted_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table people read."""
+    return table.map(lambda cell: number_text(cell, ".3g") if isinstance(cell, float) else cell)
+
+
+def plot_sensitivity(problem: str, info: _SensitivityInfo) -> list[Figure]:
+    """Plot the map of each method."""
+    return [_plot(f"{problem}: {method}", each, info) for method, each in info.maps.items()]
+
+
+def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
+    # Colours go with the logarithm: the good losses are close together.
+    colors = np.where(np.isfinite(each.losses), np.log(each.losses), math.nan)
+    span = {} if math.isnan(info.low) else {"zmin": math.log(info.low), "zmax": math.log(info.high)}
+    figure = go.Figure(
+        go.Heatmap(
+            x=[f"{scale:g}" for scale in each.scales],
+            y=[f"{start:g}" for start in each.starts],
+            z=colors,
+            **span,
+            colorscale="Cividis",
+            showscale=False,
+            hoverinfo="skip",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    middle = (span["zmin"] + span["zmax"]) / 2 if span else 0.0
+    for (i, j), loss in np.ndenumerate(each.losses):
+        is_long = math.isinf(loss) or loss >= 1000
+        # Written one by one: the heat map leaves out the text of cells that have no colour.
+        figure.add_annotation(
+            x=j,
+            y=i,
+            text="" if math.isnan(loss) else number_text(float(loss), ".3g"),
+            showarrow=False,
+            font={
+                "size": 8 if is_long else 11,
+                "color": "white" if colors[i, j] < middle else "black",
+            },
+        )
+    figure.update_xaxes(type="category", title_text="σ0")
+    figure.update_yaxes(type="category", title_text="start")
+    _style.fitted(figure, height=300)
+    figure.update_layout(margin={"l": 40, "r": 4, "t": 8, "b": 8})
+    return Figure(title, "", figure)

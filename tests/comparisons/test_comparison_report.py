@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+import re
+from typing import ClassVar
+
+from _made_up_results import result, self_tuned, trial
+import plotly.graph_objects as go
+import pytest
+
+from comparisons._report import SENSITIVITY_RUNS, _page, write_report, write_sensitivity
+from comparisons._report._papers import differences, paper_table
+from comparisons._report._summary import sentences
+from comparisons.problems import PROBLEMS, Digits, PaperResult
+
+
+class Published(Digits):
+    """Digits as if a paper had them."""
+
+    paper: ClassVar = {"random": PaperResult(0.043, 0.042), "delta-stn": PaperResult(0.04, 0.038)}
+    differs_from_paper = "fewer <images>"
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROBLEMS, "digits", Published)
+
+
+def _several() -> list:
+    """Two problems, one of them gone from the registry and without one of the tuners."""
+    tuned = [self_tuned(trial(0, [0.4, 0.3]))]
+    return [
+        *(result("random", seed, loss=0.5 + seed) for seed in (0, 1)),
+        *(result("tpe", seed, loss=0.4 + seed) for seed in (0, 1)),
+        *(result("delta-stn@0.5", seed, loss=0.3, trials=tuned) for seed in (0, 1)),
+        result("random", problem="gone", loss=0.2, epochs=5, torch="3"),
+        result("tpe", problem="gone", loss=0.1, epochs=5, torch="3"),
+    ]
+
+
+def test_page_and_every_table_are_written(tmp_path: Path) -> None:
+    written = write_report(_several(), tmp_path / "new")
+    assert written[0] == tmp_path / "new" / "report.html"
+    assert {path.suffix for path in written[1:]} == {".md", ".csv"}
+    names = {path.stem for path in written}
+    assert {"table", "ranks", "schedules", "duels_test_loss_retrained"} <= names
+    assert set(written) == set((tmp_path / "new").iterdir())
+    table = (tmp_path / "new" / "table.csv").read_text(encoding="utf-8")
+    with (tmp_path / "new" / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert table.startswith("problem,tuner,seeds,")
+    assert [(row["problem"], row["tuner"]) for row in rows][-1] == ("gone", "tpe")
+
+
+def test_page_is_self_contained_and_says_what_was_compared(tmp_path: Path) -> None:
+    page = write_report(_several(), tmp_path)[0].read_text(encoding="utf-8")
+    assert page.count("plotly.js v") == 1
+    assert "<script src=" not in page
+    assert "http-equiv" not in page
+    for text in (
+        "digits in words",
+        "gone in words",
+        "digits 100, gone 5",  # epochs
+        "digits 2, gone 1",  # seeds
+        "torch 2 or 3",
+        "Optuna&#x27;s figures: gone",
+        "Not run on gone: delta-stn@0.5.",
+    ):
+        assert text in page, text
+
+
+def test_studies_of_one_tuner_by_different_sources_are_named(tmp_path: Path) -> None:
+    results = [
+        result("random", 0, source="a"),
+        result("random", 1, source="b"),
+        result("tpe", 0, source="c"),
+    ]
+    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    assert "by different states of the source code: random on digits<" in page
+
+
+def test_figures_are_json_that_plotly_reads(tmp_path: Path) -> None:
+    page = write_report(_several(), tmp_path)[0].read_text(encoding="utf-8")
+    figures = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert len(figures) > 10
+    for text in figures:
+        contents = json.loads(text)
+        assert "template" not in contents["layout"]
+        go.Figure(contents)
+
+
+def test_numbers_of_figures_are_in_single_precision() -> None:
+    plot = go.Figure(go.Scatter(x=[0.1, 0.2], y=["a", "b"])).update_layout(height=100)
+    markup = _page.figure(_page.Figure("", "", plot))
+    assert '"dtype":"f4"' in markup
+    assert '"y":["a","b"]' in markup
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    bad = "<b>&</script>"
+    results = [result(f"{bad}{n}", problem=bad, description=bad, torch=bad) for n in range(2)]
+    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    assert "<b>" not in page.partition("</head>")[2]
+    assert "&lt;b&gt;&amp;&lt;/script&gt;" in page
+
+
+def test_one_tuner_with_one_seed_and_no_retrained_run(tmp_path: Path) -> None:
+    page = write_report([result("gp", retrained=[])], tmp_path)[0].read_text(encoding="utf-8")
+    assert "Who beats whom" in page
+    assert not list(tmp_path.glob("against_*"))
+
+
+def test_no_result_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no result"):
+        write_report([], tmp_path)
+
+
+# -- the papers' table ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("published")
+def test_ours_stand_beside_the_papers(tmp_path: Path) -> None:
+    results = [
+        result("random", 0, loss=0.1),
+        result("random", 1, loss=0.3),
+        result("delta-stn@0.5", loss=0.7),
+        result("delta-stn@0.05", loss=0.05),
+        result("tpe", problem="gone"),
+    ]
+    table = paper_table(results)
+    assert table.to_dict("records") == [
+        {
+            "problem": "digits",
+            "random": "0.2 (0.2) / 0.043 (0.042)",
+            "gp": "– / –",
+            "stn": "– / –",
+            "centered-stn": "– / –",
+            "delta-stn": "0.05 (0.05) / 0.04 (0.038)",  # the papers' start
+        }
+    ]
+    assert differences(results) == {"digits": "fewer <images>"}
+    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    assert "fewer &lt;images&gt;" in page
+    assert (tmp_path / "papers.md").is_file()
+
+
+def test_without_a_papers_problem_there_is_no_table(tmp_path: Path) -> None:
+    written = write_report([result("random", problem="gone")], tmp_path)
+    assert "papers" not in {path.stem for path in written}
+
+
+# -- the summary ---------------------------------------------------------------------------------
+
+
+def test_summary_counts_what_it_says() -> None:
+    text = " ".join(sentences(_several()))
+    assert "of 2 problems: delta-stn@0.5 on 1 (digits); tpe on 1 (gone)" in text
+    # 0.3 against 0.4 and 1.4; one plain run against two.
+    assert "delta-stn@0.5 against tpe, at 0.50 times its cost" in text
+    assert "the lower test loss on 2 of 2 pairs" in text
+    assert "There are 1 to 2 seeds a problem" in text
+
+
+def test_equal_tuners_are_best_together() -> None:
+    (first, *_) = sentences([result("random"), result("tpe")])
+    assert "random and tpe on 1 (digits)" in first
+
+
+def test_diverged_runs_are_counted() -> None:
+    results = [result("random", retrained=[0.1, math.nan]), result("tpe")]
+    assert any("1 of 2 retrained runs of random diverged" in text for text in sentences(results))
+
+
+# -- sensitivity ---------------------------------------------------------------------------------
+
+_RUNS = """\
+problem,scale,epochs,method,start,initial_scale,seed,validation_loss,best_validation_loss,torch,source
+digits,smoke,2,stn,0.5,1.0,0,0.25,0.2,2,a
+digits,smoke,2,stn,0.05,1.0,0,,,3,a
+"""
+
+
+def test_runs_in_the_folder_are_a_part_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / SENSITIVITY_RUNS).write_text(_RUNS, encoding="utf-8")
+    written = write_report([result("random")], tmp_path)
+    assert tmp_path / "sensitivity.csv" in written
+    page = written[0].read_text(encoding="utf-8")
+    assert "1 of 2 runs diverged" in page
+    assert "torch 2 or 3; source a." in page
+
+
+def test_sensitivity_has_a_page_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=SENSITIVITY_RUNS):
+        write_sensitivity(tmp_path)
+    (tmp_path / SENSITIVITY_RUNS).write_text(_RUNS, encoding="utf-8")
+    written = write_sensitivity(tmp_path)
+    assert [path.name for path in written] == [
+        "sensitivity.html",
+        "sensitivity.md",
+        "sensitivity.csv",
+    ]
