@@ -145,6 +145,11 @@ class Problem(ABC):
         """What is trained on what, and what is tuned, at this scale: for the reader of a table."""
 
     @property
+    def differs_from_paper(self) -> str:
+        """In what this scale differs from the papers' experiment, if there is one and it does."""
+        return ""
+
+    @property
     def reference(self) -> Mapping[str, float]:
         """Hyperparameters of the plain runs whose cost is the unit of the budget."""
         return next(iter(self.starts.values()))
