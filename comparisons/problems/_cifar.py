@@ -110,8 +110,8 @@ class Cifar(ImageProblem):
     @property
     def _network(self) -> str:
         return (
-            f"{self._architecture.__name__} at {self.size.width:g} of its width, images also "
-            "flipped at random"
+            f"{self._architecture.__name__} at {self.size.width:g} of its width, images "
+            "flipped left to right at random"
         )
 
     def _model(self, trial: BaseTrial) -> nn.Module:

@@ -34,12 +34,15 @@ class ImageSize(Size):
         batch_size: Examples in a batch.
         learning_rate: Of SGD with momentum 0.9.
         decay: The learning rate is divided by five after 30, 60 and 90 % of the epochs.
+        kaiming: Weights start from He et al.'s normal distribution in place of PyTorch's uniform
+            one, whose activations shrink from layer to layer where nothing normalises them.
     """
 
     width: float = 1.0
     batch_size: int = 128
     learning_rate: float
     decay: bool = False
+    kaiming: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,11 @@ class ImageProblem(Problem):
         """What is trained, and what is tuned."""
         size = self.size
         decay = ", divided by 5 after 30, 60 and 90 % of the epochs" if size.decay else ""
+        initial = "; Kaiming's initial weights" if size.kaiming else ""
         steps = -(-size.train // size.batch_size) * size.epochs
         return (
             f"{self._data_set}: {size.train:,} training and {size.valid:,} validation images of "
-            f"the training part, {size.test:,} of the test part; {self._network}; tuned: "
+            f"the training part, {size.test:,} of the test part; {self._network}{initial}; tuned: "
             f"{self._tuned}; SGD, learning rate {size.learning_rate:g}{decay}, momentum 0.9, "
             f"batches of {size.batch_size}; {size.epochs} epochs ({steps:,} steps)"
         )
@@ -121,6 +125,8 @@ class ImageProblem(Problem):
                 differences.append(f"{what.format(mine)} instead of {theirs:g}")
         if paper.decay and not size.decay:
             differences.append("constant learning rate instead of one that decays")
+        if size.kaiming and not paper.kaiming:
+            differences.append("Kaiming's initial weights instead of PyTorch's")
         return "; ".join([*differences, *self._other_differences])
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
@@ -136,7 +142,10 @@ class ImageProblem(Problem):
             self.device,
         )
         torch.manual_seed(seed)
-        model = self._model(trial).to(self.device)
+        model = self._model(trial)
+        if size.kaiming:
+            _start_from_kaiming(model)
+        model.to(self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=size.learning_rate, momentum=0.9)
         options: dict[str, Any] = {}
         if size.decay:
@@ -206,6 +215,12 @@ def random_rows(available: int, wanted: int, part: str) -> Tensor:
 def _splits(load: LoadImages, path: Path, train: int, valid: int, test: int, device: str) -> Splits:
     (x, y), tested = load(path, train + valid, test)
     return Splits((x[:train], y[:train]), (x[train:], y[train:]), tested).to(device)
+
+
+def _start_from_kaiming(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

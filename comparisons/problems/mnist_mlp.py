@@ -26,7 +26,7 @@ class MnistMLP(ImageProblem):
             64, 32, 32, epochs=2, trials=2, width=0.01, batch_size=16, learning_rate=1e-2
         ),
         Scale.CPU: ImageSize(
-            2000, 1000, 5000, epochs=30, width=0.4, batch_size=50, learning_rate=1e-2
+            5000, 1000, 5000, epochs=32, width=0.25, batch_size=100, learning_rate=2e-2
         ),
         Scale.PAPER: ImageSize(51_000, 9000, 10_000, epochs=500, learning_rate=1e-2),
     }

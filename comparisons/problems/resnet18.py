@@ -22,7 +22,7 @@ class CifarResNet18(Cifar):
             32, 16, 16, epochs=2, trials=2, width=0.02, batch_size=8, learning_rate=3e-2
         ),
         Scale.CPU: ImageSize(
-            1000, 500, 2000, epochs=20, width=0.0625, batch_size=32, learning_rate=3e-2
+            320, 300, 2000, epochs=20, width=0.0625, batch_size=16, learning_rate=3e-2
         ),
         Scale.PAPER: PAPER_SIZE,
     }

@@ -33,7 +33,7 @@ class SmallCNN(ImageProblem):
             64, 32, 32, epochs=2, trials=2, width=0.1, batch_size=16, learning_rate=1e-2
         ),
         Scale.CPU: ImageSize(
-            1000, 1000, 5000, epochs=30, width=0.25, batch_size=50, learning_rate=1e-2
+            1000, 500, 5000, epochs=40, width=0.25, batch_size=50, learning_rate=1e-2
         ),
         Scale.PAPER: ImageSize(51_000, 9000, 10_000, epochs=200, learning_rate=1e-2),
     }
