@@ -146,7 +146,10 @@ class Problem(ABC):
 
     @property
     def differs_from_paper(self) -> str:
-        """In what this scale differs from the papers' experiment, if there is one and it does."""
+        """What differs from the paper's setting, at this scale.
+
+        Empty where nothing does or there is none.
+        """
         return ""
 
     @property
