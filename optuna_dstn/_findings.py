@@ -10,9 +10,10 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optuna_dstn._discovery import Discovery, ParameterUse
+from optuna_dstn._discovery import Discovery
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._trial import DSTNTrial
+from optuna_dstn._uses import ParameterUse
 
 
 _NOT_READ = (
