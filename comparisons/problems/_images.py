@@ -36,6 +36,7 @@ class ImageSize(Size):
         decay: The learning rate is divided by five after 30, 60 and 90 % of the epochs.
         kaiming: Weights start from He et al.'s normal distribution in place of PyTorch's uniform
             one, whose activations shrink from layer to layer where nothing normalises them.
+        max_grad_norm: Gradients are clipped to this norm; ``None`` leaves them.
     """
 
     width: float = 1.0
@@ -43,6 +44,7 @@ class ImageSize(Size):
     learning_rate: float
     decay: bool = False
     kaiming: bool = False
+    max_grad_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,17 @@ class ImageProblem(Problem):
         size = self.size
         decay = ", divided by 5 after 30, 60 and 90 % of the epochs" if size.decay else ""
         initial = "; Kaiming's initial weights" if size.kaiming else ""
+        clipped = (
+            ""
+            if size.max_grad_norm is None
+            else f", gradients of norm {size.max_grad_norm:g} at most"
+        )
         steps = -(-size.train // size.batch_size) * size.epochs
         return (
             f"{self._data_set}: {size.train:,} training and {size.valid:,} validation images of "
             f"the training part, {size.test:,} of the test part; {self._network}{initial}; tuned: "
-            f"{self._tuned}; SGD, learning rate {size.learning_rate:g}{decay}, momentum 0.9, "
-            f"batches of {size.batch_size}; {size.epochs} epochs ({steps:,} steps)"
+            f"{self._tuned}; SGD, learning rate {size.learning_rate:g}{decay}, momentum "
+            f"0.9{clipped}, batches of {size.batch_size}; {size.epochs} epochs ({steps:,} steps)"
         )
 
     @property
@@ -127,6 +134,8 @@ class ImageProblem(Problem):
             differences.append("constant learning rate instead of one that decays")
         if size.kaiming and not paper.kaiming:
             differences.append("Kaiming's initial weights instead of PyTorch's")
+        if size.max_grad_norm != paper.max_grad_norm:
+            differences.append("gradients clipped")
         return "; ".join([*differences, *self._other_differences])
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
@@ -147,7 +156,7 @@ class ImageProblem(Problem):
             _start_from_kaiming(model)
         model.to(self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=size.learning_rate, momentum=0.9)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"max_grad_norm": size.max_grad_norm}
         if size.decay:
             milestones = [round(part * size.epochs) for part in (0.3, 0.6, 0.9)]
             options["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)

@@ -30,6 +30,7 @@ class CifarAlexNet(Cifar):
             batch_size=16,
             learning_rate=1e-2,
             kaiming=True,
+            max_grad_norm=1.0,
         ),
         Scale.PAPER: PAPER_SIZE,
     }

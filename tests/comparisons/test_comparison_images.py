@@ -286,6 +286,14 @@ def test_learning_rate_decays_at_the_papers_scale(folder: Path) -> None:
     assert rates == [0.03] * 3 + [0.006] * 3 + [0.0012] * 3 + [0.00024]
 
 
+def test_gradients_are_clipped_where_the_size_says_so(folder: Path) -> None:
+    clipped = smoke("alexnet", folder, max_grad_norm=0.5)
+    assert clipped.setup(fixed(clipped), 0, 0).options["max_grad_norm"] == 0.5
+    assert "gradients of norm 0.5 at most" in clipped.description
+    assert "gradients clipped" in clipped.differs_from_paper
+    assert "clipped" not in smoke("alexnet", folder).differs_from_paper
+
+
 def test_kaiming_keeps_the_activations_size(folder: Path) -> None:
     def deviation(kaiming: bool) -> float:
         problem = smoke("alexnet", folder, kaiming=kaiming, width=0.25)
