@@ -22,7 +22,14 @@ class CifarVGG16(Cifar):
             32, 16, 16, epochs=2, trials=2, width=0.02, batch_size=8, learning_rate=3e-2
         ),
         Scale.CPU: ImageSize(
-            320, 300, 2000, epochs=20, width=0.125, batch_size=16, learning_rate=1e-2
+            320,
+            300,
+            2000,
+            epochs=20,
+            width=0.125,
+            batch_size=16,
+            learning_rate=1e-2,
+            kaiming=True,
         ),
         Scale.PAPER: PAPER_SIZE,
     }
