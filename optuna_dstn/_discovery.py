@@ -27,6 +27,7 @@ from optuna_dstn._rules import (
 from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
 from optuna_dstn._uses import Uses
 from optuna_dstn._vectors import Vectors
+from optuna_dstn._written_parameters import storage_of, writes, written_by
 
 
 class _Reading(NamedTuple):
@@ -84,15 +85,19 @@ class Discovery(Interception[_Reading]):
         self._visible_penalties: ByIdentity[None] = ByIdentity()
         self._vectors = Vectors(batch.examples)
         self._has_warned = False
+        self._model: Module | None = None
 
     def meet(self, model: Module) -> None:
         self._sight.buffers = {id(buffer) for buffer in model.buffers()}
+        self._model = model
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
+        tensors = leaves((args, kwargs), Tensor)
+        for reading in filter(None, map(self._weights_read.get, tensors)):
+            self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
         self._batch.note(func, args, output)
-        tensors = leaves((args, kwargs), Tensor)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
             func, args, kwargs, tensors, output, in_model=self.in_model
@@ -166,6 +171,7 @@ class Discovery(Interception[_Reading]):
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
         reading = self._reading(func, args, kwargs)
+        self._require_no_write(reading, func, args, kwargs)
         if rule is not None:
             self._check_domains(rule, func, args, kwargs)
         try:
@@ -220,6 +226,20 @@ class Discovery(Interception[_Reading]):
         if learning and all(self._is_without_data(t) for t in others):
             self._note_weights_read(reading, output)
         return output
+
+    def _require_no_write(
+        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Check that a call does not write what it reads into the model's parameters."""
+        if self._model is None or not writes(func, kwargs):
+            return
+        own = {storage_of(parameter) for parameter in self._model.parameters()} - {0}  # 0: of none
+        if any(storage_of(tensor) in own for tensor in written_by(args, kwargs)):
+            function = function_name(func)
+            raise HyperparameterError(
+                f"Hyperparameter {reading.formula} changes the model's parameters in place in "
+                f"{function}, and how training responds to that is not seen. {_INSTEAD_OF_PENALTY}"
+            )
 
     def _reading(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Reading:
         numbers = leaves((args, kwargs), Hyperparameter)
@@ -287,13 +307,17 @@ class Discovery(Interception[_Reading]):
         return min(values), max(values)
 
 
+_INSTEAD_OF_PENALTY = (
+    "For a penalty on weights give the optimizer weight_decay=h, or add "
+    "optuna_dstn.l2_penalty(model.parameters(), h) or optuna_dstn.l1_penalty(...) to the loss; "
+    "otherwise write float(...) around it to leave it to the study's sampler."
+)
+
+
 def _penalty_error(reading: _Reading) -> HyperparameterError:
     return HyperparameterError(
         f"Hyperparameter {reading.formula} meets the model's parameters alone in "
-        f"{reading.function}, where their response to it is not seen. For a penalty on weights "
-        "give the optimizer weight_decay=h, or add optuna_dstn.l2_penalty(model.parameters(), h) "
-        "or optuna_dstn.l1_penalty(...) to the loss; otherwise write float(...) around it to leave "
-        "it to the study's sampler."
+        f"{reading.function}, where their response to it is not seen. {_INSTEAD_OF_PENALTY}"
     )
 
 
