@@ -11,27 +11,42 @@ from comparisons.problems._problem import (
     Size,
     Trained,
 )
+from comparisons.problems.alexnet import CifarAlexNet
 from comparisons.problems.breast_cancer import BreastCancer
 from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
+from comparisons.problems.mnist_mlp import MnistMLP
+from comparisons.problems.resnet18 import CifarResNet18
+from comparisons.problems.simple_cnn import SmallCNN
+from comparisons.problems.vgg16 import CifarVGG16
 
 
 PROBLEMS: dict[str, type[Problem]] = {
     "digits": Digits,
     "diabetes": Diabetes,
     "breast-cancer": BreastCancer,
+    "mnist-mlp": MnistMLP,
+    "simple-cnn": SmallCNN,
+    "alexnet": CifarAlexNet,
+    "vgg16": CifarVGG16,
+    "resnet18": CifarResNet18,
 }
 
 __all__ = [
     "PROBLEMS",
     "BreastCancer",
+    "CifarAlexNet",
+    "CifarResNet18",
+    "CifarVGG16",
     "Diabetes",
     "Digits",
     "MissingDataError",
+    "MnistMLP",
     "PaperResult",
     "Problem",
     "Scale",
     "Setup",
     "Size",
+    "SmallCNN",
     "Trained",
 ]

@@ -1,0 +1,237 @@
+"""Classification of images, whatever the data set and the network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import functools
+from pathlib import Path
+from typing import Any, ClassVar
+
+from optuna.trial import BaseTrial
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._problem import Problem, Scale, Setup, Size
+
+
+_SPLIT_SEED = 0
+
+LoadImages = Callable[[Path, int, int], tuple[Batch, Batch]]
+"""``load(path, training, test)``: so many images of either official part, in a fixed random order:
+bytes of shape (N, C, H, W), and labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSize(Size):
+    """The numbers of an image problem.
+
+    Attributes:
+        width: Of the network, as a fraction of the published one.
+        batch_size: Examples in a batch.
+        learning_rate: Of SGD with momentum 0.9.
+        decay: The learning rate is divided by five after 30, 60 and 90 % of the epochs.
+        kaiming: Weights start from He et al.'s normal distribution in place of PyTorch's uniform
+            one, whose activations shrink from layer to layer where nothing normalises them.
+        max_grad_norm: Gradients are clipped to this norm; ``None`` leaves them.
+    """
+
+    width: float = 1.0
+    batch_size: int = 128
+    learning_rate: float
+    decay: bool = False
+    kaiming: bool = False
+    max_grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageProblem(Problem):
+    """A network trained by SGD on a part of a data set's training images.
+
+    Validation images are others of the official training part, test images are of the official test
+    part. Bytes are kept on the device, and the network's first module makes numbers of them.
+    """
+
+    size: ImageSize
+
+    sizes: ClassVar[Mapping[Scale, ImageSize]]
+    _load: ClassVar[LoadImages]
+
+    @property
+    @abstractmethod
+    def _data_set(self) -> str:
+        """Name of the data set."""
+
+    @property
+    @abstractmethod
+    def _network(self) -> str:
+        """The network at its size, in words."""
+
+    @property
+    @abstractmethod
+    def _tuned(self) -> str:
+        """What is tuned in which ranges, in words."""
+
+    @property
+    def _file(self) -> str:
+        """The data file that is read."""
+        (file,) = self.files
+        return file
+
+    @property
+    def _other_differences(self) -> Sequence[str]:
+        """What differs from the papers beside the size."""
+        return ()
+
+    @abstractmethod
+    def _model(self, trial: BaseTrial) -> nn.Module:
+        """Return the network for images of bytes, (B, C, H, W), with what precedes it."""
+
+    @property
+    def description(self) -> str:
+        """What is trained, and what is tuned."""
+        size = self.size
+        decay = ", divided by 5 after 30, 60 and 90 % of the epochs" if size.decay else ""
+        initial = "; Kaiming's initial weights" if size.kaiming else ""
+        clipped = (
+            ""
+            if size.max_grad_norm is None
+            else f", gradients of norm {size.max_grad_norm:g} at most"
+        )
+        steps = -(-size.train // size.batch_size) * size.epochs
+        return (
+            f"{self._data_set}: {size.train:,} training and {size.valid:,} validation images of "
+            f"the training part, {size.test:,} of the test part; {self._network}{initial}; tuned: "
+            f"{self._tuned}; SGD, learning rate {size.learning_rate:g}{decay}, momentum "
+            f"0.9{clipped}, batches of {size.batch_size}; {size.epochs} epochs ({steps:,} steps)"
+        )
+
+    @property
+    def differs_from_paper(self) -> str:
+        """The numbers that are not the papers', and other differences."""
+        size, paper = self.size, self.sizes[Scale.PAPER]
+        differences = [
+            f"{mine:,} of {theirs:,} {part} images"
+            for part, mine, theirs in (
+                ("training", size.train, paper.train),
+                ("validation", size.valid, paper.valid),
+                ("test", size.test, paper.test),
+            )
+            if mine != theirs
+        ]
+        for what, mine, theirs in (
+            ("{} epochs", size.epochs, paper.epochs),
+            ("width {:g}", size.width, paper.width),
+            ("batches of {}", size.batch_size, paper.batch_size),
+            ("learning rate {:g}", size.learning_rate, paper.learning_rate),
+        ):
+            if mine != theirs:
+                differences.append(f"{what.format(mine)} instead of {theirs:g}")
+        if paper.decay and not size.decay:
+            differences.append("constant learning rate instead of one that decays")
+        if size.kaiming and not paper.kaiming:
+            differences.append("Kaiming's initial weights instead of PyTorch's")
+        if size.max_grad_norm != paper.max_grad_norm:
+            differences.append("gradients clipped")
+        return "; ".join([*differences, *self._other_differences])
+
+    def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
+        """Make the network; see :class:`Problem`."""
+        self.require_data()
+        size = self.size
+        data = _splits(
+            type(self)._load,
+            self.data_dir / self._file,
+            size.train,
+            size.valid,
+            size.test,
+            self.device,
+        )
+        torch.manual_seed(seed)
+        model = self._model(trial)
+        if size.kaiming:
+            _start_from_kaiming(model)
+        model.to(self.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=size.learning_rate, momentum=0.9)
+        options: dict[str, Any] = {"max_grad_norm": size.max_grad_norm}
+        if size.decay:
+            milestones = [round(part * size.epochs) for part in (0.3, 0.6, 0.9)]
+            options["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)
+        return Setup(
+            model=model,
+            optimizer=optimizer,
+            loss_fn=_loss,
+            train_loader=Shuffled(data.train, size.batch_size, seed),
+            valid_loader=batches(data.valid, size.batch_size),
+            test_loader=batches(data.test, size.batch_size),
+            options=options,
+        )
+
+
+class Normalised(nn.Module):
+    """Numbers less a mean, over a standard deviation, by channel.
+
+    Args:
+        means: One for each channel.
+        deviations: Likewise.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(means).view(-1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviations).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return images of the same shape, (B, C, H, W)."""
+        return (x - self.mean) / self.deviation
+
+
+class FromBytes(nn.Module):
+    """Numbers in [0, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return floating-point images of the same shape."""
+        return x.float() / 255
+
+
+def random_rows(available: int, wanted: int, part: str) -> Tensor:
+    """Return the first numbers of examples in an order that is always the same.
+
+    Args:
+        available: How many examples there are.
+        wanted: How many to return.
+        part: What they are, for the message.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    if wanted > available:
+        raise ValueError(
+            f"The problem asks for {wanted:,} {part} images, and the file has {available:,}: make "
+            "it smaller, Problem.at(..., train=..., valid=..., test=...)."
+        )
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    return order[:wanted]
+
+
+@functools.lru_cache(maxsize=1)
+def _splits(load: LoadImages, path: Path, train: int, valid: int, test: int, device: str) -> Splits:
+    (x, y), tested = load(path, train + valid, test)
+    return Splits((x[:train], y[:train]), (x[train:], y[train:]), tested).to(device)
+
+
+def _start_from_kaiming(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(model(x), y)

@@ -1,0 +1,101 @@
+"""Dropout and cutout of a small convolutional network on Fashion-MNIST or MNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optuna.trial import BaseTrial
+from torch import nn
+
+from comparisons.networks import SimpleCNN
+from comparisons.problems._images import FromBytes, ImageProblem, ImageSize, LoadImages, Normalised
+from comparisons.problems._mnist import load_mnist
+from comparisons.problems._problem import MissingDataError, PaperResult, Scale
+from optuna_dstn.augmentation import Cutout
+
+
+_FASHION, _DIGITS = "fashion_mnist.npz", "mnist.npz"
+_STATISTICS = {_FASHION: ([0.2860], [0.3530]), _DIGITS: ([0.1307], [0.3081])}
+
+
+@dataclass(frozen=True)
+class SmallCNN(ImageProblem):
+    """SimpleCNN with dropout before each layer, on images with holes.
+
+    It reads Fashion-MNIST where its file is given, and MNIST otherwise.
+    """
+
+    name: ClassVar[str] = "simple-cnn"
+    sizes: ClassVar[Mapping[Scale, ImageSize]] = {
+        Scale.SMOKE: ImageSize(
+            64, 32, 32, epochs=2, trials=2, width=0.1, batch_size=16, learning_rate=1e-2
+        ),
+        Scale.CPU: ImageSize(
+            1000, 500, 5000, epochs=40, width=0.25, batch_size=50, learning_rate=1e-2
+        ),
+        Scale.PAPER: ImageSize(51_000, 9000, 10_000, epochs=200, learning_rate=1e-2),
+    }
+    starts: ClassVar[Mapping[str, Mapping[str, float]]] = {
+        label: {
+            **dict.fromkeys(SimpleCNN.RATES, float(label)),
+            "cutout_holes": holes,
+            "cutout_length": length,
+        }
+        for label, holes, length in (("0.05", 1, 3), ("0.5", 3, 13))
+    }
+    files: ClassVar[tuple[str, ...]] = (_FASHION, _DIGITS)
+    paper: ClassVar[Mapping[str, PaperResult]] = {
+        "random": PaperResult(0.206, 0.214),
+        "gp": PaperResult(0.217, 0.215),
+        "stn": PaperResult(0.196, 0.218),
+        "centered-stn": PaperResult(0.191, 0.212),
+        "delta-stn": PaperResult(0.189, 0.209),
+    }
+    _load: ClassVar[LoadImages] = staticmethod(load_mnist)
+    _tuned: ClassVar[str] = (
+        "input dropout, channel dropout before the second convolution and two dropouts of the "
+        "fully connected layers, each in [0, 0.95]; cutout holes in 0, …, 5 and length in 2, …, 24"
+    )
+
+    @property
+    def _file(self) -> str:
+        return _FASHION if (self.data_dir / _FASHION).is_file() else _DIGITS
+
+    @property
+    def _data_set(self) -> str:
+        return "Fashion-MNIST" if self._file == _FASHION else "MNIST"
+
+    @property
+    def _network(self) -> str:
+        return f"SimpleCNN (conv5 16, conv5 32, fc 1568) at {self.size.width:g} of its width"
+
+    @property
+    def _other_differences(self) -> Sequence[str]:
+        if self._file == _FASHION:
+            return ()
+        return (f"MNIST instead of Fashion-MNIST, as {_FASHION} is not in the data folder",)
+
+    def require_data(self) -> None:
+        """Check that one of the two files is there.
+
+        Raises:
+            MissingDataError: If neither is.
+        """
+        if not (self.data_dir / self._file).is_file():
+            raise MissingDataError(
+                f"{self.name} needs {_FASHION}, or {_DIGITS} in its place, and neither is in "
+                f"{self.data_dir}. Give the folder that holds one: --data-dir FOLDER."
+            )
+
+    def _model(self, trial: BaseTrial) -> nn.Module:
+        rates = [trial.suggest_float(name, 0.0, 0.95) for name in SimpleCNN.RATES]
+        return nn.Sequential(
+            FromBytes(),
+            Normalised(*_STATISTICS[self._file]),
+            Cutout(
+                trial.suggest_int("cutout_holes", 0, 5), trial.suggest_int("cutout_length", 2, 24)
+            ),
+            SimpleCNN(rates, width=self.size.width),
+        )
