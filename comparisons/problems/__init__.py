@@ -14,12 +14,16 @@ from comparisons.problems._problem import (
 from comparisons.problems.breast_cancer import BreastCancer
 from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
+from comparisons.problems.linear_dropout import LinearDropout
+from comparisons.problems.ridge import Ridge
 
 
 PROBLEMS: dict[str, type[Problem]] = {
     "digits": Digits,
     "diabetes": Diabetes,
     "breast-cancer": BreastCancer,
+    "ridge": Ridge,
+    "linear-dropout": LinearDropout,
 }
 
 __all__ = [
@@ -27,9 +31,11 @@ __all__ = [
     "BreastCancer",
     "Diabetes",
     "Digits",
+    "LinearDropout",
     "MissingDataError",
     "PaperResult",
     "Problem",
+    "Ridge",
     "Scale",
     "Setup",
     "Size",

@@ -145,6 +145,14 @@ class Problem(ABC):
         """What is trained on what, and what is tuned, at this scale: for the reader of a table."""
 
     @property
+    def differs_from_paper(self) -> str:
+        """What differs from the paper's setting, at this scale.
+
+        Empty where nothing does or there is none.
+        """
+        return ""
+
+    @property
     def reference(self) -> Mapping[str, float]:
         """Hyperparameters of the plain runs whose cost is the unit of the budget."""
         return next(iter(self.starts.values()))
