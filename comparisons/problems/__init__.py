@@ -15,7 +15,9 @@ from comparisons.problems.breast_cancer import BreastCancer
 from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
 from comparisons.problems.linear_dropout import LinearDropout
+from comparisons.problems.lstm import LSTM
 from comparisons.problems.ridge import Ridge
+from comparisons.problems.transformer import Transformer
 
 
 PROBLEMS: dict[str, type[Problem]] = {
@@ -24,9 +26,12 @@ PROBLEMS: dict[str, type[Problem]] = {
     "breast-cancer": BreastCancer,
     "ridge": Ridge,
     "linear-dropout": LinearDropout,
+    "lstm": LSTM,
+    "transformer": Transformer,
 }
 
 __all__ = [
+    "LSTM",
     "PROBLEMS",
     "BreastCancer",
     "Diabetes",
@@ -40,4 +45,5 @@ __all__ = [
     "Setup",
     "Size",
     "Trained",
+    "Transformer",
 ]
