@@ -41,14 +41,14 @@ class Transformer(LanguageModelling):
             units=8,
         ),
         Scale.CPU: TextSize(
-            train=400,
+            train=500,
             valid=200,
             test=400,
             epochs=30,
-            vocabulary=1000,
+            vocabulary=500,
             length=20,
             batch_size=20,
-            units=64,
+            units=40,
         ),
         Scale.PAPER: TextSize(
             train=7_300,
