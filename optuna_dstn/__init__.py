@@ -7,6 +7,7 @@ from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
 from optuna_dstn._fit import fit
 from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._penalty import l1_penalty, l2_penalty
+from optuna_dstn._replay import replay_schedule
 from optuna_dstn._schedule import hyperparameter_schedule
 from optuna_dstn._study import DSTNStudy, create_study, load_study, wrap
 from optuna_dstn._summary import Summary
@@ -33,6 +34,7 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "load_study",
+    "replay_schedule",
     "visualization",
     "wrap",
 ]

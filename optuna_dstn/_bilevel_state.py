@@ -7,11 +7,12 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._findings import Findings
+from optuna_dstn._parameter_watch import ParameterWatch
 from optuna_dstn._response import RESPONSES
 from optuna_dstn._response_optimizer import OptimizerFactory, ResponseOptimizer
 from optuna_dstn._space import Space
@@ -23,12 +24,14 @@ class BilevelState:
     Args:
         findings: What the first step settled.
         opened: Distribution and start value of each open hyperparameter.
+        model: The model.
         optimizer: The user's optimizer.
         config: The method's settings.
         optimizer_factory: Makes the response's optimizer; ``None`` makes one like ``optimizer``.
 
     Attributes:
         findings: As given.
+        watch: Looks after the model's parameters from now on.
         space: λ and σ.
         drawn_alike: The hyperparameters of which all examples of a training batch get one draw.
         drawn_for_validation: Likewise of a validation batch.
@@ -42,11 +45,13 @@ class BilevelState:
         self,
         findings: Findings,
         opened: Mapping[str, tuple[BaseDistribution, float]],
+        model: nn.Module,
         optimizer: Optimizer,
         config: TunerConfig,
         optimizer_factory: OptimizerFactory | None,
     ) -> None:
         self.findings = findings
+        self.watch = ParameterWatch(model, optimizer, findings)
         tuned = {name: opened[name] for name in findings.readers}
         weights = next(p for group in findings.responding for p in group.values())
         self.space = Space(

@@ -80,7 +80,8 @@ class CenteredSTN(SelfTuning):
 
     def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
         """Return the part of a batch that the response sees, and its size; other parts by turns."""
-        count = math.ceil(examples * self._config.response_fraction)
+        # Two at least: of one alone there is no variance for batch normalisation.
+        count = min(examples, max(2, math.ceil(examples * self._config.response_fraction)))
         if count == examples:
             return batch, examples
         turn = self.steps // self._config.response_interval

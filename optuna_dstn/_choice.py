@@ -8,6 +8,7 @@ from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._replay_trial import ReplayTrial
 from optuna_dstn._trial import DSTNTrial
 
 
@@ -42,7 +43,7 @@ def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) ->
         ValueError: If there are fewer than two.
     """
     _require_options(name, options)
-    if isinstance(trial, DSTNTrial):
+    if isinstance(trial, (DSTNTrial, ReplayTrial)):
         return Choice(name, options, trial.suggest_probabilities(name, list(options)))
     chosen = trial.suggest_categorical(name, list(options))
     return Choice(name, options, {option: float(option == chosen) for option in options})

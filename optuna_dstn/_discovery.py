@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 import itertools
 from typing import Any, NamedTuple
 
@@ -18,58 +17,17 @@ from optuna_dstn._hyperparameter import Hyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._interception import Interception, require_sizes
 from optuna_dstn._rules import (
-    EXPANDING_FUNCTIONS,
-    INDEX_FUNCTIONS,
     METADATA_FUNCTIONS,
     Domain,
     HyperparameterRule,
     Sight,
-    examples_met,
-    follow,
     hyperparameter_rules,
-    is_affine,
-    is_of_weights,
-    layer_rules,
-    looks_only,
     penalty_rules,
-    preferred_axes,
 )
 from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
+from optuna_dstn._uses import Uses
 from optuna_dstn._vectors import Vectors
-
-
-@dataclass
-class ParameterUse:
-    """How the functions of the first step let a parameter respond.
-
-    Attributes:
-        axes: The axes along which its units may lie, the preferred one first; ``None`` where no
-            function has said.
-        alike: Functions that see one Δ for the whole batch, since they have no rule, or since no
-            example of the batch is in sight.
-    """
-
-    axes: tuple[int, ...] | None = None
-    alike: set[str] = field(default_factory=set)
-
-    @property
-    def axis(self) -> int:
-        """The axis along which the units lie."""
-        return self.axes[0] if self.axes else 0
-
-
-class _Origin(NamedTuple):
-    """How a tensor was computed from parameters alone.
-
-    Attributes:
-        axes: For each parameter that took part, by ``id``: along which axis of the tensor its units
-            lie, for each axis along which they may lie in the parameter; ``None`` where all entries
-            are of one unit.
-        mixed_by: The function because of which several units contribute to an entry.
-    """
-
-    axes: Mapping[int, Mapping[int, int | None]]
-    mixed_by: str | None = None
+from optuna_dstn._written_parameters import storage_of, writes, written_by
 
 
 class _Reading(NamedTuple):
@@ -110,37 +68,39 @@ class Discovery(Interception[_Reading]):
         super().__init__(values)
         self._batch = batch
         self._examples = batch.examples
-        self._linear = linear
         self._distributions = distributions
         self.readers: dict[str, set[str]] = {}
         self.penalties: dict[str, set[str]] = {}
         self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
         self.shared: set[str] = set()
-        self.uses: dict[int, ParameterUse] = {}
         # What was computed without data, and whether from parameters (else from nothing).
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._sight = Sight(batch, self._is_weight)
-        # What was computed from parameters alone, and how.
-        self._origins: ByIdentity[_Origin] = ByIdentity()
+        self._uses = Uses(self._sight, linear=linear)
+        self.uses = self._uses.of_parameters
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
         # What l2_penalty and its like returned.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
         self._vectors = Vectors(batch.examples)
         self._has_warned = False
+        self._model: Module | None = None
 
     def meet(self, model: Module) -> None:
         self._sight.buffers = {id(buffer) for buffer in model.buffers()}
+        self._model = model
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
+        tensors = leaves((args, kwargs), Tensor)
+        for reading in filter(None, map(self._weights_read.get, tensors)):
+            self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
         self._batch.note(func, args, output)
-        tensors = leaves((args, kwargs), Tensor)
         outputs = leaves((output,), Tensor)
-        meets_examples = func not in penalty_rules and self._note_uses(
-            func, args, kwargs, tensors, output
+        meets_examples = func not in penalty_rules and self._uses.note(
+            func, args, kwargs, tensors, output, in_model=self.in_model
         )
         if outputs:
             if len(outputs) == 1:
@@ -159,10 +119,14 @@ class Discovery(Interception[_Reading]):
         return output
 
     def _is_without_data(self, tensor: Tensor) -> bool:
-        return isinstance(tensor, Parameter) or tensor in self._without_data
+        return self._is_of_parameters(tensor) or tensor in self._without_data
 
     def _is_of_parameters(self, tensor: Tensor) -> bool:
-        return isinstance(tensor, Parameter) or bool(self._without_data.get(tensor))
+        return (
+            isinstance(tensor, Parameter)
+            or tensor in self._uses
+            or bool(self._without_data.get(tensor))
+        )
 
     def _is_weight(self, tensor: Any) -> bool:
         return (
@@ -200,111 +164,6 @@ class Discovery(Interception[_Reading]):
                 "optuna_dstn.l2_penalty(model.parameters(), 1e-4), l1_penalty or weight_decay=."
             )
 
-    def _note_uses(
-        self,
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-        output: Any,
-    ) -> bool:
-        """Note how the parameters among the arguments respond through this call.
-
-        Returns:
-            Whether they meet examples in it, so that what it returns is no weight.
-        """
-        rule = layer_rules.get(func)
-        if rule is not None and rule.serves(self._sight, args, kwargs):
-            known = rule.sees_examples(self._sight, args, kwargs)
-            for argument, axes in rule.responding(*args, **kwargs):
-                if self._sight.is_weight(argument):
-                    self._note_use(argument, axes if known else (), func)
-            return True
-        in_place = is_in_place(func)
-        outputs = leaves(args[:1] if in_place else (output,), Tensor)
-        weights = [t for t in tensors if self._sight.is_weight(t)]
-        if not weights or looks_only(func, args, weights):
-            return False
-        if not any(t.is_floating_point() for t in outputs):
-            return False
-        writes_to_weight = in_place and any(args[0] is weight for weight in weights)
-        like = None if writes_to_weight else examples_met(func, args, kwargs, weights, self._sight)
-        if like is not None and func in EXPANDING_FUNCTIONS and self.in_model:
-            self._note_use(weights[0], preferred_axes(weights[0], like), func)
-            return True
-        others = [t for t in tensors if not self._sight.is_weight(t)]
-        if func in METADATA_FUNCTIONS:
-            others = []
-        if not any(t.requires_grad for t in others) and is_of_weights(
-            func, tensors, weights, self._sight
-        ):
-            self._note_origin(func, args, kwargs, weights, output)
-        elif self.in_model:  # else a penalty, which the response does not see
-            for weight in weights:
-                axes = () if like is None else preferred_axes(weight, like)
-                self._note_use(weight, axes, func)
-            return like is not None
-        return False
-
-    def _note_origin(
-        self,
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        weights: list[Tensor],
-        output: Any,
-    ) -> None:
-        """Note that a call has computed tensors from parameters alone."""
-        origins = [(weight, self._origin(weight)) for weight in weights]
-        mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
-        can_follow = func in INDEX_FUNCTIONS or (
-            isinstance(output, Tensor)
-            and not is_in_place(func)
-            and (self._linear or is_affine(func, args, weights))
-        )
-        outputs = leaves((args[0] if is_in_place(func) else output,), Tensor)
-        for index, result in enumerate(outputs):
-            axes: dict[int, dict[int, int | None]] = {}
-            for weight, origin in origins:
-                places = {
-                    there: follow(func, args, kwargs, weight, there, outputs)[index]
-                    for of_parameter in origin.axes.values()
-                    for there in of_parameter.values()
-                    if can_follow
-                }
-                for parameter, of_parameter in origin.axes.items():
-                    found = {
-                        own: place.axis
-                        for own, there in of_parameter.items()
-                        if (place := places.get(there)) is not None
-                    }
-                    before = axes.get(parameter)
-                    axes[parameter] = found if before is None else _common(before, found)
-            mixing = None if all(axes.values()) else function_name(func)
-            self._origins[result] = _Origin(axes, mixed_by or mixing)
-            self._without_data[result] = True
-
-    def _origin(self, weight: Tensor) -> _Origin:
-        known = self._origins.get(weight)
-        if known is not None:
-            return known
-        axes: dict[int, int | None] = {axis: axis for axis in range(weight.ndim)}
-        return _Origin({id(weight): axes or {0: None}})
-
-    def _note_use(self, weight: Tensor, axes: tuple[int, ...], func: Function) -> None:
-        """Note a call that lets a weight respond along some axes; along none is by its mean."""
-        origin = self._origin(weight)
-        for parameter, there in origin.axes.items():
-            allowed = [own for axis in axes for own, place in there.items() if place == axis]
-            if axes:
-                allowed += [own for own, place in there.items() if place is None]
-            use = self.uses.setdefault(parameter, ParameterUse())
-            common = tuple(a for a in (use.axes or allowed) if a in allowed)
-            if origin.mixed_by is None and common:
-                use.axes = common
-            else:
-                use.alike.add(origin.mixed_by or function_name(func))
-
     # -- reading ---------------------------------------------------------------------------------
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -312,6 +171,7 @@ class Discovery(Interception[_Reading]):
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
         reading = self._reading(func, args, kwargs)
+        self._require_no_write(reading, func, args, kwargs)
         if rule is not None:
             self._check_domains(rule, func, args, kwargs)
         try:
@@ -366,6 +226,20 @@ class Discovery(Interception[_Reading]):
         if learning and all(self._is_without_data(t) for t in others):
             self._note_weights_read(reading, output)
         return output
+
+    def _require_no_write(
+        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Check that a call does not write what it reads into the model's parameters."""
+        if self._model is None or not writes(func, kwargs):
+            return
+        own = {storage_of(parameter) for parameter in self._model.parameters()} - {0}  # 0: of none
+        if any(storage_of(tensor) in own for tensor in written_by(args, kwargs)):
+            function = function_name(func)
+            raise HyperparameterError(
+                f"Hyperparameter {reading.formula} changes the model's parameters in place in "
+                f"{function}, and how training responds to that is not seen. {_INSTEAD_OF_PENALTY}"
+            )
 
     def _reading(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Reading:
         numbers = leaves((args, kwargs), Hyperparameter)
@@ -433,24 +307,17 @@ class Discovery(Interception[_Reading]):
         return min(values), max(values)
 
 
-def _common(
-    one: Mapping[int, int | None], other: Mapping[int, int | None]
-) -> dict[int, int | None]:
-    """Return where units lie in what was made of a parameter in two ways."""
-    return {
-        own: other[own] if place is None else place
-        for own, place in one.items()
-        if own in other and (place is None or other[own] in (None, place))
-    }
+_INSTEAD_OF_PENALTY = (
+    "For a penalty on weights give the optimizer weight_decay=h, or add "
+    "optuna_dstn.l2_penalty(model.parameters(), h) or optuna_dstn.l1_penalty(...) to the loss; "
+    "otherwise write float(...) around it to leave it to the study's sampler."
+)
 
 
 def _penalty_error(reading: _Reading) -> HyperparameterError:
     return HyperparameterError(
         f"Hyperparameter {reading.formula} meets the model's parameters alone in "
-        f"{reading.function}, where their response to it is not seen. For a penalty on weights "
-        "give the optimizer weight_decay=h, or add optuna_dstn.l2_penalty(model.parameters(), h) "
-        "or optuna_dstn.l1_penalty(...) to the loss; otherwise write float(...) around it to leave "
-        "it to the study's sampler."
+        f"{reading.function}, where their response to it is not seen. {_INSTEAD_OF_PENALTY}"
     )
 
 

@@ -10,9 +10,10 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optuna_dstn._discovery import Discovery, ParameterUse
+from optuna_dstn._discovery import Discovery
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._trial import DSTNTrial
+from optuna_dstn._uses import ParameterUse
 
 
 _NOT_READ = (
@@ -20,6 +21,10 @@ _NOT_READ = (
     "int h: write h * 0.01)"
 )
 _IDLE = "what it penalises does not respond"
+
+FROZEN = "it does not require grad"
+NOT_HELD = "it is not in the optimizer"
+NO_PART = "it took no part in the first step"
 
 
 @dataclass(frozen=True)
@@ -214,11 +219,12 @@ def _responding(
     not_responding: dict[str, str] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            not_responding[name] = "it does not require grad"
+            not_responding[name] = FROZEN
         elif id(parameter) not in group_of:
-            not_responding[name] = "it is not in the optimizer"
+            not_responding[name] = NOT_HELD
         elif id(parameter) not in uses:
-            not_responding[name] = "it took no part in the first step"
+            outside = "it takes part outside of model(...) only"
+            not_responding[name] = NO_PART if parameter.grad is None else outside
         elif each_example and uses[id(parameter)].alike:
             functions = _listed(uses[id(parameter)].alike)
             not_responding[name] = f"{functions} cannot tell the examples apart"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from optuna_dstn._hyperparameter import Hyperparameter, IntHyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import SHAPE_FUNCTIONS, hyperparameter_rules, penalty_rules
 from optuna_dstn._tracking import makes_tensor
+from optuna_dstn._written_parameters import WrittenParameters, writes
 
 
 Tracked = TypeVar("Tracked")
@@ -45,6 +47,7 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
         self._values = values
         self.in_model = False
         self.tracked: ByIdentity[Tracked] = ByIdentity()
+        self._written: WrittenParameters | None = None
 
     def __enter__(self: Mode) -> Mode:
         _checkpointing.suspend()
@@ -57,6 +60,20 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
 
     def meet(self, model: nn.Module) -> None:
         """Take note of the model that is about to be called inside this mode."""
+
+    @contextmanager
+    def leaving(self, parameters: Callable[[], Iterable[nn.Parameter]]) -> Iterator[None]:
+        """Put back at the end what calls inside this mode have written into parameters."""
+        self._written = WrittenParameters(parameters)
+        try:
+            yield
+        finally:
+            self._written.put_back()
+
+    def before_writing(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a call may write into, if that is to be put back."""
+        if self._written is not None and writes(func, kwargs):
+            self._written.note(args, kwargs)
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -75,6 +92,7 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call that has no hyperparameter among its arguments."""
+        self.before_writing(func, args, kwargs)
         return func(*args, **kwargs)
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from optuna_dstn._snapshot import MISSING, Contents, copied, parts
-from optuna_dstn._state_holders import Holder, holders_of
+from optuna_dstn._state_holders import OF_PARAMETERS, Holder, holders_of
 
 
 Key = tuple[str, str]  # the holder's name and the value's
@@ -41,11 +41,12 @@ class ModelState:
 
     State is every buffer and attribute of the model's modules, and of the loss functions: of the
     object behind a method, of the modules that a function uses, and the tensors in its attributes,
-    its closure and the globals that it sets. Training's own objects are put back as they are; a
-    pass that starts from an earlier state works on copies of what is known to change in place. All
-    is copied when this object is made, in the first step and at the first evaluation, which show
-    what that is, so that a model without state costs next to nothing afterwards. What begins to
-    change in place later is known from then on.
+    its closure and the globals that it sets; and which objects are the parameters, if not their
+    values. Training's own objects are put back as they are; a pass that starts from an earlier
+    state works on copies of what is known to change in place. All is copied when this object is
+    made, in the first step and at the first evaluation, which show what that is, so that a model
+    without state costs next to nothing afterwards. What begins to change in place later is known
+    from then on.
 
     State that moves on in evaluation mode too is a *stream*: an evaluation starts it as it was when
     this object was made, and the validation steps have a stream of their own.
@@ -149,6 +150,12 @@ class ModelState:
         if self._evaluated >= self._owners.keys() - {"model", "loss_fn"}:  # no more to be found
             self._initial = {k: v for k, v in self._initial.items() if k in self._stream}
         return call() if changed else output
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the model and of the modules that its loss functions use."""
+        for where, holder in self._holders.items():
+            if where.endswith(OF_PARAMETERS):
+                yield from (p for p in holder.values() if p is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the streams, as they were at first and in validation."""

@@ -75,6 +75,7 @@ class Responding(Interception[Tracked]):
             output = rule.apply(deltas, *args, **kwargs)
             deltas.batch.note(func, args, output)
             return output
+        self.before_writing(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
         own = [t for t in tensors if t in deltas]
         if own and self.in_model and not looks_only(func, args, own):

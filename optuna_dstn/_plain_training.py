@@ -45,11 +45,15 @@ class PlainTraining(Training):
         self._trial = trial
 
     def step(self, batch: Any) -> float:
-        value = self._weight_step(nullcontext(), batch, batch_size(batch, self._batch_axis))
+        value = self._weight_step(self._reading(), batch, batch_size(batch, self._batch_axis))
         if self._batches_of_step > 1 and self._is_last_of_step:
             self._apply_gradient()
         self._count_batch()
         return value
+
+    def _reading(self) -> AbstractContextManager[Any]:
+        """Return the context in which the training loss is computed."""
+        return nullcontext()
 
     def reading_validation(self) -> AbstractContextManager[Any]:
         return nullcontext()

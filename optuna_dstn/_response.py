@@ -60,6 +60,8 @@ class Response(ABC):
     def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
         """Return every responding parameter's Δ as terms, by ``id(parameter)``.
 
+        Those that have been frozen since do not move with the hyperparameters, and have none.
+
         Args:
             gates: As :meth:`gates` returned them, or multiples of them.
         """
@@ -70,7 +72,7 @@ class Response(ABC):
         terms = self.deltas(self.gates(displacement[None]))
         for group in self._groups:
             for parameter in group.values():
-                for term in terms[id(parameter)]:
+                for term in terms.get(id(parameter), ()):
                     parameter.addcmul_(term.mean_gate(), term.direction)
 
     @abstractmethod
@@ -136,8 +138,9 @@ class StructuredResponse(Response):
             for (name, parameter), gate in zip(
                 group.items(), of_group.split(units, dim=1), strict=True
             ):
-                direction = directions.get(name, parameter)
-                deltas[id(parameter)] = (Delta(gate, direction, self._axis(name)),)
+                if parameter.requires_grad:
+                    direction = directions.get(name, parameter)
+                    deltas[id(parameter)] = (Delta(gate, direction, self._axis(name)),)
         return deltas
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,6 +206,7 @@ class FullResponse(Response):
             )
             for group, jacobians in zip(self._groups, self.jacobians, strict=True)
             for name, p in group.items()
+            if p.requires_grad
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import BaseTrial
 import pandas as pd
 
 from optuna_dstn._attributes import SCHEDULE
@@ -58,8 +58,10 @@ def _short(number: float) -> float:
     return number if isinstance(number, int) else float(f"{number:.6g}")
 
 
-def hyperparameter_schedule(trial: FrozenTrial) -> pd.DataFrame:
+def hyperparameter_schedule(trial: BaseTrial) -> pd.DataFrame:
     """Return the hyperparameters that Δ-STN went through in one trial, one row per evaluation.
+
+    An evaluation before the first training step is left out: what is tuned is found in that step.
 
     Example:
         >>> frame = optuna_dstn.hyperparameter_schedule(study.best_trial)  # doctest: +SKIP

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 import functools
 from typing import Any, ClassVar
@@ -52,6 +52,11 @@ CUT_OFF = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
+)
+ALL_FROZEN = (
+    "Every parameter that responds to the hyperparameters has been frozen since the first training "
+    "step, so nothing can tune them. Let what is to train later take part in the first step, with "
+    "requires_grad=True and in the optimizer, in a group with lr=0 until then."
 )
 
 
@@ -116,7 +121,6 @@ class SelfTuning(Training):
         self._plain_in_optimizer = _made_plain(optimizer)
         self._valid_batches = EndlessBatches(valid_loader)
         self._state: BilevelState | None = None
-        self._known_groups = len(optimizer.param_groups)
         self._read: set[str] = set()  # by any response step
 
     # -- the steps -------------------------------------------------------------------------------
@@ -128,8 +132,9 @@ class SelfTuning(Training):
             loss = self._discovering_weight_step(batch, examples)
         else:
             self._state.space.require_same_place(self._model)
+            self._state.watch.require_none_replaced()
             loss = self._train_weights(batch, examples)
-            self._warn_of_new_groups()
+            self._state.watch.warn_of_late()
         if before is not None:
             with self._model_state.rewound(before):
                 self._add_response_gradient(batch, examples)
@@ -143,15 +148,6 @@ class SelfTuning(Training):
             for _ in range(self._config.valid_steps):
                 self._hyperparameter_step()
         return loss
-
-    def _warn_of_new_groups(self) -> None:
-        if len(self._optimizer.param_groups) > self._known_groups:
-            self._known_groups = len(self._optimizer.param_groups)
-            logger.warning(
-                "The optimizer got a group of parameters after the first training step. They are "
-                "trained, but do not respond to the hyperparameters: that was settled in the first "
-                "step. Give the optimizer all parameters before it, with lr=0 for those to come."
-            )
 
     @abstractmethod
     def _train_weights(self, batch: Any, examples: int) -> float:
@@ -206,18 +202,21 @@ class SelfTuning(Training):
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
-        keeping = nullcontext() if deltas.trains_weights else self._model_state.unchanged()
-        with keeping, at_response(self._model, mode):
-            loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
-            require_merged(loss, "loss_fn")
-        self._read |= mode.names
-        training_loss = loss.detach()
-        decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
-        loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
-        if not loss.requires_grad:
-            raise HyperparameterError(CUT_OFF)
-        self.require_finite(loss.item(), "training loss of the response")
-        (share * loss).backward()
+        with ExitStack() as keeping:
+            if not deltas.trains_weights:
+                keeping.enter_context(self._model_state.unchanged())
+                keeping.enter_context(mode.leaving(self._model_state.parameters))
+            with at_response(self._model, mode):
+                loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
+                require_merged(loss, "loss_fn")
+            self._read |= mode.names
+            training_loss = loss.detach()
+            decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
+            loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
+            if not loss.requires_grad:
+                raise HyperparameterError(CUT_OFF)
+            self.require_finite(loss.item(), "training loss of the response")
+            (share * loss).backward()
         return training_loss
 
     def _require_all_read(self) -> None:
@@ -238,6 +237,8 @@ class SelfTuning(Training):
     ) -> Deltas:
         batch = BatchLayout(examples, self._batch_axis)
         terms = self._settled.response.deltas(gates)
+        if not terms:
+            raise HyperparameterError(ALL_FROZEN)
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
@@ -249,16 +250,19 @@ class SelfTuning(Training):
         point = raw - raw.detach() + state.space.perturbation(examples, state.drawn_for_validation)
         gates = state.response.gates(point)
         mode = RespondingValidation(self._values, self._deltas(gates, examples))
-        with (
-            self._model_state.validation(anew=self._valid_batches.drawn == 1),
-            evaluating(self._model),
-            at_response(self._model, mode),
-        ):
-            loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
-            require_merged(loss, _VALID_LOSS)
-        objective = loss - self._config.entropy_weight * state.space.entropy()
-        self.require_finite(objective.item(), "validation loss at the perturbed hyperparameters")
-        gradients = torch.autograd.grad(objective, state.trained)
+        with mode.leaving(self._model_state.parameters):
+            with (
+                self._model_state.validation(anew=self._valid_batches.drawn == 1),
+                evaluating(self._model),
+                at_response(self._model, mode),
+            ):
+                loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
+                require_merged(loss, _VALID_LOSS)
+            objective = loss - self._config.entropy_weight * state.space.entropy()
+            self.require_finite(
+                objective.item(), "validation loss at the perturbed hyperparameters"
+            )
+            gradients = torch.autograd.grad(objective, state.trained)
         self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient
@@ -304,7 +308,8 @@ class SelfTuning(Training):
             self._model_state.validation(anew=True),
             torch.no_grad(),
             evaluating(self._model),
-            self.reading_validation(),
+            self.reading_validation() as mode,
+            mode.leaving(self._model_state.parameters),
         ):
             loss = mean_loss(
                 self._model_state.evaluated("valid_loss_fn", call),
@@ -317,7 +322,9 @@ class SelfTuning(Training):
         """Begin to tune, and store with the trial what is settled."""
         trial, config = self._trial, self._config
         opened = trial.open_parameters
-        state = BilevelState(findings, opened, self._optimizer, config, self._optimizer_factory)
+        state = BilevelState(
+            findings, opened, self._model, self._optimizer, config, self._optimizer_factory
+        )
         self._state = state
         trial.store({name: opened[name][1] for name in findings.kept})
         start = {name: opened[name][1] for name in state.space.names}

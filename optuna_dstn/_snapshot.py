@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import Parameter
 
 from optuna_dstn._state_holders import OF_EVERY_MODULE
 
@@ -61,10 +62,11 @@ class Contents:
 def parts(value: Any) -> Iterator[Any]:
     """Yield what of a value can change in place: tensors, generators, lists and dictionaries.
 
-    Parameters are none of it: the optimizer's steps are no state.
+    Parameters are none of it: the optimizer's steps are no state, and what a pass writes into them
+    is put back by :mod:`optuna_dstn._written_parameters`.
     """
     if isinstance(value, Tensor):
-        if not _learns(value) and not value.is_inference():
+        if not _is_parameter(value) and not value.is_inference():
             yield value
     elif isinstance(value, Generator):
         yield value
@@ -88,7 +90,7 @@ def copied(value: Any, memo: dict[int, Any]) -> Any:
     if not isinstance(value, (Tensor, Generator, list, dict, tuple)) or id(value) in memo:
         return memo.get(id(value), value)
     if isinstance(value, Tensor):
-        result: Any = value if _learns(value) else value.detach().clone()
+        result: Any = value if _is_parameter(value) else value.detach().clone()
     elif isinstance(value, Generator):
         result = Generator(value.device)
         result.set_state(value.get_state())
@@ -106,8 +108,8 @@ def copied(value: Any, memo: dict[int, Any]) -> Any:
     return result
 
 
-def _learns(tensor: Tensor) -> bool:
-    return tensor.requires_grad and tensor.is_leaf
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, Parameter) or (tensor.requires_grad and tensor.is_leaf)
 
 
 def _mark(part: Any) -> Any:

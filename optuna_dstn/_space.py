@@ -55,7 +55,7 @@ class Space:
     ) -> None:
         self._place = like.device, like.dtype
         like = like.to(torch.promote_types(like.dtype, torch.float32))
-        self._ranges = {name: _Range.of(d) for name, d in distributions.items()}
+        self._ranges = {name: Range.of(d) for name, d in distributions.items()}
         self.names = tuple(self._ranges)
         self.parameters = parameter_names(distributions)
         self._index = {name: column for column, name in enumerate(self.names)}
@@ -199,7 +199,7 @@ class Columns(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True)
-class _Range:
+class Range:
     """One search range: its bounds and grid as suggested, and as relaxed for the sigmoid."""
 
     low: float
@@ -209,7 +209,7 @@ class _Range:
     whole: bool
 
     @classmethod
-    def of(cls, distribution: BaseDistribution) -> _Range:
+    def of(cls, distribution: BaseDistribution) -> Range:
         assert isinstance(distribution, (FloatDistribution, IntDistribution))
         return cls(
             low=distribution.low,

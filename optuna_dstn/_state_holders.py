@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 # What every module has: hooks, its mode, and the dictionaries of parameters, buffers and children.
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+OF_PARAMETERS = ":parameters"  # how the name of a module's dictionary of parameters ends
 # A function's longer tuples and dictionaries are data, not state.
 _LONGEST_OF_FUNCTION = 64
 
@@ -33,6 +34,7 @@ def holders_of(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Hol
     if isinstance(owner, nn.Module):
         yield f"{path}:attributes", vars(owner)
         yield f"{path}:buffers", owner._buffers
+        yield f"{path}{OF_PARAMETERS}", owner._parameters
         for name, child in owner.named_children():
             yield from holders_of(child, f"{path}.{name}", seen)
     elif isinstance(owner, functools.partial):

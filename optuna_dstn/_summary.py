@@ -11,7 +11,8 @@ class Summary:
     """Which hyperparameters are tuned and which parameters respond to them; prints as a text.
 
     Attributes:
-        method: That of the ``TunerConfig``, or ``"plain"`` where the trial is no Δ-STN trial.
+        method: That of the ``TunerConfig``, or ``"plain"`` where the trial is no Δ-STN trial;
+            ``"schedule"`` under :func:`optuna_dstn.replay_schedule`.
         tuned: For each tuned hyperparameter, the functions that read it.
         shared: Those of them that are read where there is no batch axis, so that their perturbation
             is one draw a batch instead of one an example: more noise in their gradient.
@@ -21,6 +22,7 @@ class Summary:
         alike: For each of those that have one response for all examples of a batch, the functions
             that cannot tell the examples apart.
         not_responding: For each other parameter, why it does not.
+        scheduled: For each hyperparameter that follows a schedule, what has read it so far.
     """
 
     method: str
@@ -31,10 +33,16 @@ class Summary:
     responding: tuple[str, ...] = ()
     alike: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     not_responding: Mapping[str, str] = field(default_factory=dict)
+    scheduled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.method == "plain":
             return "Plain training: every hyperparameter keeps the value that was suggested."
+        if self.method == "schedule":
+            lines = [f"Plain training: {len(self.scheduled)} hyperparameters follow a schedule"]
+            for name, where in self.scheduled.items():
+                lines.append(f"  {name}  (in {', '.join(where)})" if where else f"  {name}")
+            return "\n".join([*lines, "every other one keeps the value that was given"])
         total = len(self.responding) + len(self.not_responding)
         lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
         lines[0] += f", {self.hyperparameter_steps} steps so far"

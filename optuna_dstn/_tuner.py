@@ -18,8 +18,10 @@ from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
 from optuna_dstn._model_state import ModelState
 from optuna_dstn._plain_training import PlainTraining
+from optuna_dstn._replay_trial import ReplayTrial
 from optuna_dstn._response_optimizer import OptimizerFactory
 from optuna_dstn._schedule import Schedule
+from optuna_dstn._scheduled_training import ScheduledTraining
 from optuna_dstn._self_tuning import SelfTuning
 from optuna_dstn._stn import STN
 from optuna_dstn._summary import Summary
@@ -40,8 +42,9 @@ class Tuner:
     Under a trial of a :class:`~optuna_dstn.DSTNStudy`, every suggested number that reaches torch in
     training is tuned by gradient from its suggested value (Bae & Grosse, 2020). Under any other
     ``optuna.trial.BaseTrial`` (``Trial``, ``FixedTrial``, ``FrozenTrial``) this is an ordinary
-    training loop with the suggested values. The model, the optimizer and the loss are the user's
-    own and know nothing of it.
+    training loop with the suggested values; :func:`~optuna_dstn.replay_schedule` trains so along a
+    schedule of them. The model, the optimizer and the loss are the user's own and know nothing of
+    it.
 
     Example:
         >>> def objective(trial):  # doctest: +SKIP
@@ -122,8 +125,9 @@ class Tuner:
         self._schedule = Schedule()
 
         self._training: Training
-        if isinstance(trial, DSTNTrial):
+        if isinstance(trial, (DSTNTrial, ReplayTrial)):
             _require_eager(model)
+        if isinstance(trial, DSTNTrial):
             self._training = _METHODS[trial.config.method](
                 trial,
                 model,
@@ -141,15 +145,11 @@ class Tuner:
             trial.follow(self._final_hyperparameters)
             trial.set_user_attr(DIRECTION, self._direction)
         else:
-            self._training = PlainTraining(
-                trial,
-                model,
-                optimizer,
-                loss_fn,
-                max_grad_norm,
-                batch_axis,
-                accumulate_grad_batches,
-            )
+            options = max_grad_norm, batch_axis, accumulate_grad_batches
+            if isinstance(trial, ReplayTrial):
+                self._training = ScheduledTraining(trial, model, optimizer, loss_fn, *options)
+            else:
+                self._training = PlainTraining(trial, model, optimizer, loss_fn, *options)
         self._start = self._training.hyperparameters
 
     def step(self, batch: Any) -> float:
@@ -168,8 +168,18 @@ class Tuner:
         Raises:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
+            ValueError: If batch normalisation meets a batch of one.
         """
-        return self._training.step(batch)
+        try:
+            return self._training.step(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{error}. Batch normalisation has no variance to learn from in a training batch "
+                "of one. Give the training loader drop_last=True, or a batch size that does not "
+                "leave a single example over."
+            ) from error
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean validation loss, or metric, over all examples of a loader.
@@ -207,7 +217,8 @@ class Tuner:
         values = training.hyperparameters
         if self._best is None or self._is_better(value, self._best.value):
             self._best = _Best(value, values, _copied_state(self._model))
-        if isinstance(self._trial, DSTNTrial):
+        # Before the first step nothing is known to be tuned, so that a row would have no columns.
+        if isinstance(self._trial, DSTNTrial) and training.tuned:
             scales = training.scales
             tuned = {name: values[name] for name in scales}
             self._schedule.append(training.steps, value, tuned, scales)
@@ -325,7 +336,7 @@ def _require_count(batches: int) -> None:
 def _require_eager(model: nn.Module) -> None:
     if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
         raise ValueError(
-            "The model is compiled, and torch.compile hides its layers from Δ-STN. Give the Tuner "
+            "The model is compiled, and torch.compile hides its layers from the Tuner. Give it "
             "the model itself; compile it for retraining at the tuned values."
         )
 

@@ -29,6 +29,7 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Trial._trial_id": lambda: the_study().ask()._trial_id,
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
+    "FixedTrial._params": lambda: optuna.trial.FixedTrial({"x": 1.0})._params["x"],
     "FrozenTrial._trial_id": lambda: optuna.create_trial(value=0.0)._trial_id,
     "distributions._convert_old_distribution_to_new_distribution": lambda: (
         optuna.distributions._convert_old_distribution_to_new_distribution(

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 
+from _problems import QUICK, loss_fn, make_classification_problem, mlp
 import optuna
 import pytest
+import torch
 
+import optuna_dstn
 from optuna_dstn import hyperparameter_schedule
 from optuna_dstn._attributes import SCHEDULE
 from optuna_dstn._schedule import Schedule
@@ -55,3 +58,24 @@ def test_a_trial_without_schedule_is_named() -> None:
     trial = optuna.create_trial(value=0.0)
     with pytest.raises(ValueError, match=f"Trial {trial.number} holds no hyperparameter schedule"):
         hyperparameter_schedule(trial)
+
+
+def test_an_evaluation_before_training_is_no_row() -> None:
+    problem = make_classification_problem()
+
+    def objective(trial: optuna.Trial) -> float:
+        model = mlp(trial.suggest_float("dropout", 0.0, 0.9))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, problem.valid_loader)
+        before = tuner.evaluate()
+        for batch in problem.train_loader:
+            tuner.step(batch)
+        after = tuner.evaluate()
+        assert tuner.best_value == min(before, after)
+        return after
+
+    study = optuna_dstn.create_study(config=QUICK)
+    study.optimize(objective, n_trials=1)
+    frame = hyperparameter_schedule(study.best_trial)
+    assert frame["step"].tolist() == [4]
+    assert frame["dropout"].notna().all()

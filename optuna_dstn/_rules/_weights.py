@@ -63,8 +63,11 @@ def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequenc
     """Whether a call does not let weights take part in what is differentiated."""
     if func in _PROPERTY_FUNCTIONS or not torch.is_grad_enabled():
         return True
-    if getattr(func, "__name__", "") == "__get__" and func not in INDEX_FUNCTIONS:
-        return True  # x.shape, x.dtype, x.data
+    if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
+        return True
+    name = getattr(func, "__name__", "")
+    if name == "__set__" or (name == "__get__" and func not in INDEX_FUNCTIONS):
+        return True  # x.data = y; x.shape, x.dtype, x.data
     return func in METADATA_FUNCTIONS and not any(args[0] is weight for weight in weights)
 
 
@@ -92,6 +95,8 @@ def is_of_weights(
         return True
     if func not in ENTRYWISE_FUNCTIONS:
         return False
+    if sight.batch.examples == 1 and any(map(sight.is_examples, others)):
+        return False  # positions (1, T, C) and a batch of one
     try:
         shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     except RuntimeError:  # the function itself will say so
