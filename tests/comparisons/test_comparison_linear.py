@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 import itertools
 from typing import ClassVar
@@ -14,6 +15,7 @@ from comparisons._tuners import TUNERS
 from comparisons.problems import PROBLEMS, LinearDropout, Ridge
 from comparisons.problems._linear import KnownLoss, LinearModel, LinearRegression
 from comparisons.problems.linear_dropout import FeatureDropout
+import optuna_dstn
 
 
 PAIR = pytest.mark.parametrize("problem", [Ridge.at("smoke"), LinearDropout.at("smoke")])
@@ -22,6 +24,11 @@ PAIR = pytest.mark.parametrize("problem", [Ridge.at("smoke"), LinearDropout.at("
 @dataclass(frozen=True)
 class SmallRidge(Ridge):
     features: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class FourFeatureRidge(Ridge):
+    features: ClassVar[int] = 4
 
 
 @dataclass(frozen=True)
@@ -152,12 +159,20 @@ def test_optimum_is_below_the_starts_and_found_once(
     assert problem.optimum(0) == optimum
 
 
-def test_self_tuned_run_comes_near_the_optimum() -> None:
-    """In a quarter of the run at cpu scale, from 77 % above it."""
-    problem = Ridge.at("cpu", epochs=5)
-    record = run_study(Job(problem, "delta-stn@0.05", 0, trials=1, retrainings=0))
-    found = torch.tensor([record.trials[0].params[n] for n in problem.reference]).double()
-    assert KnownLoss(problem, 0)(found) <= 1.1 * problem.optimum(0)
+@pytest.mark.parametrize("start", [1e-3, 5.0])
+def test_self_tuned_run_ends_near_the_optimum(start: float) -> None:
+    """In 600 steps, with a third of the features."""
+    problem = FourFeatureRidge.at("cpu", epochs=3)
+    study = optuna_dstn.create_study()
+    study.enqueue_trial({f"weight_decay_{j}": start for j in range(1, 5)})
+    study.optimize(lambda trial: problem.train(trial, 0, 3).validation_loss, n_trials=1)
+
+    def known_loss(values: Iterable[float]) -> float:
+        return KnownLoss(problem, 3)(torch.tensor([*values], dtype=torch.float64)).item()
+
+    assert known_loss([start] * 4) > 1.1 * problem.optimum(3)
+    found = [study.best_params[f"weight_decay_{j}"] for j in range(1, 5)]
+    assert known_loss(found) <= 1.02 * problem.optimum(3)
 
 
 def test_model_has_a_weight_for_each_feature() -> None:
