@@ -15,13 +15,19 @@ from comparisons.problems.alexnet import CifarAlexNet
 from comparisons.problems.breast_cancer import BreastCancer
 from comparisons.problems.diabetes import Diabetes
 from comparisons.problems.digits import Digits
+from comparisons.problems.linear_dropout import LinearDropout
+from comparisons.problems.lstm import LSTM
 from comparisons.problems.mnist_mlp import MnistMLP
 from comparisons.problems.resnet18 import CifarResNet18
+from comparisons.problems.ridge import Ridge
 from comparisons.problems.simple_cnn import SmallCNN
+from comparisons.problems.transformer import Transformer
 from comparisons.problems.vgg16 import CifarVGG16
 
 
 PROBLEMS: dict[str, type[Problem]] = {
+    "ridge": Ridge,
+    "linear-dropout": LinearDropout,
     "digits": Digits,
     "diabetes": Diabetes,
     "breast-cancer": BreastCancer,
@@ -30,9 +36,12 @@ PROBLEMS: dict[str, type[Problem]] = {
     "alexnet": CifarAlexNet,
     "vgg16": CifarVGG16,
     "resnet18": CifarResNet18,
+    "lstm": LSTM,
+    "transformer": Transformer,
 }
 
 __all__ = [
+    "LSTM",
     "PROBLEMS",
     "BreastCancer",
     "CifarAlexNet",
@@ -40,13 +49,16 @@ __all__ = [
     "CifarVGG16",
     "Diabetes",
     "Digits",
+    "LinearDropout",
     "MissingDataError",
     "MnistMLP",
     "PaperResult",
     "Problem",
+    "Ridge",
     "Scale",
     "Setup",
     "Size",
     "SmallCNN",
     "Trained",
+    "Transformer",
 ]

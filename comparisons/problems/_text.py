@@ -1,0 +1,179 @@
+"""Next-word prediction on Penn Treebank, or on WikiText-2 where that is not at hand."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+import functools
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._problem import MissingDataError, Problem, Size
+
+
+_PTB_TITLE, _WIKITEXT_TITLE = "Penn Treebank", "WikiText-2"
+_PTB = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
+_WIKITEXT = ("train.txt", "valid.txt", "test.txt")
+_UNKNOWN = "<unk>"  # in both corpora: a word that occurs too seldom
+
+
+class Corpus(NamedTuple):
+    """Where a corpus was found.
+
+    Attributes:
+        title: Its name.
+        files: Of training, validation and test text.
+    """
+
+    title: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSize(Size):
+    """The sizes of a language model, whose examples are sequences of words.
+
+    Attributes:
+        vocabulary: The most words that are told apart; all others are one.
+        length: Words in a sequence.
+        batch_size: Sequences in a batch.
+        units: Of each layer.
+    """
+
+    vocabulary: int
+    length: int
+    batch_size: int
+    units: int
+
+
+@dataclass(frozen=True)
+class LanguageModelling(Problem):
+    """A network that predicts the next word at each position; the loss is in nats a word.
+
+    It reads Penn Treebank where ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt`` are in
+    :attr:`data_dir` or its folder ``ptb``, and ``wikitext2_part/{train,valid,test}.txt`` otherwise.
+    """
+
+    size: TextSize
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """The corpus that is there, Penn Treebank before WikiText-2."""
+        for title, folder, names in (
+            (_PTB_TITLE, self.data_dir, _PTB),
+            (_PTB_TITLE, self.data_dir / "ptb", _PTB),
+            (_WIKITEXT_TITLE, self.data_dir / "wikitext2_part", _WIKITEXT),
+        ):
+            files = tuple(folder / name for name in names)
+            if all(file.is_file() for file in files):
+                return Corpus(title, files)
+        return None
+
+    def require_data(self) -> None:
+        """Check that one of the corpora is there.
+
+        Raises:
+            MissingDataError: If none is.
+        """
+        self._required_corpus()
+
+    def _required_corpus(self) -> Corpus:
+        corpus = self.corpus
+        if corpus is None:
+            raise MissingDataError(
+                f"{self.name} needs Penn Treebank ({', '.join(_PTB)}) or WikiText-2 "
+                f"({', '.join(_WIKITEXT)} in wikitext2_part), and neither is complete in "
+                f"{self.data_dir}. Give the folder that holds one of them: --data-dir FOLDER."
+            )
+        return corpus
+
+    @property
+    def description(self) -> str:
+        """What is trained on what, and what is tuned."""
+        size, corpus = self.size, self.corpus
+        title = corpus.title if corpus else f"{_PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
+        return (
+            f"{title}, the next word; the first {size.train} training, {size.valid} validation and "
+            f"{size.test} test sequences of {size.length} words, or as many as there are, the "
+            f"{size.vocabulary - 1} most frequent training words told apart; {self._network}; "
+            f"tuned: {self._tuned}; {self._optimization}, batches of {size.batch_size}; "
+            f"{size.epochs} epochs; loss in nats a word"
+        )
+
+    @property
+    @abstractmethod
+    def _network(self) -> str:
+        """What is trained, in words."""
+
+    @property
+    @abstractmethod
+    def _tuned(self) -> str:
+        """What is tuned, in words."""
+
+    @property
+    @abstractmethod
+    def _optimization(self) -> str:
+        """The optimizer, in words."""
+
+    def data(self) -> Splits:
+        """Return sequences of words and the word after each, (N, length), on the device."""
+        return _load(self._required_corpus().files, self.size, self.device)
+
+    def loaders(self, seed: int) -> Loaders:
+        """Return batches of each part, those for training in an order by the seed."""
+        data, size = self.data(), self.size.batch_size
+        return Loaders(
+            train_loader=Shuffled(data.train, size, seed),
+            valid_loader=batches(data.valid, size),
+            test_loader=batches(data.test, size),
+        )
+
+
+class Loaders(TypedDict):
+    """The loaders of a :class:`Setup`."""
+
+    train_loader: Iterable[Batch]
+    valid_loader: Iterable[Batch]
+    test_loader: Iterable[Batch]
+
+
+def losses(logits: Tensor, following: Tensor) -> Tensor:
+    """Return the mean cross entropy of each sequence, (B,), from logits (B, T, vocabulary)."""
+    return F.cross_entropy(logits.transpose(1, 2), following, reduction="none").mean(1)
+
+
+@functools.cache
+def _load(files: tuple[Path, ...], size: TextSize, device: str) -> Splits:
+    texts = [_words(file) for file in files]
+    frequent = Counter(word for word in texts[0] if word != _UNKNOWN)
+    number = {
+        word: index
+        for index, (word, _) in enumerate(frequent.most_common(size.vocabulary - 1), start=1)
+    }
+    counts = (size.train, size.valid, size.test)
+    return Splits(
+        *(
+            _sequences([number.get(word, 0) for word in words], size.length, most)
+            for words, most in zip(texts, counts, strict=True)
+        )
+    ).to(device)
+
+
+def _words(file: Path) -> list[str]:
+    """Return the words of a text and the end of each of its lines, but the empty ones."""
+    lines = map(str.split, file.read_text(encoding="utf-8").splitlines())
+    return [word for line in lines if line for word in (*line, "<eos>")]
+
+
+def _sequences(numbers: list[int], length: int, most: int) -> Batch:
+    """Return successive sequences, each with itself moved on by one word."""
+    count = min(most, (len(numbers) - 1) // length)
+    stream = torch.tensor(numbers[: count * length + 1])
+    return stream[:-1].view(count, length), stream[1:].view(count, length)
