@@ -33,8 +33,11 @@ TUNERS: dict[str, Tuner] = {
     "cmaes": Sampling("evolution strategy CMA-ES", CmaEsSampler, libraries=("cmaes",)),
     "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
     "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
-    **_from_each_start("stn", "STN, one run", method="stn"),
-    **_from_each_start("centered-stn", "centred STN, one run", method="centered-stn"),
+    # Their bias grows with σ0, so they start at the papers'.
+    **_from_each_start("stn", "STN, one run", method="stn", initial_scale=1.0),
+    **_from_each_start(
+        "centered-stn", "centred STN, one run", method="centered-stn", initial_scale=1.0
+    ),
     **_from_each_start("delta-stn", "Δ-STN, one run"),
     # The sampler learns from the first trial on: three are too few for its usual ten random ones.
     "delta-stn+tpe": SelfTuning(
