@@ -23,6 +23,7 @@ from optuna_dstn import TunerConfig
 METHODS = ("delta-stn", "centered-stn", "stn")
 EXAMPLES, FEATURES, CLASSES = 6, 5, 3
 LR, MOMENTUM, DECAY_OF_LAST = 0.05, 0.9, 0.03
+SCALE = 1.7  # σ0
 Batch = tuple[Tensor, Tensor]
 
 
@@ -67,7 +68,13 @@ class Tuned:
             self.optimizer = SGD(groups, lr=LR, momentum=MOMENTUM, weight_decay=DECAY_OF_LAST)
             return self.model, self.optimizer
 
-        chosen = {"warmup_steps": 10**9, "entropy_weight": 0.03, "response_interval": 1, **settings}
+        chosen = {
+            "warmup_steps": 10**9,
+            "entropy_weight": 0.03,
+            "response_interval": 1,
+            "initial_scale": SCALE,
+            **settings,
+        }
         self.tuner = started(
             make,
             self.loss,
@@ -91,7 +98,7 @@ class Tuned:
 
 
 class ByHand:
-    """The same network, U, R and λ in tensors of its own, trained by the papers' formulas."""
+    """The same network, σ0·U, R and λ in tensors of its own, trained by the papers' formulas."""
 
     def __init__(self, tuned: Tuned) -> None:
         self.tuned = tuned
@@ -123,7 +130,7 @@ class ByHand:
         return self.scale * torch.randn(EXAMPLES, 2)
 
     def at(self, gate_input: Tensor) -> Explicit:
-        self.explicit.epsilon = gate_input
+        self.explicit.epsilon = gate_input / SCALE
         return self.explicit
 
     def response_tensors(self) -> list[Tensor]:
@@ -217,8 +224,8 @@ class ByHand:
 
 
 def of_response(tuned: Tuned) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """U and R of each parameter, as the engine has them."""
-    terms = tuned.response.deltas(tuned.response.gates(torch.eye(2)))
+    """σ0·U and R of each parameter, as the engine has them."""
+    terms = tuned.response.deltas(tuned.response.gates(SCALE * torch.eye(2)))
     gains, directions = {}, {}
     for name, parameter in tuned.model.named_parameters():
         (term,) = terms[id(parameter)]
@@ -287,7 +294,7 @@ def test_the_step_of_the_hyperparameters(method: str) -> None:
 def test_each_method_tunes_a_weight_decay_from_either_side(method: str) -> None:
     def tuned_from(start: float) -> float:
         torch.manual_seed(0)
-        small = DecayedRegression(method, start, response="full")
+        small = DecayedRegression(method, start, response="full", initial_scale=1.0)
         small.steps(40)
         first = small.tuner.evaluate()
         small.steps(210)

@@ -104,7 +104,11 @@ class Problem:
             return model, SGD(model.parameters(), lr=lr, weight_decay=weight_decay)
 
         config = TunerConfig(
-            method=method, response="full", response_interval=1, warmup_steps=10**9
+            method=method,
+            response="full",
+            response_interval=1,
+            warmup_steps=10**9,
+            initial_scale=1.0,
         )
         self.tuner: Tuner = started(
             make,

@@ -82,7 +82,7 @@ def test_the_table_of_phases(tmp_path: Path) -> None:
 
 def test_phases_add_up() -> None:
     def make() -> profile_step.Started:
-        config = optuna_dstn.TunerConfig(warmup_steps=0)
+        config = optuna_dstn.TunerConfig(warmup_steps=0, response_interval=2)
         return start(CASES["digits"], optuna_dstn.create_study(config=config), "cpu", 8)
 
     backward = torch.Tensor.backward

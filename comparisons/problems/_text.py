@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 import functools
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class LanguageModelling(Problem):
     """
 
     size: TextSize
+
+    files: ClassVar[tuple[str, ...]] = tuple(f"wikitext2_part/{name}" for name in _WIKITEXT)
 
     @property
     def corpus(self) -> Corpus | None:

@@ -166,7 +166,7 @@ def test_other_settings_of_a_study_are_refused_or_kept(tmp_path: Path, jobs_run:
         (("run", "--tuners", "tpr"), "Did you mean tpe"),
         (("run", "--tuners", ""), "no tuner ''"),
         (("run", "--problems", "digit"), "Did you mean digits"),
-        (("run", "--problems", "digits,zzz"), "no problem 'zzz'. Known: digits"),
+        (("run", "--problems", "digits,zzz"), "no problem 'zzz'. Known: ridge"),
         (("run", "--seeds", "0"), "--seeds"),
         (("run", "--scale", "huge"), "smoke"),
         (("run", "--budget", "0"), "'0' is too small"),

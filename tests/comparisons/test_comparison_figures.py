@@ -19,6 +19,7 @@ from comparisons._report._sensitivity_maps import (
 )
 from comparisons._report._studies import _get_studies_info, optuna_figures
 from comparisons._study import Retrained
+from optuna_dstn import TunerConfig
 
 
 NAN, INF = math.nan, math.inf
@@ -200,18 +201,21 @@ def _runs(method: str, losses: dict[tuple[float, float], list[float]]) -> list[d
     ]
 
 
+SCALE = TunerConfig().initial_scale
+
+
 @pytest.fixture
 def runs() -> pd.DataFrame:
     return pd.DataFrame(
         _runs(
             "delta-stn",
             {
-                (0.5, 1.0): [0.1, 0.2, 9.0],
-                (0.05, 1.0): [0.4, 0.4, 0.4],
-                (0.05, 2.0): [0.5, NAN, NAN],
+                (0.5, SCALE): [0.1, 0.2, 9.0],
+                (0.05, SCALE): [0.4, 0.4, 0.4],
+                (0.05, 2 * SCALE): [0.5, NAN, NAN],
             },
         )
-        + _runs("stn", {(0.05, 1.0): [0.3, NAN, 0.3], (0.5, 1.0): [0.6]})
+        + _runs("stn", {(0.05, SCALE): [0.3, NAN, 0.3], (0.5, SCALE): [0.6]})
     )
 
 
@@ -219,8 +223,8 @@ def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
     info = get_sensitivity_info(runs)["digits"]
     assert list(info.maps) == ["stn", "delta-stn"]
     each = info.maps["delta-stn"]
-    assert (each.starts, each.scales) == ([0.05, 0.5], [1.0, 2.0])
-    # The median run at (0.05, 2) diverged; (0.5, 2) was not run.
+    assert (each.starts, each.scales) == ([0.05, 0.5], [SCALE, 2 * SCALE])
+    # The median run at (0.05, 2σ0) diverged; (0.5, 2σ0) was not run.
     np.testing.assert_array_equal(each.losses, [[0.4, INF], [0.2, NAN]])
     assert info.maps["stn"].losses.tolist() == [[0.3], [0.6]]
     assert (info.low, info.high) == (0.2, 0.6)
@@ -228,10 +232,10 @@ def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
 
 def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
     table = sensitivity_table(get_sensitivity_info(runs)).set_index("method")
-    at_default = "worst start / best start at σ0 = 1"
+    at_default = f"worst start / best start at σ0 = {SCALE:g}"
     assert table.loc["stn", at_default] == pytest.approx(2.0)
     assert table.loc["delta-stn", at_default] == pytest.approx(2.0)
-    # At σ0 = 2 all that was run diverged: there is no best start.
+    # At twice that all that was run diverged: there is no best start.
     assert table.loc["delta-stn", "the same at the worst σ0"] == pytest.approx(2.0)
     assert table.loc["delta-stn", "worst cell / best cell"] == INF
     text = formatted_sensitivity(table.reset_index())
@@ -247,7 +251,7 @@ def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) ->
 
 
 def test_an_exploded_loss_does_not_take_all_colours() -> None:
-    rows = _runs("stn", {(0.5, 1.0): [0.1], (0.05, 1.0): [1e9]})
+    rows = _runs("stn", {(0.5, SCALE): [0.1], (0.05, 1.0): [1e9]})
     info = get_sensitivity_info(pd.DataFrame(rows))["digits"]
     assert (info.low, info.high) == (0.1, 1.0)
 
