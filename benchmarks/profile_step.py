@@ -157,7 +157,12 @@ def _phase_of(event: Any) -> tuple[str, ...]:
 @click.option("--case", "name", default="mlp", show_default=True, type=click.Choice(list(CASES)))
 @click.option("--response", default="structured", show_default=True)
 @click.option("--method", default="delta-stn", show_default=True)
-@click.option("--response-interval", default=2, show_default=True, help="Steps for each on Θ.")
+@click.option(
+    "--response-interval",
+    default=optuna_dstn.TunerConfig().response_interval,
+    show_default=True,
+    help="Steps for each on Θ.",
+)
 @click.option("--response-fraction", default=1.0, show_default=True, help="Of a batch, for Θ.")
 @click.option("--cycles", default=5, show_default=True, help="Cycles of steps to measure.")
 @click.option("--batch", type=int, help="Examples in a batch. Default: the case's own.")

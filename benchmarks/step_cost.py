@@ -65,7 +65,12 @@ def ruling() -> str:
     callback=listed,
     help="One or more, with commas between.",
 )
-@click.option("--response-interval", default=2, show_default=True, help="Steps for each on Θ.")
+@click.option(
+    "--response-interval",
+    default=optuna_dstn.TunerConfig().response_interval,
+    show_default=True,
+    help="Steps for each on Θ.",
+)
 @click.option("--response-fraction", default=1.0, show_default=True, help="Of a batch, for Θ.")
 @click.option("--rounds", default=15, show_default=True, help="Pairs of blocks.")
 @click.option(
