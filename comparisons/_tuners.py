@@ -49,6 +49,12 @@ TUNERS: dict[str, Tuner] = {
     **_from_each_start(
         "delta-stn-gated", "Δ-STN with gated responses, one run", response="gated", is_default=False
     ),
+    **_from_each_start(
+        "delta-stn-half",
+        "Δ-STN whose responses see half of each batch, one run",
+        response_fraction=0.5,
+        is_default=False,
+    ),
 }
 
 
