@@ -35,6 +35,7 @@ _SELECTED = "selected_trial"
 _TEST_LOSS = "test_loss_of_selected_trial"
 _PLAIN = "plain_run_cpu_seconds"
 _RETRAINED = "retrained"
+_REPLAYED = "replayed"
 _SETTINGS = "settings"
 _MACHINE = "machine"
 _PIECES = "pieces"
@@ -64,6 +65,7 @@ class Result(NamedTuple):
         selected: Number of the trial with the best validation loss.
         test_loss: Test loss of the very network of that trial.
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
+        replayed: Plain runs along its schedule of hyperparameters, if it has one.
         settings: What was run.
         machine: Where.
         pieces: How the search went on, where trials were trained in turn; else nothing.
@@ -77,6 +79,7 @@ class Result(NamedTuple):
     selected: int
     test_loss: float
     retrained: list[Retrained]
+    replayed: list[Retrained]
     settings: dict[str, Any]
     machine: dict[str, Any]
     pieces: list[Piece] = []  # noqa: RUF012
@@ -264,6 +267,7 @@ def write(storage: RDBStorage, record: Record) -> None:
         _TEST_LOSS: record.test_loss,
         _PLAIN: record.plain_cpu_seconds,
         _RETRAINED: [retrained._asdict() for retrained in record.retrained],
+        _REPLAYED: [replayed._asdict() for replayed in record.replayed],
         _PIECES: record.pieces,
     }
     with _explained(_path(storage)):
@@ -305,6 +309,7 @@ def _result(storage: RDBStorage, study_name: str, attributes: Mapping[str, Any])
         selected=attributes[_SELECTED],
         test_loss=attributes[_TEST_LOSS],
         retrained=[Retrained(**retrained) for retrained in attributes[_RETRAINED]],
+        replayed=[Retrained(**replayed) for replayed in attributes[_REPLAYED]],
         settings=attributes[_SETTINGS],
         machine=attributes[_MACHINE],
         pieces=[Piece(trial, n, Cost(*cost)) for trial, n, cost in attributes[_PIECES]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from comparisons._budget import Budget, Cost, Stopwatch
 from comparisons._search import Search
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Trained
+import optuna_dstn
 
 
 class BudgetError(ValueError):
@@ -63,7 +65,7 @@ class Job(NamedTuple):
     @property
     def plain_runs(self) -> int:
         """How many are trained beside the search and after it, at most."""
-        return 3 + self.retrainings
+        return 3 + self.retrainings * (1 + TUNERS[self.tuner].makes_schedules)
 
 
 class Retrained(NamedTuple):
@@ -94,6 +96,8 @@ class Record(NamedTuple):
         test_loss: Test loss of the very network of that trial.
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
         pieces: How the search went on, where trials were trained in turn; else nothing.
+        replayed: Plain runs along that trial's schedule of hyperparameters, if it has one, on the
+            seeds of those at its final ones.
     """
 
     job: Job
@@ -104,6 +108,7 @@ class Record(NamedTuple):
     test_loss: float
     retrained: list[Retrained]
     pieces: list[Piece] = []  # noqa: RUF012
+    replayed: list[Retrained] = []  # noqa: RUF012
 
 
 class _Purpose(IntEnum):
@@ -134,7 +139,10 @@ def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> 
     if best is None:
         raise RuntimeError(f"{job.study_name}: no trial completed.")
     trials = search.trials()
-    retrained = [study.retrain(trials[best.trial].params, n) for n in range(job.retrainings)]
+    selected = trials[best.trial]
+    retrained = [study.retrain(selected.params, n) for n in range(job.retrainings)]
+    replays = job.retrainings if TUNERS[job.tuner].makes_schedules else 0
+    replayed = [study.replay(selected, n) for n in range(replays)]
     return Record(
         job=job,
         trials=trials,
@@ -144,6 +152,7 @@ def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> 
         test_loss=best.trained.test_loss(),
         retrained=retrained,
         pieces=pieces if len(pieces) > len(trials) else [],
+        replayed=replayed,
     )
 
 
@@ -166,6 +175,7 @@ class _Study:
         self._report = report
         self._searched = 0.0
         self._references = 0
+        self._replays = 0
         self.plain_cpu_seconds: list[float] = []
 
     def search(self) -> tuple[Search, list[Piece]]:
@@ -211,8 +221,29 @@ class _Study:
 
     def retrain(self, params: dict[str, Any], number: int) -> Retrained:
         """Train plainly on a fresh seed, the same for every tuner."""
+        return self._again(number, lambda seed: self._train_plainly(params, seed)[0])
+
+    def replay(self, trial: FrozenTrial, number: int) -> Retrained:
+        """Train along the trial's schedule, on the seed of :meth:`retrain`."""
+        problem, split = self._job.problem, self._job.seed
+
+        def train(seed: int) -> Trained:
+            trained = optuna_dstn.replay_schedule(
+                lambda replaying: problem.train(replaying, seed, split=split), trial
+            )
+            self._replays += 1
+            self._tick()
+            return trained
+
+        return self._again(number, train)
+
+    def _again(self, number: int, train: Callable[[int], Trained]) -> Retrained:
+        """Train on a fresh seed; a run that diverges has NaN for its losses."""
         seed = training_seed(_Purpose.RETRAINING, self._job.seed, number)
-        trained, _ = self._train_plainly(params, seed)
+        try:
+            trained = train(seed)
+        except optuna_dstn.TrainingDivergedError:
+            return Retrained(seed, math.nan, math.nan)
         return Retrained(seed, trained.validation_loss, trained.test_loss())
 
     def _train_plainly(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
@@ -227,4 +258,5 @@ class _Study:
     def _tick(self) -> None:
         job = self._job
         done = job.search_runs * min(self._searched, 1.0) + len(self.plain_cpu_seconds)
+        done += self._replays
         self._report(done / job.training_runs)

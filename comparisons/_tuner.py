@@ -39,6 +39,8 @@ class Tuner(ABC):
 
     takes_budget: ClassVar[bool] = False
     """Whether a search ends when the budget is spent; otherwise its length is the tuner's own."""
+    makes_schedules: ClassVar[bool] = False
+    """Whether its trials hold schedules of the hyperparameters, to be replayed."""
 
     def require_usable(self, problem: Problem | None = None) -> None:
         """Check that the tuner can be used here, and on a problem.
@@ -119,6 +121,8 @@ class SelfTuning(Tuner):
     config: optuna_dstn.TunerConfig | None = None
     sampler: Callable[..., BaseSampler] = RandomSampler
     trials: int = 1
+
+    makes_schedules: ClassVar[bool] = True
 
     def require_usable(self, problem: Problem | None = None) -> None:
         super().require_usable(problem)

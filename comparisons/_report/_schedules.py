@@ -25,7 +25,7 @@ from optuna_dstn._attributes import SCHEDULE
 
 def _replayed_test_loss(result: Result) -> float:
     """Return the mean over the runs that went through the schedule again; NaN if none did."""
-    losses = [run.test_loss for run in getattr(result, "replayed", ())]
+    losses = [run.test_loss for run in result.replayed]
     if not losses:
         return math.nan
     mean = sum(losses) / len(losses)

@@ -78,6 +78,7 @@ def result(
         selected=0,
         test_loss=loss,
         retrained=[Retrained(n, value, value) for n, value in enumerate(losses)],
+        replayed=[],
         settings={
             "problem": problem,
             "scale": "cpu",

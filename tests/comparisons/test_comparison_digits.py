@@ -7,6 +7,7 @@ import torch
 
 from comparisons._study import Job, Record, run_study
 from comparisons.problems import Digits
+import optuna_dstn
 
 
 TINY = Digits.at("cpu", epochs=2)
@@ -50,3 +51,16 @@ def test_self_tuned_run_is_reproducible_and_keeps_its_schedule(records: list[Rec
 def test_gp_runs() -> None:
     record = run_study(Job(TINY, "gp", 0, trials=2, retrainings=1))
     assert len(record.trials) == 2
+
+
+def test_a_schedule_is_replayed_on_the_seeds_of_retraining(records: list[Record]) -> None:
+    for record in records:
+        seeds = [run.seed for run in record.replayed]
+        expected = record.retrained if record.job.tuner == "delta-stn@0.5" else []
+        assert seeds == [run.seed for run in expected]
+        trial = record.trials[record.selected]
+        for run in record.replayed:
+            again = optuna_dstn.replay_schedule(
+                lambda t, run=run, record=record: TINY.train(t, run.seed, record.job.seed), trial
+            )
+            assert again.test_loss() == run.test_loss

@@ -168,11 +168,9 @@ def test_three_ways_of_a_schedule() -> None:
 
 
 def test_replayed_runs_are_the_third_way() -> None:
-    class Replayed(type(result("random"))):  # type: ignore[misc]
-        replayed = (Retrained(0, 1.0, 0.5), Retrained(1, 1.0, 0.7))
-
     tuned = [self_tuned(trial(0, [2.0, 1.0]))]
-    info = get_schedules_info([Replayed(*result("delta-stn@0.5", trials=tuned))])
+    replayed = [Retrained(0, 1.0, 0.5), Retrained(1, 1.0, 0.7)]
+    info = get_schedules_info([result("delta-stn@0.5", trials=tuned)._replace(replayed=replayed)])
     ways = info.losses["digits"]["delta-stn@0.5"]
     assert ways["schedule, replayed"].median == pytest.approx(0.6)
 
