@@ -30,7 +30,7 @@ def run(tmp_path: Path, name: str, *options: str) -> str:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},  # this very tree's package
     )
     assert result.returncode == 0, result.stderr

@@ -31,7 +31,7 @@ def interrupted_study(
             assert process.stdout is not None
             assert process.stdout.readline() == "hanging\n"
             process.send_signal(number)
-            process.wait(timeout=30)
+            process.wait(timeout=120)  # a busy machine needs more than it seems
         finally:
             process.kill()
     study = optuna_dstn.load_study(
