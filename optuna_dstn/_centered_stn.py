@@ -20,7 +20,6 @@ import torch
 from optuna_dstn._batch import part_of
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
-from optuna_dstn._training import clipped_gradient_norm
 
 
 class CenteredSTN(SelfTuning):
@@ -74,7 +73,7 @@ class CenteredSTN(SelfTuning):
         if not self._response_is_due:
             return
         response_optimizer = self._settled.response_optimizer
-        norm = clipped_gradient_norm(response_optimizer.optimizer, self._max_grad_norm)
+        norm = response_optimizer.clip(self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
         response_optimizer.step()
 

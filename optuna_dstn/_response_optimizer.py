@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+import math
+import statistics
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+
+from optuna_dstn._training import clipped_gradient_norm
 
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
 # What a group says that is not about the step itself.
 _NOT_SETTINGS = ("params", "param_names", "initial_lr")
+
+# The norm of a gradient may be so many times the median of the last ones.
+_MOST_TIMES_MEDIAN = 5.0
+_LAST, _FEWEST = 100, 20
 
 
 class ResponseOptimizer:
@@ -39,6 +48,7 @@ class ResponseOptimizer:
         optimizer: Optimizer,
         factory: OptimizerFactory | None = None,
     ) -> None:
+        self._norms: deque[float] = deque(maxlen=_LAST)
         self._follows = None if factory is not None else optimizer
         if factory is not None:
             self.optimizer = factory([tensor for group in groups for tensor in group])
@@ -61,6 +71,28 @@ class ResponseOptimizer:
         """Forget the gradients."""
         self.optimizer.zero_grad()
 
+    def clip(self, max_norm: float | None) -> float:
+        """Clip the gradient's norm, to ``max_norm`` and to what has been usual.
+
+        Where several hyperparameters are far out at once, as dropout rates near 1, a few examples
+        can make the gradient a hundred times as large as usual; a step along it is often the first
+        of a divergence. The bound is a multiple of the median norm of the last steps, after
+        Seetharaman et al. (2020, "AutoClip"), once there are some.
+
+        Args:
+            max_norm: The user's bound; ``None`` is none.
+
+        Returns:
+            The norm before clipping.
+        """
+        bounds = [] if max_norm is None else [max_norm]
+        if len(self._norms) >= _FEWEST and (usual := statistics.median(self._norms)):
+            bounds.append(_MOST_TIMES_MEDIAN * usual)
+        norm = clipped_gradient_norm(self.optimizer, min(bounds, default=None))
+        if math.isfinite(norm):
+            self._norms.append(norm)
+        return norm
+
     def step(self) -> None:
         """Take a step down the gradient, with the user's settings of today."""
         if self._follows is not None:
@@ -72,12 +104,13 @@ class ResponseOptimizer:
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer."""
-        return self.optimizer.state_dict()
+        """Return the state of the optimizer, and the norms of its last gradients."""
+        return {"optimizer": self.optimizer.state_dict(), "norms": list(self._norms)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._norms = deque(state["norms"], maxlen=_LAST)
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
