@@ -14,7 +14,7 @@ import copy
 from dataclasses import dataclass
 from datetime import datetime
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -26,6 +26,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+import pandas as pd
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -40,6 +41,10 @@ import optuna_dstn
 _EPOCHS = "epochs"
 _LOSS = "loss"
 
+# user_attrs of a trial that goes on from another
+_PARENT = "parent_trial"
+_FIRST_STEP = "first_step"
+
 
 @dataclass(frozen=True)
 class Population(Tuner):
@@ -52,6 +57,8 @@ class Population(Tuner):
 
     members: int = 8
     rounds: int = 20
+
+    makes_schedules: ClassVar[bool] = True
 
     def require_usable(self, problem: Problem | None = None) -> None:
         try:
@@ -153,6 +160,17 @@ class _PopulationSearch(Search):
         best = _best_of(members)
         return None if best is None else Best(best.number, best.trained())
 
+    def schedule(self, trial: FrozenTrial) -> pd.DataFrame:
+        """Return the hyperparameters of the trial and of those whose copy it goes on from."""
+        trials = self.trials()
+        rows: dict[int, dict[str, Any]] = {}
+        while True:
+            step = trial.user_attrs.get(_FIRST_STEP, 0)
+            rows.setdefault(step, {"step": step, **trial.params})
+            if _PARENT not in trial.user_attrs:
+                return pd.DataFrame([*reversed(rows.values())])
+            trial = trials[trial.user_attrs[_PARENT]]
+
 
 class _Member:
     """A network in training: a trial of the search.
@@ -183,6 +201,7 @@ class _Member:
             **options,
         )
         self._epoch = 0
+        self._steps = 0
         self._attributes: dict[str, Any] = {}
         self._started = self._trained_until = datetime.now()
         # Members take turns; each goes on with its own random numbers, as in a run of its own.
@@ -202,7 +221,12 @@ class _Member:
         mine.optimizer.load_state_dict({**state, "param_groups": groups})
         self._tuner.load_state_dict(copy.deepcopy({**parent._tuner.state_dict(), "best": None}))
         self._epoch = parent._epoch
-        self._attributes = {"parent_trial": parent.number, "first_epoch": parent._epoch}
+        self._steps = parent._steps
+        self._attributes = {
+            _PARENT: parent.number,
+            "first_epoch": parent._epoch,
+            _FIRST_STEP: parent._steps,
+        }
 
     @property
     def loss(self) -> float:
@@ -228,6 +252,7 @@ class _Member:
     def _train_one_epoch(self) -> None:
         for batch in self._setup.train_loader:
             self._tuner.step(batch)
+            self._steps += 1
         loss = self._tuner.evaluate()
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(loss)

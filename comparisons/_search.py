@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+import pandas as pd
 
 from comparisons._budget import Budget, Spent
 from comparisons.problems import Problem, Trained
 import optuna_dstn
+from optuna_dstn._attributes import SCHEDULE
 
 
 class Advance(NamedTuple):
@@ -54,6 +56,14 @@ class Search(ABC):
     @abstractmethod
     def best(self) -> Best | None:
         """Return the selected trial, or ``None`` where none completed."""
+
+    @abstractmethod
+    def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
+        """Return what a trial's hyperparameters went through in training, to be replayed.
+
+        Returns:
+            As :func:`optuna_dstn.replay_schedule` takes it; ``None`` where they are fixed.
+        """
 
 
 class StudySearch(Search):
@@ -105,3 +115,6 @@ class StudySearch(Search):
 
     def best(self) -> Best | None:
         return self._best
+
+    def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
+        return trial if SCHEDULE in trial.user_attrs else None

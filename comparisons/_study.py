@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FixedTrial, FrozenTrial
+import pandas as pd
 
 from comparisons._budget import Budget, Cost, Stopwatch
 from comparisons._search import Search
@@ -141,8 +142,10 @@ def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> 
     trials = search.trials()
     selected = trials[best.trial]
     retrained = [study.retrain(selected.params, n) for n in range(job.retrainings)]
-    replays = job.retrainings if TUNERS[job.tuner].makes_schedules else 0
-    replayed = [study.replay(selected, n) for n in range(replays)]
+    schedule = search.schedule(selected)
+    replayed = []
+    if schedule is not None:
+        replayed = [study.replay(schedule, selected.params, n) for n in range(job.retrainings)]
     return Record(
         job=job,
         trials=trials,
@@ -223,13 +226,15 @@ class _Study:
         """Train plainly on a fresh seed, the same for every tuner."""
         return self._again(number, lambda seed: self._train_plainly(params, seed)[0])
 
-    def replay(self, trial: FrozenTrial, number: int) -> Retrained:
-        """Train along the trial's schedule, on the seed of :meth:`retrain`."""
+    def replay(
+        self, schedule: FrozenTrial | pd.DataFrame, params: dict[str, Any], number: int
+    ) -> Retrained:
+        """Train along a schedule, on the seed of :meth:`retrain`."""
         problem, split = self._job.problem, self._job.seed
 
         def train(seed: int) -> Trained:
             trained = optuna_dstn.replay_schedule(
-                lambda replaying: problem.train(replaying, seed, split=split), trial
+                lambda replaying: problem.train(replaying, seed, split=split), schedule, params
             )
             self._replays += 1
             self._tick()

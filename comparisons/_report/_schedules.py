@@ -54,7 +54,11 @@ class _SchedulesInfo(NamedTuple):
 
 def get_schedules_info(results: list[Result]) -> _SchedulesInfo:
     """Return the test losses of all studies that have a schedule."""
-    tuned = [result for result in results if SCHEDULE in result.trials[result.selected].user_attrs]
+    tuned = [
+        result
+        for result in results
+        if result.replayed or SCHEDULE in result.trials[result.selected].user_attrs
+    ]
     return _SchedulesInfo(
         {
             problem: {tuner: _losses(group) for tuner, group in by_tuner(of_problem).items()}

@@ -101,6 +101,19 @@ def test_every_member_trains_all_epochs_and_the_lineages_show_it() -> None:
         assert epochs == list(range(EPOCHS))
 
 
+def test_a_schedule_follows_the_lineage() -> None:
+    search = _searched(Noisy())
+    for trial in search.trials():
+        frame = search.schedule(trial)
+        rows, last = [], trial
+        while "parent_trial" in last.user_attrs:
+            rows.insert(0, {"step": 2 * last.user_attrs["first_epoch"], **last.params})
+            last = search.trials()[last.user_attrs["parent_trial"]]
+        rows.insert(0, {"step": 0, **last.params})
+        assert frame.to_dict("records") == rows
+    assert max(len(search.schedule(t)) for t in search.trials()) > 1
+
+
 def test_the_worse_are_replaced_by_copies_of_the_better_with_other_hyperparameters() -> None:
     trials = _searched(Noisy()).trials()
     for trial in trials[4:]:
@@ -191,6 +204,7 @@ def test_record_counts_all_and_is_stored_with_the_order_of_its_evaluations(tmp_p
     selected = record.trials[record.selected]
     assert selected.value == min(t.value for t in record.trials)
     assert len(record.retrained) == 2
+    assert [run.seed for run in record.replayed] == [run.seed for run in record.retrained]
     storage = open_storage(tmp_path / "studies.db")
     write(storage, record)
     (result,) = read(storage)
