@@ -61,7 +61,8 @@ def test_the_table_of_costs(tmp_path: Path) -> None:
 
 
 def test_the_table_of_phases(tmp_path: Path) -> None:
-    output = run(tmp_path, "profile_step.py", "--case", "digits", "--cycles", "1", "--top", "3")
+    options = ("--case", "digits", "--cycles", "1", "--top", "3", "--response-interval", "2")
+    output = run(tmp_path, "profile_step.py", *options)
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in output.splitlines()
