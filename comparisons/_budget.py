@@ -91,7 +91,10 @@ class Budget:
         """
         found = _FORM.fullmatch(text.strip())
         if found is None:
-            raise ValueError(f"{text!r} is no budget: write 30 or 30runs, or 10min.")
+            raise ValueError(
+                f"{text!r} is no budget: write a whole number of plain runs, 30 or 30runs, or "
+                "minutes, 10min."
+            )
         if found["runs"]:
             budget = cls(int(found["runs"]), "runs")
         else:
