@@ -171,7 +171,7 @@ def test_other_settings_of_a_study_are_refused_or_kept(tmp_path: Path, jobs_run:
         (("run", "--scale", "huge"), "smoke"),
         (("run", "--budget", "0"), "'0' is too small"),
         (("run", "--budget", "0min"), "'0min' is too small"),
-        (("run", "--budget", "ten"), "write 30 or 30runs, or 10min"),
+        (("run", "--budget", "ten"), "write a whole number of plain runs"),
         (("run", "--device", "abacus"), "'abacus' cannot be used"),
         (("report",), "There are no studies"),
         (("lsit",), "No such command"),
