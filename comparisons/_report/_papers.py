@@ -21,7 +21,7 @@ NOTE = (
     "Validation loss (test loss in brackets): ours / Bae & Grosse's (2020). Ours are the medians "
     "over the seeds, of the very network that the tuner selected, and from the papers' start "
     f"{_START} where a tuner has several. Their «Bayesian optimisation» stands beside Optuna's GP "
-    "sampler. PTB is measured in perplexity."
+    "sampler. Of their perplexities on PTB the logarithms are given, nats a word as ours."
 )
 
 
