@@ -42,7 +42,7 @@ _PIECES = "pieces"
 _FORMAT = "format"
 _COMPLETE = "complete"  # written last
 
-_THIS_FORMAT = 2  # of these attributes
+_THIS_FORMAT = 3  # of these attributes
 
 
 class SettingsError(ValueError):
