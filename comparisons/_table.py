@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from comparisons._storage import Result
+from comparisons._study import Retrained
 from comparisons._tuners import TUNERS
 from comparisons.problems import PROBLEMS, Scale
 
@@ -21,7 +22,16 @@ _ENOUGH_FOR_QUARTILES = 5
 
 def retrained_test_loss(result: Result) -> float:
     """Return the mean over the retrained runs: infinity if one diverged, NaN if there is none."""
-    losses = [run.test_loss for run in result.retrained]
+    return _mean_test_loss(result.retrained)
+
+
+def replayed_test_loss(result: Result) -> float:
+    """Return the same over the runs that went through the schedule again."""
+    return _mean_test_loss(result.replayed)
+
+
+def _mean_test_loss(runs: Sequence[Retrained]) -> float:
+    losses = [run.test_loss for run in runs]
     return _worst_if_diverged(sum(losses) / len(losses)) if losses else math.nan
 
 

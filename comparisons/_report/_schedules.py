@@ -17,25 +17,17 @@ from comparisons._table import (
     by_problem,
     by_tuner,
     own_test_loss,
+    replayed_test_loss,
     retrained_test_loss,
     spread_text,
 )
 from optuna_dstn._attributes import SCHEDULE
 
 
-def _replayed_test_loss(result: Result) -> float:
-    """Return the mean over the runs that went through the schedule again; NaN if none did."""
-    losses = [run.test_loss for run in result.replayed]
-    if not losses:
-        return math.nan
-    mean = sum(losses) / len(losses)
-    return math.inf if math.isnan(mean) else mean
-
-
 _WAYS: Mapping[str, Callable[[Result], float]] = {
     "tuned run itself": own_test_loss,
     "final values, fixed": retrained_test_loss,
-    "schedule, replayed": _replayed_test_loss,
+    "schedule, replayed": replayed_test_loss,
 }
 _COLORS = ("#000000", "#0072B2", "#D55E00")
 
