@@ -29,6 +29,7 @@ from optuna_dstn.augmentation import ColorJitter, Cutout, RandomAffine, RandomHo
 
 Architecture = type[AlexNet] | type[VGG16] | type[ResNet18]
 
+SMOKE_SIZE = ImageSize(32, 16, 16, epochs=2, trials=2, width=0.02, batch_size=8, learning_rate=3e-2)
 PAPER_SIZE = ImageSize(40_000, 10_000, 10_000, epochs=200, learning_rate=3e-2, decay=True)
 
 _HIGHEST = {

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets, the example as first axis."""
+
+
+class Loaders(TypedDict):
+    """Those of a :class:`Setup`."""
+
+    train_loader: Iterable[Batch]
+    valid_loader: Iterable[Batch]
+    test_loader: Iterable[Batch]
 
 
 class Splits(NamedTuple):
@@ -39,6 +48,14 @@ class Splits(NamedTuple):
     def to(self, device: str) -> Splits:
         """Return the data on a device."""
         return Splits(*((x.to(device), y.to(device)) for x, y in self))
+
+    def loaders(self, batch_size: int, seed: int) -> Loaders:
+        """Return batches of each part, those for training in orders by the seed."""
+        return Loaders(
+            train_loader=Shuffled(self.train, batch_size, seed),
+            valid_loader=batches(self.valid, batch_size),
+            test_loader=batches(self.test, batch_size),
+        )
 
 
 class Shuffled:
@@ -78,3 +95,9 @@ def evaluation_loss(
     model.eval()
     losses = [(len(batch[0]), loss_fn(model, batch).item()) for batch in loader]
     return sum(n * loss for n, loss in losses) / sum(n for n, _ in losses)
+
+
+def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean cross entropy of the model's logits, (B, classes)."""
+    x, y = batch
+    return F.cross_entropy(model(x), y)

@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._data import Batch, Splits, classification_loss
 from comparisons.problems._problem import Problem, Scale, Setup, Size
 
 
@@ -163,10 +162,8 @@ class ImageProblem(Problem):
         return Setup(
             model=model,
             optimizer=optimizer,
-            loss_fn=_loss,
-            train_loader=Shuffled(data.train, size.batch_size, seed),
-            valid_loader=batches(data.valid, size.batch_size),
-            test_loader=batches(data.test, size.batch_size),
+            loss_fn=classification_loss,
+            **data.loaders(size.batch_size, seed),
             options=options,
         )
 
@@ -230,8 +227,3 @@ def _start_from_kaiming(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    x, y = batch
-    return F.cross_entropy(model(x), y)

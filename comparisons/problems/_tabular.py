@@ -11,7 +11,7 @@ from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
-from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._data import Batch, Splits
 from comparisons.problems._problem import Problem, Scale, Setup, Size
 
 
@@ -72,9 +72,7 @@ class Tabular(Problem):
             model=model,
             optimizer=torch.optim.SGD(groups, lr=0.01, momentum=0.9),
             loss_fn=self._loss,
-            train_loader=Shuffled(data.train, _BATCH_SIZE, seed),
-            valid_loader=batches(data.valid, _BATCH_SIZE),
-            test_loader=batches(data.test, _BATCH_SIZE),
+            **data.loaders(_BATCH_SIZE, seed),
         )
 
     def _divided(self, split: int) -> Splits:

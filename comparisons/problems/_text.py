@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 import functools
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypedDict
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._data import Batch, Splits
 from comparisons.problems._problem import MissingDataError, Problem, Size
 
 
@@ -51,6 +50,19 @@ class TextSize(Size):
     length: int
     batch_size: int
     units: int
+
+
+SMOKE_SIZE = TextSize(
+    train=20,
+    valid=4,
+    test=4,
+    epochs=2,
+    trials=2,
+    vocabulary=20,
+    length=6,
+    batch_size=5,
+    units=8,
+)
 
 
 @dataclass(frozen=True)
@@ -127,23 +139,6 @@ class LanguageModelling(Problem):
     def data(self) -> Splits:
         """Return sequences of words and the word after each, (N, length), on the device."""
         return _load(self._required_corpus().files, self.size, self.device)
-
-    def loaders(self, seed: int) -> Loaders:
-        """Return batches of each part, those for training in an order by the seed."""
-        data, size = self.data(), self.size.batch_size
-        return Loaders(
-            train_loader=Shuffled(data.train, size, seed),
-            valid_loader=batches(data.valid, size),
-            test_loader=batches(data.test, size),
-        )
-
-
-class Loaders(TypedDict):
-    """The loaders of a :class:`Setup`."""
-
-    train_loader: Iterable[Batch]
-    valid_loader: Iterable[Batch]
-    test_loader: Iterable[Batch]
 
 
 def losses(logits: Tensor, following: Tensor) -> Tensor:

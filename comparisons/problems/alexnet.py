@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from comparisons.networks import AlexNet
-from comparisons.problems._cifar import PAPER_SIZE, Architecture, Cifar, cifar_starts
+from comparisons.problems._cifar import PAPER_SIZE, SMOKE_SIZE, Architecture, Cifar, cifar_starts
 from comparisons.problems._images import ImageSize
 from comparisons.problems._problem import PaperResult, Scale
 
@@ -18,9 +18,7 @@ class CifarAlexNet(Cifar):
 
     name: ClassVar[str] = "alexnet"
     sizes: ClassVar[Mapping[Scale, ImageSize]] = {
-        Scale.SMOKE: ImageSize(
-            32, 16, 16, epochs=2, trials=2, width=0.02, batch_size=8, learning_rate=3e-2
-        ),
+        Scale.SMOKE: SMOKE_SIZE,
         Scale.CPU: ImageSize(
             480,
             300,

@@ -10,11 +10,9 @@ from typing import ClassVar
 from optuna.trial import BaseTrial
 from sklearn.datasets import load_digits
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from comparisons.networks import MLP
-from comparisons.problems._data import Batch, Shuffled, Splits, batches
+from comparisons.problems._data import Batch, Splits, classification_loss
 from comparisons.problems._problem import Problem, Scale, Setup, Size
 
 
@@ -56,10 +54,8 @@ class Digits(Problem):
         return Setup(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
-            loss_fn=_loss,
-            train_loader=Shuffled(data.train, _BATCH_SIZE, seed),
-            valid_loader=batches(data.valid, _BATCH_SIZE),
-            test_loader=batches(data.test, _BATCH_SIZE),
+            loss_fn=classification_loss,
+            **data.loaders(_BATCH_SIZE, seed),
         )
 
 
@@ -67,8 +63,3 @@ class Digits(Problem):
 def _load() -> Batch:
     images, labels = load_digits(return_X_y=True)
     return torch.as_tensor(images, dtype=torch.float32) / 16, torch.as_tensor(labels)
-
-
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    x, y = batch
-    return F.cross_entropy(model(x), y)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from comparisons.networks import LSTMLanguageModel
 from comparisons.problems._data import Batch
 from comparisons.problems._problem import PaperResult, Scale, Setup
-from comparisons.problems._text import LanguageModelling, TextSize, losses
+from comparisons.problems._text import SMOKE_SIZE, LanguageModelling, TextSize, losses
 
 
 _HIGHEST_RATE = 0.95
@@ -31,17 +31,7 @@ class LSTM(LanguageModelling):
 
     name: ClassVar[str] = "lstm"
     sizes: ClassVar[Mapping[Scale, TextSize]] = {
-        Scale.SMOKE: TextSize(
-            train=20,
-            valid=4,
-            test=4,
-            epochs=2,
-            trials=2,
-            vocabulary=20,
-            length=6,
-            batch_size=5,
-            units=8,
-        ),
+        Scale.SMOKE: SMOKE_SIZE,
         Scale.CPU: TextSize(
             train=500,
             valid=200,
@@ -113,7 +103,6 @@ class LSTM(LanguageModelling):
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         """Make the language model; see :class:`Problem`."""
         size = self.size
-        loaders = self.loaders(seed)
         torch.manual_seed(seed)
         model = LSTMLanguageModel(
             [trial.suggest_float(name, 0.0, _HIGHEST_RATE) for name in LSTMLanguageModel.RATES],
@@ -132,7 +121,7 @@ class LSTM(LanguageModelling):
                 trial.suggest_float("ar", 0.0, _STRONGEST_PENALTY),
                 trial.suggest_float("tar", 0.0, _STRONGEST_PENALTY),
             ),
-            **loaders,
+            **self.data().loaders(size.batch_size, seed),
             valid_loss_fn=_loss,
             options={"max_grad_norm": clip},
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from comparisons.networks import Transformer as Network
 from comparisons.problems._data import Batch
 from comparisons.problems._problem import Scale, Setup
-from comparisons.problems._text import LanguageModelling, TextSize, losses
+from comparisons.problems._text import SMOKE_SIZE, LanguageModelling, TextSize, losses
 
 
 _BLOCKS = 2
@@ -29,17 +29,7 @@ class Transformer(LanguageModelling):
 
     name: ClassVar[str] = "transformer"
     sizes: ClassVar[Mapping[Scale, TextSize]] = {
-        Scale.SMOKE: TextSize(
-            train=20,
-            valid=4,
-            test=4,
-            epochs=2,
-            trials=2,
-            vocabulary=20,
-            length=6,
-            batch_size=5,
-            units=8,
-        ),
+        Scale.SMOKE: SMOKE_SIZE,
         Scale.CPU: TextSize(
             train=500,
             valid=200,
@@ -86,7 +76,6 @@ class Transformer(LanguageModelling):
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         """Make the language model; see :class:`Problem`."""
         size = self.size
-        loaders = self.loaders(seed)
         torch.manual_seed(seed)
         model = Network(
             [trial.suggest_float(name, 0.0, _HIGHEST_RATE) for name in _RATES],
@@ -104,7 +93,7 @@ class Transformer(LanguageModelling):
                 weight_decay=trial.suggest_float("weight_decay", low, high, log=True),
             ),
             loss_fn=_loss,
-            **loaders,
+            **self.data().loaders(size.batch_size, seed),
         )
 
 
