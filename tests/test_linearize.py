@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from _reference import (
@@ -26,12 +25,8 @@ HYPERPARAMETERS = 3
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+def seeded(double_precision: None) -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 class LastStep(nn.Module):

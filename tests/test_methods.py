@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import copy
 import math
 from typing import Any
@@ -27,12 +26,7 @@ SCALE = 1.7  # σ0
 Batch = tuple[Tensor, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def batch(seed: int = 0) -> Batch:

@@ -6,7 +6,7 @@ Gauss-Hermite quadrature as its perturbations, and weighs in the loss as those d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
@@ -25,12 +25,7 @@ METHODS = ("delta-stn", "centered-stn", "stn")
 FEATURES, RECORDS = 3, 16
 
 
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Batch(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import copy
 from typing import Any
 
@@ -24,12 +23,8 @@ EXAMPLES, HYPERPARAMETERS = 5, 3
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+def seeded(double_precision: None) -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 def mlp() -> tuple[nn.Sequential, Tensor]:

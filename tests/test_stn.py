@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import math
 from typing import Any
 
@@ -19,12 +18,7 @@ import optuna_dstn
 from optuna_dstn import TunerConfig
 
 
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_the_model_holds_the_weights_of_today_between_the_steps() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from _perturbed import response_pass, suggested
@@ -30,12 +30,8 @@ FEATURES, EMBEDDED, UNITS = 2, 3, 2
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+def seeded(double_precision: None) -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 # -- by hand, one sequence at a time -------------------------------------------------------------
