@@ -49,23 +49,22 @@ class CenteredSTN(SelfTuning):
             perturbation = state.space.perturbation(examples, state.drawn_alike)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
         gates = state.response.gates(perturbation)
-        leaves = [gate.detach().requires_grad_(gate.requires_grad) for gate in gates]
+        leaf = gates.detach().requires_grad_(gates.requires_grad)
         with _repeated_random_numbers(perturbation):
-            deltas = self._deltas(leaves, examples)
+            deltas = self._deltas(leaf, examples)
             self._add_perturbed_gradient(batch, examples, perturbation, deltas, share=0.5)
         if (
             not self.steps
             and self._is_first_of_step
             and not any(
-                t.grad is not None and t.grad.any() for t in (*leaves, *state.response.parameters())
+                t.grad is not None and t.grad.any() for t in (leaf, *state.response.parameters())
             )
         ):
             raise HyperparameterError(CUT_OFF)
-        mirrored = self._deltas([-leaf for leaf in leaves], examples)
+        mirrored = self._deltas(-leaf, examples)
         self._add_perturbed_gradient(batch, examples, -perturbation, mirrored, share=0.5)
-        for gate, leaf in zip(gates, leaves, strict=True):
-            if leaf.grad is not None:
-                gate.backward(leaf.grad)
+        if leaf.grad is not None:
+            gates.backward(leaf.grad)
 
     def _apply_gradients(self) -> None:
         if self._batches_of_step > 1:  # a single batch's was applied before the response's pass

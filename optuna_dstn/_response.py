@@ -54,8 +54,8 @@ class Response(ABC):
         """Return the tensors of Θ, in one list."""
         return [tensor for group in self.parameter_groups() for tensor in group]
 
-    def gates(self, perturbation: Tensor) -> list[Tensor]:
-        """Return what of Δ is linear in ε: a matrix of B rows for each group.
+    def gates(self, perturbation: Tensor) -> Tensor:
+        """Return what of Δ is linear in ε: a matrix of B rows.
 
         Args:
             perturbation: ε, shape (B, h).
@@ -63,11 +63,11 @@ class Response(ABC):
         return self._gates(perturbation / self._scale)
 
     @abstractmethod
-    def _gates(self, perturbation: Tensor) -> list[Tensor]:
+    def _gates(self, perturbation: Tensor) -> Tensor:
         """Return the gates at ε / σ0."""
 
     @abstractmethod
-    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
+    def deltas(self, gates: Tensor) -> dict[int, tuple[Delta, ...]]:
         """Return every responding parameter's Δ as terms, by ``id(parameter)``.
 
         Those that have been frozen since do not move with the hyperparameters, and have none.
@@ -101,8 +101,8 @@ class StructuredResponse(Response):
     output each of a layer y = Wx + b) and a column for each hyperparameter. U starts at zero, so
     that training starts at Δp = 0; R starts as the weights themselves.
 
-    The rows U of all parameters that share an optimizer group are stored as one matrix: one product
-    gives the gates of all of them.
+    The rows U of all parameters that share an optimizer group are stored as one matrix, and one
+    product gives the gates of all groups.
     """
 
     def __init__(
@@ -115,17 +115,18 @@ class StructuredResponse(Response):
         super().__init__(groups, hyperparameters, axes, scale)
         self.directions: list[dict[str, Tensor]] = []
         self.gains: list[Tensor] = []
-        self._units: list[list[int]] = []
+        self._units: list[int] = []
         first = next(p for group in self._groups for p in group.values())
         for group in self._groups:
             self.directions.append(
                 {n: _first_direction(p, self._axis(n)) for n, p in group.items() if self._moves(p)}
             )
-            self._units.append([p.shape[self._axis(n)] if p.ndim else 1 for n, p in group.items()])
+            units = [p.shape[self._axis(n)] if p.ndim else 1 for n, p in group.items()]
+            self._units += units
             like = next(iter(group.values()), first)
             # In single precision at least, as ε is.
             dtype = torch.promote_types(like.dtype, torch.float32)
-            gain = like.new_zeros(sum(self._units[-1]), hyperparameters, dtype=dtype)
+            gain = like.new_zeros(sum(units), hyperparameters, dtype=dtype)
             self.gains.append(gain.requires_grad_())
 
     def _moves(self, parameter: Tensor) -> bool:
@@ -138,17 +139,14 @@ class StructuredResponse(Response):
             for gain, directions in zip(self.gains, self.directions, strict=True)
         ]
 
-    def _gates(self, perturbation: Tensor) -> list[Tensor]:
-        return [F.linear(perturbation, gain) for gain in self.gains]
+    def _gates(self, perturbation: Tensor) -> Tensor:
+        return F.linear(perturbation, torch.cat(self.gains))
 
-    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
+    def deltas(self, gates: Tensor) -> dict[int, tuple[Delta, ...]]:
         deltas: dict[int, tuple[Delta, ...]] = {}
-        for group, directions, units, of_group in zip(
-            self._groups, self.directions, self._units, gates, strict=True
-        ):
-            for (name, parameter), gate in zip(
-                group.items(), of_group.split(units, dim=1), strict=True
-            ):
+        of_each = iter(gates.split(self._units, dim=1))
+        for group, directions in zip(self._groups, self.directions, strict=True):
+            for (name, parameter), gate in zip(group.items(), of_each, strict=False):
                 if parameter.requires_grad:
                     direction = directions.get(name, parameter)
                     deltas[id(parameter)] = (Delta(gate, direction, self._axis(name)),)
@@ -205,12 +203,11 @@ class FullResponse(Response):
     def parameter_groups(self) -> list[list[Tensor]]:
         return [list(group.values()) for group in self.jacobians]
 
-    def _gates(self, perturbation: Tensor) -> list[Tensor]:
-        return [perturbation]
+    def _gates(self, perturbation: Tensor) -> Tensor:
+        return perturbation
 
-    def deltas(self, gates: Sequence[Tensor]) -> dict[int, tuple[Delta, ...]]:
-        (perturbation,) = gates
-        columns = perturbation.split(1, dim=1)
+    def deltas(self, gates: Tensor) -> dict[int, tuple[Delta, ...]]:
+        columns = gates.split(1, dim=1)
         return {
             id(p): tuple(
                 Delta(column, direction)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 import functools
@@ -233,7 +233,7 @@ class SelfTuning(Training):
             )
 
     def _deltas(
-        self, gates: Sequence[torch.Tensor], examples: int, *, trains_weights: bool = False
+        self, gates: torch.Tensor, examples: int, *, trains_weights: bool = False
     ) -> Deltas:
         batch = BatchLayout(examples, self._batch_axis)
         terms = self._settled.response.deltas(gates)
