@@ -37,7 +37,7 @@ from torch.optim import (
 from optuna_dstn._delta import Deltas
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter
-from optuna_dstn._rules import square_change
+from optuna_dstn._rules import Decay, mean_decay
 
 
 _COUPLED = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop)
@@ -119,7 +119,8 @@ class WeightDecay:
             deltas: u_b (gate) and R (direction) of each responding parameter.
             perturbed: The hyperparameters: one value per example, shape (B,), or one for all.
         """
-        total: Tensor | float = 0.0
+        own: Tensor | float = 0.0
+        decays: list[Decay] = []
         for index, group in enumerate(self._optimizer.param_groups):
             number = self._numbers.get(index)
             decay = group.get("weight_decay", 0.0)
@@ -140,12 +141,12 @@ class WeightDecay:
                         continue
                     metric = _preconditioner(state, group)
                 weight = deltas.weight(parameter)
-                square = square_change(weight, terms, metric)
+                decays.append(Decay(decay / 2, weight, terms, metric))
                 if deltas.trains_weights:
-                    own = weight.square()
-                    square = square + (own if metric is None else metric * own).sum()
-                total = total + (decay / 2 * square).mean()
-        return total
+                    square = weight.square()
+                    square = (square if metric is None else metric * square).sum()
+                    own = own + (decay / 2 * square).mean()
+        return own + mean_decay(decays)
 
     def require_terms(self) -> None:
         """Check that every decay of the optimizer is known as a term, for methods that train by it.

@@ -31,7 +31,7 @@ from optuna_dstn._rules import (
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
-from optuna_dstn._rules._penalty import square_change
+from optuna_dstn._rules._penalty import Decay, mean_decay
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import (
     HyperparameterRule,
@@ -63,6 +63,7 @@ __all__ = [
     "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
     "SHAPE_FUNCTIONS",
+    "Decay",
     "Domain",
     "HyperparameterRule",
     "PerExample",
@@ -75,10 +76,10 @@ __all__ = [
     "is_of_weights",
     "layer_rules",
     "looks_only",
+    "mean_decay",
     "operation_rules",
     "penalty_rules",
     "preferred_axes",
     "responding_results",
     "spread",
-    "square_change",
 ]

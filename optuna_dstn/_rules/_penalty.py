@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,76 @@ from optuna_dstn._delta import Delta, Deltas
 from optuna_dstn._penalty import l1_penalty, l2_penalty
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import penalty_rule
+
+
+class Decay(NamedTuple):
+    """The penalty c_b·‖w + diag(u_b)·R‖², where ‖w‖² = Σ_ij M_ij·w_ij².
+
+    Attributes:
+        coefficient: c_b, shape (B,), or one for all examples.
+        weight: w.
+        terms: u_b and R, at least one.
+        metric: M, shaped as w; ``None`` is all ones.
+    """
+
+    coefficient: Tensor | float
+    weight: Tensor
+    terms: Sequence[Delta]
+    metric: Tensor | None = None
+
+    @property
+    def is_entrywise(self) -> bool:
+        """Whether w is a vector or a number, each entry a unit, and M is not given."""
+        is_vector = self.weight.ndim < 2 and self.metric is None
+        return is_vector and self.terms[0].gate.shape[1] == self.weight.numel()
+
+
+def mean_decay(decays: Sequence[Decay]) -> Tensor | float:
+    """Return the sum of penalties, less those of the weights alone, in the mean over the examples.
+
+    Those with one term are computed together, for all units at once: many may be of a few entries.
+    """
+    total: Tensor | float = 0.0
+    for coefficient, weight, terms, metric in decays:
+        if len(terms) > 1:
+            total = total + (coefficient * square_change(weight, terms, metric)).mean()
+    single = [decay for decay in decays if len(decay.terms) == 1]
+    if not single:
+        return total
+    entrywise = [decay for decay in single if decay.is_entrywise]
+    others = [decay for decay in single if not decay.is_entrywise]
+    products = [_products_of_units(decay) for decay in others]
+    if entrywise:
+        weight = torch.hstack([decay.weight for decay in entrywise])
+        direction = torch.hstack([decay.terms[0].direction for decay in entrywise])
+        products.insert(0, _products(weight, entrywise[0].terms[0]._replace(direction=direction)))
+    cross, square = map(torch.cat, zip(*products, strict=True))
+    single = entrywise + others
+    gates = torch.cat([decay.terms[0].gate for decay in single], 1)
+    coefficients = torch.cat([_for_units(d.coefficient, d.terms[0].gate) for d in single], 1)
+    changes = gates * torch.addcmul(2 * cross, gates, square)
+    return total + (coefficients * changes).sum() / len(gates)
+
+
+def _for_units(coefficient: Tensor | float, gate: Tensor) -> Tensor:
+    if isinstance(coefficient, Tensor):
+        return coefficient.view(-1, 1).expand(gate.shape)
+    return gate.new_full((), coefficient).expand(gate.shape)
+
+
+def _products_of_units(decay: Decay) -> tuple[Tensor, ...]:
+    """Return the sums of M⊙w⊙R and M⊙R⊙R over each unit, of the one term: shape (c,)."""
+    (term,) = decay.terms
+    products = _products(decay.weight, term, decay.metric)
+    axes = [a for a in range(decay.weight.ndim) if a != term.axis or term.gate.shape[1] == 1]
+    return tuple((p.sum(axes) if axes else p).view(-1) for p in products)
+
+
+def _products(weight: Tensor, term: Delta, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return M⊙w⊙R and M⊙R⊙R, as precise as the gate."""
+    direction = _precise(term.direction, term)
+    weighted = direction if metric is None else metric * direction
+    return weight * weighted, direction * weighted
 
 
 def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None = None) -> Tensor:
@@ -98,10 +169,14 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
 
 def _rows(tensor: Tensor, term: Delta) -> Tensor:
     """Return a matrix with a row for each unit of a term, as precise as its gate."""
-    tensor = tensor.to(torch.promote_types(tensor.dtype, term.gate.dtype))
+    tensor = _precise(tensor, term)
     if not tensor.ndim:
         return tensor.view(1, 1)
     return tensor.movedim(term.axis, 0).reshape(tensor.shape[term.axis], -1)
+
+
+def _precise(tensor: Tensor, term: Delta) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, term.gate.dtype))
 
 
 def _penalty(
