@@ -95,6 +95,12 @@ OWN_VALUE_FOR_EACH: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear with a sum": lambda: rows(
         lambda m, y: F.linear(y, m.p - m.q), p=(4, 6), q=(4, 6), width=4
     ),
+    "linear with a sum of the same": lambda: rows(
+        lambda m, y: F.linear(y, m.p + m.p), p=(5, 6), width=5
+    ),
+    "linear with the same joined": lambda: rows(
+        lambda m, y: F.linear(y, torch.cat([m.p, m.p], 1)), p=(5, 3), width=5
+    ),
     "matmul": lambda: rows(lambda m, y: y @ m.p, p=(6, 5), width=5),
     "matmul of sequences": lambda: steps(lambda m, y: torch.matmul(y, m.p), p=(6, 5), width=5),
     "mm": lambda: rows(lambda m, y: torch.mm(y, m.p), p=(6, 5), width=5),
@@ -103,6 +109,15 @@ OWN_VALUE_FOR_EACH: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "matmul with a vector": lambda: steps(lambda m, y: y @ m.p, p=(6,), width=3),
     "matmul with heads": lambda: steps(
         lambda m, y: (y[:, None] @ m.p).flatten(1), p=(2, 6, 5), width=30
+    ),
+    "matmul with stacked numbers": lambda: rows(
+        lambda m, y: (y[:, :3] @ torch.stack([m.p, m.q, m.p])).unsqueeze(1), p=(), q=(), width=1
+    ),
+    "product with stacked numbers": lambda: rows(
+        lambda m, y: y[:, :2] * torch.stack([m.p, m.q], -1), p=(), q=(), width=2
+    ),
+    "linear with stacked vectors of one unit": lambda: rows(
+        lambda m, y: F.linear(y[:, :2], torch.stack([m.p, m.q], dim=1)), p=(1,), q=(1,), width=1
     ),
     "addmm": lambda: rows(lambda m, y: torch.addmm(m.q, y, m.p), p=(6, 5), q=(5,), width=5),
 }
@@ -130,6 +145,7 @@ LINEARISED_OWN_VALUE: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         lambda m, y: F.linear(y, m.p * m.q[:, None]), p=(5, 6), q=(5,), width=5
     ),
     "scaled columns": lambda: rows(lambda m, y: F.linear(y, m.p * m.q), p=(5, 6), q=(6,), width=5),
+    "product of the same": lambda: rows(lambda m, y: F.linear(y, m.p * m.p), p=(5, 6), width=5),
     "product of weights": lambda: rows(
         lambda m, y: F.linear(y, m.p @ m.q), p=(5, 2), q=(2, 6), width=5
     ),

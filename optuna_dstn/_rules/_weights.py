@@ -125,6 +125,8 @@ def responding_results(
     """
     if func in INDEX_FUNCTIONS:
         return _indexed(deltas, weights, func, args, kwargs)
+    if func is torch.stack and (output := _stacked(deltas, *args, **kwargs)) is not None:
+        return output
     if not deltas.linear and not is_affine(func, args, weights):
         return None
     return _computed(deltas, weights, func, args, kwargs)
@@ -163,6 +165,24 @@ def _in_place_of(weight: Tensor, other: Tensor, tensor: Tensor) -> Tensor:
     return other if tensor is weight else tensor
 
 
+def _stacked(
+    deltas: Deltas, tensors: Sequence[Tensor], dim: int = 0, **options: Any
+) -> Tensor | None:
+    """Weights of one unit each, side by side: they are the units along the new axis.
+
+    ``None`` for others.
+    """
+    terms = [term for tensor in tensors for term in deltas.of(tensor)]
+    has_one_each = all(len(deltas.of(tensor)) == 1 for tensor in tensors)
+    if options or not has_one_each or any(term.gate.shape[1] > 1 for term in terms):
+        return None
+    output = torch.stack(tensors, dim)
+    gate = torch.cat([term.gate for term in terms], 1)
+    direction = torch.stack([term.direction for term in terms], dim)
+    deltas.add(output, [Delta(gate, direction, dim % output.ndim)])
+    return output
+
+
 def _computed(
     deltas: Deltas,
     weights: Sequence[Tensor],
@@ -171,7 +191,9 @@ def _computed(
     kwargs: dict[str, Any],
 ) -> Tensor | None:
     """g(W, ...) of a function that acts slice by slice: Δ = Σ diag(Uε)·(J_g R)."""
-    terms = [(weight, term) for weight in weights for term in deltas.of(weight)]
+    # One that is given twice, as in p * p, has one Δ.
+    different = {id(weight): weight for weight in weights}.values()
+    terms = [(weight, term) for weight in different for term in deltas.of(weight)]
     derivative = functools.partial(
         _derivative if deltas.linear else _linear_part, func, args, kwargs, weights
     )
