@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from optuna_dstn._batch_layout import BatchLayout
 
@@ -125,18 +124,21 @@ class Deltas:
         return self.moved(parameter, change.to(parameter.dtype))
 
 
+# The functions of torch.autograd.forward_ad, below, take several times as long: they look for a
+# level and for an export that is under way. Here there is one level, and no export.
+
+
 def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return primal and tangent of a tensor; the tangent of one that is no dual is ``None``."""
-    primal, tangent = forward_ad.unpack_dual(tensor)
-    return primal, tangent
+    primal, tangent = torch._unpack_dual(tensor, 0)
+    return (tensor, None) if tangent is None else (primal, tangent)
 
 
 def is_dual(tensor: Tensor | None) -> bool:
     """Whether a tensor is a dual number."""
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+    return tensor is not None and torch._unpack_dual(tensor, 0)[1] is not None
 
 
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:
-    """Return the dual number (x, ẋ)."""
-    number: Tensor = forward_ad.make_dual(primal, tangent)
-    return number
+    """Return the dual number (x, ẋ), inside a dual level."""
+    return torch._make_dual(primal, tangent, 0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from optuna_dstn._delta import is_dual
 from optuna_dstn._errors import first_line
 from optuna_dstn._interception import Interception
 from optuna_dstn._passes import Responding
@@ -113,7 +114,7 @@ def require_merged(loss: Tensor, source: str) -> None:
     Raises:
         ValueError: If the model was used in another way than by calling it.
     """
-    if forward_ad.unpack_dual(loss).tangent is not None:
+    if is_dual(loss):
         raise ValueError(
             f"{source} uses layers of the model without calling model(...), or an activation "
             "that the model kept. The linearised prediction is completed where the model itself "

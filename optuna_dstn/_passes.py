@@ -8,10 +8,9 @@ import functools
 from typing import Any
 
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
-from optuna_dstn._delta import Deltas
+from optuna_dstn._delta import Deltas, is_dual
 from optuna_dstn._discovery import without_rule
 from optuna_dstn._errors import HyperparameterError, first_line
 from optuna_dstn._hyperparameter import Hyperparameter
@@ -318,4 +317,4 @@ def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _responds(tensor: Tensor) -> bool:
     """Whether a tensor of a linearised pass depends on Δ."""
-    return tensor.requires_grad or forward_ad.unpack_dual(tensor).tangent is not None
+    return tensor.requires_grad or is_dual(tensor)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from optuna_dstn._delta import split
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._structure import with_tensors_replaced
@@ -71,7 +71,7 @@ class Prediction:
         return with_tensors_replaced(value, lambda tensor: self._merged_tensor(tensor, of_model))
 
     def _merged_tensor(self, tensor: Tensor, of_model: bool) -> Tensor:
-        primal, tangent = forward_ad.unpack_dual(tensor)
+        primal, tangent = split(tensor)
         if tangent is None:
             return tensor
         end = self._ends.get(tensor)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._delta import Deltas, split
+from optuna_dstn._delta import Deltas, dual, split
 from optuna_dstn._rules._layers import Units, affine
 from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
@@ -42,5 +41,4 @@ def bilinear(
         return result
     output, change = split(result)
     moved = F.bilinear(split(input1)[0], tangent, split(weight)[0])
-    dual: Tensor = forward_ad.make_dual(output, moved if change is None else change + moved)
-    return dual
+    return dual(output, moved if change is None else change + moved)

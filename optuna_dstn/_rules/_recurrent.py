@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas, split
+from optuna_dstn._delta import Delta, Deltas, dual, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._layers import linear
@@ -417,7 +416,7 @@ def pack_padded_sequence(
     data, sizes = torch._pack_padded_sequence(primal, lengths, batch_first)
     if tangent is not None:
         tangent, _ = torch._pack_padded_sequence(tangent, lengths, batch_first)
-        data = forward_ad.make_dual(data, tangent)
+        data = dual(data, tangent)
     return data, sizes
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn._arguments import leaves, replaced
 from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
+from optuna_dstn._delta import Delta, Deltas, dual, split
 from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._registry import operation_rules
@@ -233,19 +232,18 @@ def _derivative(
     ``None`` says that g returns several tensors.
     """
 
-    def dual(tensor: Tensor) -> Tensor:
+    def moving(tensor: Tensor) -> Tensor:
         own = [term.direction for weight, term in terms if weight is tensor]
-        made: Tensor = forward_ad.make_dual(tensor, sum(own[1:], own[0])) if own else tensor
-        return made
+        return dual(tensor, sum(own[1:], own[0])) if own else tensor
 
-    own_args, own_kwargs = replaced((args, kwargs), dual, Tensor)
+    own_args, own_kwargs = replaced((args, kwargs), moving, Tensor)
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with _repeated_random_numbers(terms[0][0]) if again else nullcontext():
         moved = operation_rules.get(func, func)(*own_args, **own_kwargs)
     if not isinstance(moved, Tensor):
         return None
-    output, change = forward_ad.unpack_dual(moved)
+    output, change = split(moved)
     if func in operation_rules:  # to the last bit what the weight step computes
         output = func(*args, **kwargs)
     return output, change
