@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -62,12 +63,26 @@ def replaced(
 
 
 def leaves(arguments: Any, kinds: type | tuple[type, ...]) -> list[Any]:
-    """Return what is of these kinds among the arguments, in their order."""
+    """Return what is of these kinds in a tuple, list or dictionary of arguments, in their order."""
     found: list[Any] = []
-    replaced(arguments, found.append, kinds)
+    _find(arguments, kinds, found)
     return found
 
 
+def _find(arguments: Any, kinds: type | tuple[type, ...], found: list[Any]) -> None:
+    container = type(arguments)
+    if container is dict:
+        arguments = arguments.values()
+    elif container is slice:
+        arguments = arguments.start, arguments.stop, arguments.step
+    for argument in arguments:
+        if isinstance(argument, kinds):
+            found.append(argument)
+        elif type(argument) in _CONTAINERS:
+            _find(argument, kinds, found)
+
+
+@functools.cache
 def function_name(func: Function) -> str:
     """Return what users call a torch function: ``"torch.nn.functional.dropout"``."""
     name = str(resolve_name(func) or getattr(func, "__qualname__", func))

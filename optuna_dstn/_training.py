@@ -65,7 +65,8 @@ class Training(ABC):
         if self._is_first_of_step:
             self._optimizer.zero_grad()
         with reading:
-            loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
+            output = self._loss_fn(self._model, batch)
+        loss = mean_loss(output, examples, "loss_fn")
         value = loss.item()
         self.require_finite(value, "training loss")
         (loss / self._batches_of_step).backward()
