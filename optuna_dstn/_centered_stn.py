@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from optuna_dstn._batch import part_of
-from optuna_dstn._errors import HyperparameterError
-from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
+from optuna_dstn._self_tuning import SelfTuning
 
 
 class CenteredSTN(SelfTuning):
@@ -47,24 +46,20 @@ class CenteredSTN(SelfTuning):
         batch, examples = self._part_for_response(batch, examples)
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.drawn_alike)
+            both = torch.cat([perturbation, -perturbation])
+            values = state.space.constrain(state.space.raw + both)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
-        gates = state.response.gates(perturbation)
-        leaf = gates.detach().requires_grad_(gates.requires_grad)
-        with _repeated_random_numbers(perturbation):
-            deltas = self._deltas(leaf, examples)
-            self._add_perturbed_gradient(batch, examples, perturbation, deltas, share=0.5)
-        if (
-            not self.steps
-            and self._is_first_of_step
-            and not any(
-                t.grad is not None and t.grad.any() for t in (leaf, *state.response.parameters())
-            )
-        ):
-            raise HyperparameterError(CUT_OFF)
-        mirrored = self._deltas(-leaf, examples)
-        self._add_perturbed_gradient(batch, examples, -perturbation, mirrored, share=0.5)
-        if leaf.grad is not None:
-            gates.backward(leaf.grad)
+        with self._gates(perturbation) as gates:
+            with _repeated_random_numbers(perturbation):
+                deltas = self._deltas(gates, examples)
+                self._add_perturbed_gradient(batch, examples, values[:examples], deltas, share=0.5)
+            if not self.steps and self._is_first_of_step:
+                self._require_gradient(gates, is_first=True)
+            deltas = self._deltas(-gates, examples)
+            self._add_perturbed_gradient(batch, examples, values[examples:], deltas, share=0.5)
+            deltas = self._deltas(torch.cat([gates, -gates]), 2 * examples)
+            self._add_decay_gradient(values, deltas)
+            self._require_gradient(gates, is_first=False)
 
     def _apply_gradients(self) -> None:
         if self._batches_of_step > 1:  # a single batch's was applied before the response's pass

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 import functools
 from typing import Any, ClassVar
@@ -48,7 +48,7 @@ from optuna_dstn._weight_decay import WeightDecay
 
 
 _VALID_LOSS = "The validation loss function"
-CUT_OFF = (
+_CUT_OFF = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
@@ -170,31 +170,43 @@ class SelfTuning(Training):
     def _apply_gradients(self) -> None:
         """Take the steps that are due after the last batch of one, as far as they are not taken."""
 
+    @contextmanager
+    def _gates(self, perturbation: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the response's gates, for passes that go back as far as these one by one.
+
+        Args:
+            perturbation: ε, shape (B, h).
+        """
+        gates = self._settled.response.gates(perturbation)
+        leaf = gates.detach().requires_grad_(gates.requires_grad)
+        yield leaf
+        if leaf.grad is not None:
+            gates.backward(leaf.grad)
+
     def _add_perturbed_gradient(
         self,
         batch: Any,
         examples: int,
-        perturbation: torch.Tensor,
+        values: torch.Tensor,
         deltas: Deltas,
         share: float = 1.0,
     ) -> torch.Tensor:
-        """Add a share of the gradient of the training loss at λ + ε and at Δ.
+        """Add a share of the gradient of the training loss, at perturbed hyperparameters and at Δ.
+
+        That of the weight decay is left to :meth:`_add_decay_gradient`.
 
         Args:
             batch: The batch.
             examples: B, its size.
-            perturbation: ε, shape (B, h).
+            values: Of the tuned hyperparameters, shape (B, h).
             deltas: Δ, and whether the gradient is that of the weights too.
             share: The factor of the batch's gradient.
 
         Returns:
             What ``loss_fn`` returned, the mean, without its graph.
         """
-        share /= self._batches_of_step
         state = self._settled
         alike = state.findings.shared
-        with torch.no_grad():
-            values = state.space.constrain(state.space.raw + perturbation)
         perturbed = state.space.columns(values)
         mode = PerturbedValues(
             self._values,
@@ -210,14 +222,29 @@ class SelfTuning(Training):
                 loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
                 require_merged(loss, "loss_fn")
             self._read |= mode.names
-            training_loss = loss.detach()
-            decays: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
-            loss = loss + self._weight_decay.response_loss(mode.deltas, decays)
-            if not loss.requires_grad:
-                raise HyperparameterError(CUT_OFF)
-            self.require_finite(loss.item(), "training loss of the response")
-            (share * loss).backward()
-        return training_loss
+            self._add_gradient(loss, share)
+        return loss.detach()
+
+    def _add_decay_gradient(self, values: torch.Tensor, deltas: Deltas) -> None:
+        """Add the gradient of the weight decay as a term of the training loss; likewise."""
+        perturbed: Mapping[str, Any] = ChainMap(
+            self._settled.space.columns(values),  # type: ignore[arg-type]
+            self._values,
+        )
+        loss = self._weight_decay.response_loss(deltas, perturbed)
+        if isinstance(loss, torch.Tensor):
+            self._add_gradient(loss)
+
+    def _add_gradient(self, loss: torch.Tensor, share: float = 1.0) -> None:
+        self.require_finite(loss.item(), "training loss of the response")
+        if loss.requires_grad:
+            (share / self._batches_of_step * loss).backward()
+
+    def _require_gradient(self, *others: torch.Tensor, is_first: bool) -> None:
+        """Check that a gradient has reached the response, or these: in the first step, not zero."""
+        tensors = (*others, *self._settled.response.parameters())
+        if not any(t.grad is not None and (not is_first or bool(t.grad.any())) for t in tensors):
+            raise HyperparameterError(_CUT_OFF)
 
     def _require_all_read(self) -> None:
         """Check that training goes on reading what the first step read."""

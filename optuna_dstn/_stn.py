@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from optuna_dstn._delta import Deltas
-from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._findings import Findings
-from optuna_dstn._self_tuning import CUT_OFF, SelfTuning
+from optuna_dstn._self_tuning import SelfTuning
 from optuna_dstn._training import clipped_gradient_norm
 
 
@@ -39,16 +38,17 @@ class STN(SelfTuning):
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.drawn_alike)
             point = state.space.raw + perturbation
+            values = state.space.constrain(point)
         if self._is_first_of_step:
             self._optimizer.zero_grad()
             state.response_optimizer.zero_grad()
-        deltas = self._deltas(state.response.gates(point), examples, trains_weights=True)
         with self._at_origin():
-            loss = self._add_perturbed_gradient(batch, examples, perturbation, deltas).item()
-            if self.steps == 1 and not any(
-                t.grad is not None and t.grad.any() for t in state.response.parameters()
-            ):
-                raise HyperparameterError(CUT_OFF)
+            with self._gates(point) as gates:
+                deltas = self._deltas(gates, examples, trains_weights=True)
+                loss = self._add_perturbed_gradient(batch, examples, values, deltas).item()
+                deltas = self._deltas(gates, examples, trains_weights=True)
+                self._add_decay_gradient(values, deltas)
+            self._require_gradient(is_first=self.steps == 1)
             if self._is_last_of_step:
                 self._take_steps(deltas)
         return loss

@@ -165,7 +165,7 @@ def _in_place_of(weight: Tensor, other: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _stacked(
-    deltas: Deltas, tensors: Sequence[Tensor], dim: int = 0, **options: Any
+    deltas: Deltas, tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0, **options: Any
 ) -> Tensor | None:
     """Weights of one unit each, side by side: they are the units along the new axis.
 
