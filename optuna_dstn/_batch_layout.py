@@ -124,7 +124,8 @@ class BatchLayout:
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size
         del shape[axis]
-        return values.reshape(-1, *shape).movedim(0, axis)
+        aligned = values.reshape(-1, *shape)
+        return aligned.movedim(0, axis) if axis else aligned
 
     def per_row(self, values: Tensor, input: Tensor) -> Tensor:
         """Return values (B, *s) for each entry of the batch axis of ``input``, or row of it."""

@@ -25,8 +25,6 @@ class CenteredSTN(SelfTuning):
     """The response moves the weights of the network as it is."""
 
     def _train_weights(self, batch: Any, examples: int) -> float:
-        if self._is_first_of_step:
-            self._settled.response_optimizer.zero_grad()  # its memory serves the weights' gradients
         return self._unperturbed_weight_step(batch, examples)
 
     @property
@@ -70,6 +68,7 @@ class CenteredSTN(SelfTuning):
         norm = response_optimizer.clip(self._max_grad_norm)
         self.require_finite(norm, "gradient of the response's training loss")
         response_optimizer.step()
+        response_optimizer.zero_grad()  # its memory serves the weights' gradients
 
     def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
         """Return the part of a batch that the response sees, and its size; other parts by turns."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optuna_dstn._arguments import Function, leaves, replaced
 from optuna_dstn._hyperparameter import Expression, Hyperparameter, Symbol
-from optuna_dstn._rules import PerExample
+from optuna_dstn._rules import ENTRYWISE_FUNCTIONS, PerExample
 from optuna_dstn._space import Columns
 
 
@@ -140,6 +140,9 @@ def computed_per_example(
         kwargs: The same, by name.
         examples: B.
     """
+    if func in ENTRYWISE_FUNCTIONS and len(leaves((args, kwargs), (PerExample, Tensor))) == 1:
+        own = replaced((args, kwargs), lambda source: source.values, PerExample)
+        return (func(*own[0], **own[1]),)  # of numbers besides, as 1 - t is
     if is_in_place(func) and isinstance(args[0], Tensor):
         target = args[0].expand(examples, *args[0].shape).clone()
         args = (PerExample(target, "", ""), *args[1:])

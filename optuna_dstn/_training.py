@@ -165,6 +165,7 @@ def clipped_gradient_norm(optimizer: Optimizer, max_norm: float | None) -> float
         if parameter.grad is not None and not parameter.grad.is_sparse
     ]
     norm = get_total_norm([parameter.grad for parameter in parameters])
-    if max_norm is not None:
+    value = norm.item()
+    if max_norm is not None and value > max_norm:
         clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm.item()
+    return value

@@ -42,7 +42,7 @@ from optuna_dstn._rules._registry import (
 )
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import follow, is_affine
+from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 from optuna_dstn._rules._weights import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
@@ -57,6 +57,7 @@ from optuna_dstn._rules._weights import (
 
 
 __all__ = [
+    "ENTRYWISE_FUNCTIONS",
     "EXPANDING_FUNCTIONS",
     "FOLLOWING_FUNCTIONS",
     "INDEX_FUNCTIONS",

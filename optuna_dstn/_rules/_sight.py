@@ -50,7 +50,7 @@ class Sight:
         """Whether a tensor is made without data."""
         return (
             tensor in self._computed
-            or isinstance(tensor, Parameter)
+            or (type(tensor) is not Tensor and isinstance(tensor, Parameter))
             or id(tensor) in self.buffers
             or self.is_weight(tensor)
         )
