@@ -18,7 +18,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.overrides import _pop_mode_temporarily as past_the_mode
 
+from optuna_dstn._batch import mean_loss
 from optuna_dstn._delta import is_dual
 from optuna_dstn._errors import first_line
 from optuna_dstn._interception import Interception
@@ -50,7 +52,12 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     parameters: list[nn.Parameter] = []
     if not mode.deltas.trains_weights:
         parameters = [p for p in model.parameters() if p.requires_grad]
-    hook = model.register_forward_hook(lambda _, __, output: mode.prediction.complete(output))
+
+    def complete(_: nn.Module, __: Any, output: Any) -> Any:
+        with past_the_mode():
+            return mode.prediction.complete(output)
+
+    hook = model.register_forward_hook(complete)
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -108,16 +115,26 @@ def _load_forward_formulas() -> None:
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
-def require_merged(loss: Tensor, source: str) -> None:
-    """Check, inside :func:`at_response`, that the loss was computed from merged predictions.
+def merged_loss(output: Any, examples: int, source: str) -> Tensor:
+    """Return the mean of what a loss function returned, inside :func:`at_response`.
+
+    Args:
+        output: As :func:`mean_loss` takes it.
+        examples: The size of the batch.
+        source: What returned it, for the message.
 
     Raises:
-        ValueError: If the model was used in another way than by calling it.
+        ValueError: If it was not computed from merged predictions: the model was used in another
+            way than by calling it.
     """
-    if is_dual(loss):
+    with past_the_mode():  # these calls are none of the user's
+        loss = mean_loss(output, examples, source)
+        is_merged = not is_dual(loss)
+    if not is_merged:
         raise ValueError(
             f"{source} uses layers of the model without calling model(...), or an activation "
             "that the model kept. The linearised prediction is completed where the model itself "
             "returns: let the loss function call model(...), not model.some_method(...) or one of "
             "its layers, and let the model return every activation that a penalty needs."
         )
+    return loss

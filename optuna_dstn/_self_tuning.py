@@ -37,7 +37,7 @@ from optuna_dstn._evaluation import LossFunction, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import CurrentValues, ValidationValues
-from optuna_dstn._linearize import at_response, inside, require_merged
+from optuna_dstn._linearize import at_response, inside, merged_loss
 from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
@@ -219,8 +219,7 @@ class SelfTuning(Training):
                 keeping.enter_context(self._model_state.unchanged())
                 keeping.enter_context(mode.leaving(self._model_state.parameters))
             with at_response(self._model, mode):
-                loss = mean_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
-                require_merged(loss, "loss_fn")
+                loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             self._read |= mode.names
             self._add_gradient(loss, share)
         return loss.detach()
@@ -283,8 +282,7 @@ class SelfTuning(Training):
                 evaluating(self._model),
                 at_response(self._model, mode),
             ):
-                loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
-                require_merged(loss, _VALID_LOSS)
+                loss = merged_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             objective = loss - self._config.entropy_weight * state.space.entropy()
             self.require_finite(
                 objective.item(), "validation loss at the perturbed hyperparameters"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._linearize import at_response, require_merged
+from optuna_dstn._linearize import at_response, merged_loss
 from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import RespondingValidation
 
@@ -280,6 +280,6 @@ def test_a_loss_of_an_unmerged_prediction_is_refused() -> None:
     model, x = mlp()
     explicit = Explicit(model, ["0.weight"], EXAMPLES, 1)
     with at_response(model, RespondingValidation({}, explicit.deltas())):
-        require_merged(model(x).sum(), "loss_fn")
+        merged_loss(model(x).sum(), len(x), "loss_fn")
         with pytest.raises(ValueError, match=r"loss_fn uses layers .* without calling model"):
-            require_merged(model[0](x).sum(), "loss_fn")
+            merged_loss(model[0](x).sum(), len(x), "loss_fn")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import Tuner, TunerConfig
-from optuna_dstn._linearize import at_response, require_merged
+from optuna_dstn._linearize import at_response, merged_loss
 from optuna_dstn._passes import RespondingValidation
 from optuna_dstn._structure import with_tensors_replaced
 
@@ -139,7 +139,7 @@ def test_a_prediction_is_completed_wherever_it_is(name: str) -> None:
     with at_response(model, RespondingValidation({}, explicit.deltas())):
         output = model(x)
         found = out(output)
-        require_merged(found.sum(), "loss_fn")
+        merged_loss(found.sum(), len(x), "loss_fn")
 
     plain = Body(lambda y: y)
     plain.load_state_dict(model.state_dict())
