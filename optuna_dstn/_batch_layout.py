@@ -120,6 +120,8 @@ class BatchLayout:
         if input.shape[axis] != self.examples:
             example = self._example_of_rows(input if rows is None else rows, input.shape[axis])
             values = values.index_select(0, example)
+        if axis == 0 and len(axes) == input.ndim - 1 and list(axes) == sorted(axes):
+            return values
         shape = [1] * input.ndim
         for own, size in zip(axes, values.shape[1:], strict=True):
             shape[own] = size

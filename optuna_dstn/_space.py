@@ -195,7 +195,9 @@ class Columns(Mapping[str, Tensor]):
 
     def stacked(self, names: Sequence[str]) -> Tensor:
         """Return the columns of ``names`` side by side: shape (B, len(names))."""
-        return self.matrix[:, [self._index[name] for name in names]]
+        columns = [self._index[name] for name in names]
+        is_whole = columns == list(range(self.matrix.shape[1]))
+        return self.matrix if is_whole else self.matrix[:, columns]
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,10 @@ def values_of_new_tensor(
         fill = torch.as_tensor(evaluate(_fill_value(func, args, kwargs).expression)).to(output)
         return fill.view(-1, *[1] * output.ndim).expand(examples, *output.shape)
 
-    values = output.expand(examples, *output.shape).reshape(examples, -1).clone()
     data = args[-1] if args else next(kwargs[name] for name in ("data", "obj") if name in kwargs)
     positions: list[int] = []
     names: list[str] = []
+    others: dict[int, Expression] = {}
     for position, number in enumerate(_flat(data)):
         if not isinstance(number, Hyperparameter):
             continue
@@ -115,9 +115,15 @@ def values_of_new_tensor(
             positions.append(position)
             names.append(formula.name)
         else:
+            others[position] = formula
+    if len(names) == output.numel():
+        values = columns.stacked(names).to(output, copy=True)
+    else:
+        values = output.expand(examples, *output.shape).reshape(examples, -1).clone()
+        for position, formula in others.items():
             values[:, position] = evaluate(formula)
-    if names:
-        values[:, positions] = columns.stacked(names).to(values)
+        if names:
+            values[:, positions] = columns.stacked(names).to(values)
     return values.view(examples, *output.shape)
 
 
