@@ -168,11 +168,11 @@ def read_in_validation(
             and a dropout that is off do not.
     """
     rule = hyperparameter_rules.get(func)
+    if rule is not None and not rule.is_active(*args, **kwargs):
+        return mode.call_with_values(func, args, kwargs)
     numbers = leaves((args, kwargs), Hyperparameter)
     sources = [s for t in leaves((args, kwargs), Tensor) if (s := mode.tracked.get(t)) is not None]
     formula = formulas(numbers) or ", ".join(sources)
-    if rule is not None and not rule.is_active(*args, **kwargs):
-        return mode.call_with_values(func, args, kwargs)
     stays_tensor_of_them = not mode.untracked(args, kwargs) and not numbers
     if stays_tensor_of_them or (numbers and makes_tensor(func, args, kwargs)):
         output = mode.call_with_values(func, args, kwargs)
