@@ -54,9 +54,10 @@ class CenteredSTN(SelfTuning):
             if not self.steps and self._is_first_of_step:
                 self._require_gradient(gates, is_first=True)
             deltas = self._deltas(-gates, examples)
-            self._add_perturbed_gradient(batch, examples, values[examples:], deltas, share=0.5)
-            deltas = self._deltas(torch.cat([gates, -gates]), 2 * examples)
-            self._add_decay_gradient(values, deltas)
+            decay = values, self._deltas(torch.cat([gates, -gates]), 2 * examples)
+            self._add_perturbed_gradient(
+                batch, examples, values[examples:], deltas, share=0.5, decay=decay
+            )
             self._require_gradient(gates, is_first=False)
 
     def _apply_gradients(self) -> None:

@@ -190,10 +190,9 @@ class SelfTuning(Training):
         values: torch.Tensor,
         deltas: Deltas,
         share: float = 1.0,
+        decay: tuple[torch.Tensor, Deltas] | None = None,
     ) -> torch.Tensor:
-        """Add a share of the gradient of the training loss, at perturbed hyperparameters and at Δ.
-
-        That of the weight decay is left to :meth:`_add_decay_gradient`.
+        """Add a share of the gradient of ``loss_fn``, at perturbed hyperparameters and at Δ.
 
         Args:
             batch: The batch.
@@ -201,6 +200,8 @@ class SelfTuning(Training):
             values: Of the tuned hyperparameters, shape (B, h).
             deltas: Δ, and whether the gradient is that of the weights too.
             share: The factor of the batch's gradient.
+            decay: Values and Δ at which the gradient of the weight decay, as a term of the loss, is
+                added too, whole. It is that of the parameters that the pass has written.
 
         Returns:
             What ``loss_fn`` returned, the mean, without its graph.
@@ -222,10 +223,11 @@ class SelfTuning(Training):
                 loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             self._read |= mode.names
             self._add_gradient(loss, share)
+            if decay is not None:
+                self._add_decay_gradient(*decay)
         return loss.detach()
 
     def _add_decay_gradient(self, values: torch.Tensor, deltas: Deltas) -> None:
-        """Add the gradient of the weight decay as a term of the training loss; likewise."""
         perturbed: Mapping[str, Any] = ChainMap(
             self._settled.space.columns(values),  # type: ignore[arg-type]
             self._values,

@@ -45,13 +45,12 @@ class STN(SelfTuning):
         with self._at_origin():
             with self._gates(point) as gates:
                 deltas = self._deltas(gates, examples, trains_weights=True)
-                loss = self._add_perturbed_gradient(batch, examples, values, deltas).item()
-                deltas = self._deltas(gates, examples, trains_weights=True)
-                self._add_decay_gradient(values, deltas)
+                decay = values, self._deltas(gates, examples, trains_weights=True)
+                loss = self._add_perturbed_gradient(batch, examples, values, deltas, decay=decay)
             self._require_gradient(is_first=self.steps == 1)
             if self._is_last_of_step:
                 self._take_steps(deltas)
-        return loss
+        return loss.item()
 
     def _take_steps(self, deltas: Deltas) -> None:
         optimizer, response_optimizer = self._optimizer, self._settled.response_optimizer

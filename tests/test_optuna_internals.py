@@ -47,6 +47,24 @@ def _names_of_checkpoint(name: str) -> None:
         raise AttributeError(name)
 
 
+def _parts_of_dual() -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.autograd.forward_ad.dual_level():
+        x = torch.ones(2)
+        if torch._unpack_dual(x, 0)[1] is not None:
+            raise TypeError
+        primal, tangent = torch._unpack_dual(torch._make_dual(x, x, 0), 0)
+        return primal, tangent
+
+
+def _is_past_a_mode() -> None:
+    class Refusing(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, *args: object) -> object:
+            raise TypeError
+
+    with Refusing(), torch.overrides._pop_mode_temporarily():
+        torch.ones(2).sum()
+
+
 TORCH: dict[str, Callable[[], object]] = {
     # Whether a tensor was changed in place.
     "Tensor._version": lambda: range(torch.zeros(1).add_(1)._version)[0],
@@ -60,6 +78,11 @@ TORCH: dict[str, Callable[[], object]] = {
     "utils.checkpoint._checkpoint_without_reentrant_generator": lambda: _names_of_checkpoint(
         "_checkpoint_without_reentrant_generator"
     ),
+    # What torch.autograd.forward_ad calls in the end.
+    "_make_dual": lambda: _parts_of_dual()[0].sum(),
+    "_unpack_dual": lambda: _parts_of_dual()[1].sum(),
+    # How a mode lets a call pass.
+    "overrides._pop_mode_temporarily": _is_past_a_mode,
     # What torch.nn.utils.rnn calls.
     "_pack_padded_sequence": lambda: torch._pack_padded_sequence(
         torch.ones(2, 3, 1), torch.tensor([3, 2]), True

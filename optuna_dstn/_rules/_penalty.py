@@ -59,7 +59,7 @@ def mean_decay(decays: Sequence[Decay]) -> Tensor | float:
     if entrywise:
         weight = torch.hstack([decay.weight for decay in entrywise])
         direction = torch.hstack([decay.terms[0].direction for decay in entrywise])
-        products.insert(0, _products(weight, entrywise[0].terms[0]._replace(direction=direction)))
+        products.insert(0, _products(weight, Delta(entrywise[0].terms[0].gate, direction)))
     cross, square = map(torch.cat, zip(*products, strict=True))
     single = entrywise + others
     gates = torch.cat([decay.terms[0].gate for decay in single], 1)
