@@ -10,5 +10,6 @@ length of their own, and show what they reach for what they cost.
 
 Data flows one way: ``problems`` and ``_tuners`` (of the kinds in ``_tuner`` and ``_population``) →
 ``_search`` (pieces of work) → ``_study`` (one search, and the plain runs beside it) → ``_runner``
-(all of them, in processes) → ``_storage`` (SQLite) → ``_table`` → ``_report``.
+(all of them, in processes) → ``_storage`` (SQLite) → ``_table`` → ``_report``. A run of
+``_sensitivity`` goes the same way, from ``_runner`` into rows of a CSV file.
 """

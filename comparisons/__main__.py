@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-import sqlite3
 import sys
+from tempfile import TemporaryDirectory
 
 import click
 import optuna
 import torch
 
+from comparisons import _options, _sensitivity
 from comparisons._budget import Budget
-from comparisons._lock import LockedError, locked
-from comparisons._provenance import available_cores
-from comparisons._report import write_report
-from comparisons._runner import Failure, run
-from comparisons._sensitivity import sensitivity
-from comparisons._storage import (
-    SettingsError,
-    StorageError,
-    missing,
-    open_storage,
-    read,
-    write,
-)
-from comparisons._study import Job
+from comparisons._report import SENSITIVITY_RUNS, write_report, write_sensitivity
+from comparisons._session import Session
+from comparisons._storage import missing, open_storage, read, write
+from comparisons._study import Job, run_study
 from comparisons._tuner import UnusableError
-from comparisons._tuners import TUNERS, matching, unknown
+from comparisons._tuners import TUNERS, matching
 from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
 
 
-_DATABASE = "studies.db"
-
-_EXAMPLES = """\
-Examples:
-
+_EXAMPLES = {
+    "list": """\
 \b
   What can be compared with what:
     python -m comparisons list
 
+\b
+  A problem and two tuners from there, as small as can be, to see it work:
+    python -m comparisons run --problems digits --tuners tpe,delta-stn --scale smoke \\
+        --out results-smoke""",
+    "run": """\
 \b
   Four tuners on digits, five seeds each, two studies at a time:
     python -m comparisons run --problems digits --tuners tpe,gp,pbt,delta-stn --seeds 5
@@ -52,12 +44,27 @@ Examples:
 \b
   The papers' setting, for a GPU:
     python -m comparisons run --problems mnist-mlp --scale paper --device cuda \\
-        --data-dir data --jobs 1 --out results-paper
+        --data-dir data --jobs 1 --out results-paper""",
+    "sensitivity": """\
+\b
+  Whether it matters where self-tuning starts on digits, one seed a cell:
+    python -m comparisons sensitivity --problems digits --seeds 1
 
 \b
+  The same command again goes on where it was interrupted; with --seeds 3 it
+  adds what is missing. With the --out of studies, their report shows it too:
+    python -m comparisons sensitivity --problems digits --seeds 3 --out results
+    python -m comparisons report --out results""",
+    "report": """\
+\b
   The report anew, from what is stored:
-    python -m comparisons report --out results
-"""
+    python -m comparisons report --out results""",
+}
+
+
+def _epilog(*commands: str) -> str:
+    return "\n\n".join(["Examples:", *(_EXAMPLES[name] for name in commands)])
+
 
 _CONTEXT = {
     "show_default": True,
@@ -65,15 +72,8 @@ _CONTEXT = {
     "max_content_width": 100,
 }
 
-_out = click.option(
-    "--out",
-    default=Path("results"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the studies and the report.",
-)
 
-
-@click.group(context_settings=_CONTEXT, epilog=_EXAMPLES)
+@click.group(context_settings=_CONTEXT, epilog=_epilog(*_EXAMPLES))
 def main() -> None:
     """Compare tuners of hyperparameters at the same objective, data, seeds and epochs.
 
@@ -87,12 +87,16 @@ def main() -> None:
 # -- list ----------------------------------------------------------------------------------------
 
 
-@main.command("list")
+@main.command("list", epilog=_epilog("list"))
 def list_() -> None:
-    """Show the problems at each scale, and the tuners."""
+    """Show the problems at each scale, and the tuners.
+
+    The names are those that --problems and --tuners of the other commands take. Brackets say which
+    data files a problem needs, and what a tuner lacks here.
+    """
     click.echo("Problems (run --problems), at each scale (--scale):")
     for name, problem in PROBLEMS.items():
-        needs = f"  [needs --data-dir with {', '.join(problem.files)}]" if problem.files else ""
+        needs = f"  [needs --data-dir with {_files(problem)}]" if problem.files else ""
         click.echo(f"\n  {name}{needs}")
         scales: dict[str, list[str]] = {}
         for scale in Scale:
@@ -113,29 +117,24 @@ def list_() -> None:
         click.echo(f"  {name:<{width}}  {tuner.description}{note}")
 
 
+def _files(problem: type[Problem]) -> str:
+    """Return the names of a problem's data files, with «or» where each of them will do."""
+
+    def will_do(file: str) -> bool:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            try:
+                problem.at(Scale.CPU, data_dir=Path(folder)).require_data()
+            except MissingDataError:
+                return False
+            return True
+
+    return (" or " if all(map(will_do, problem.files)) else ", ").join(problem.files)
+
+
 # -- run -----------------------------------------------------------------------------------------
-
-
-def _names(
-    choose: Callable[[Iterable[str]], list[str]],
-) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], list[str]]:
-    """Return a parser of names, separated by commas or given one by one."""
-
-    def parse(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str]:
-        try:
-            return choose(name.strip() for value in values for name in value.split(","))
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return parse
-
-
-def _problems(names: Iterable[str]) -> list[str]:
-    wanted = set(names)
-    for name in wanted:
-        if name not in PROBLEMS:
-            raise ValueError(unknown("problem", name, PROBLEMS))
-    return [name for name in PROBLEMS if name in wanted]
 
 
 def _parse_budget(_: click.Context, __: click.Parameter, value: str | None) -> Budget | None:
@@ -153,32 +152,20 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-@main.command("run", epilog=_EXAMPLES)
-@click.option(
-    "--problems",
-    multiple=True,
-    callback=_names(_problems),
-    metavar="NAMES",
-    default=[name for name, problem in PROBLEMS.items() if not problem.files],
+@main.command("run", epilog=_epilog("list", "run"))
+@_options.problems(
+    (name for name, problem in PROBLEMS.items() if not problem.files),
     show_default="those that need no data files",
-    help="What to tune: names separated by commas, or the option several times.",
 )
-@click.option(
+@_options.names(
+    matching,
     "--tuners",
-    multiple=True,
-    callback=_names(matching),
-    metavar="NAMES",
     default=[],
     show_default="all but the variants that «list» marks",
     help="Who tunes, likewise; «delta-stn» stands for all its starts.",
 )
 @click.option("--seeds", default=1, type=click.IntRange(1), help="Studies of each tuner.")
-@click.option(
-    "--scale",
-    default=Scale.CPU.value,
-    type=click.Choice([scale.value for scale in Scale]),
-    help="How large the problems are: a test, minutes on a CPU, or the papers' setting.",
-)
+@_options.scale
 @click.option(
     "--budget",
     callback=_parse_budget,
@@ -191,28 +178,13 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     "--epochs", type=click.IntRange(1), show_default="the problem's", help="Of a training run."
 )
 @click.option("--retrain", default=5, type=click.IntRange(1), help="Fresh seeds after each study.")
-@click.option(
-    "--data-dir",
-    default=Path("data"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the data files, for problems that need some.",
-)
+@_options.data_dir
 @click.option(
     "--device", default="cpu", callback=_parse_device, help="Where networks are trained: cpu, cuda."
 )
-@click.option(
-    "--jobs",
-    default=min(2, available_cores()),
-    type=click.IntRange(1),
-    help="Studies at a time, each in a process with one thread.",
-)
-@_out
-@click.option(
-    "--keep-older",
-    is_flag=True,
-    help="Keep studies that are there, though they were run by other versions or with other "
-    "settings; the report says which.",
-)
+@_options.jobs
+@_options.out
+@_options.keep_older
 def run_(
     problems: list[str],
     tuners: list[str],
@@ -233,32 +205,25 @@ def run_(
     there.
     """
     changes = {} if epochs is None else {"epochs": epochs}
-    chosen = [
-        PROBLEMS[name].at(scale, data_dir=data_dir, device=device, **changes) for name in problems
-    ]
+    chosen = _options.sized(problems, scale, data_dir, device=device, **changes)
+    usable = _usable(tuners, chosen)
     wanted = [
         _job(problem, tuner, seed, budget, retrain)
         for problem in chosen
-        for tuner in _usable(tuners, chosen)
+        for tuner in usable
         for seed in range(seeds)
     ]
-    try:
-        for problem in chosen:
-            problem.require_data()
-    except MissingDataError as error:
-        raise click.ClickException(str(error)) from None
-    failures = []
-    with _told(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            failures = _run_missing(wanted, jobs, out, keep_older=keep_older)
-    if failures:
-        click.echo(f"\n{len(failures)} of {len(wanted)} studies failed:", err=True)
-        for failure in failures:
-            click.echo(f"  {failure.job.study_name}: {failure.error}", err=True)
-        click.echo("The others are kept; the same command tries these again.\n", err=True)
-    _report(out)
-    sys.exit(1 if failures else 0)
+    studies = _studies(out)
+    with studies.held():
+        storage = open_storage(studies.file)
+        lacking = missing(storage, wanted, keep_older=keep_older)
+        succeeded = studies.run(lacking, wanted, run_study, partial(write, storage), jobs)
+    _report(studies)
+    sys.exit(not succeeded)
+
+
+def _studies(out: Path) -> Session:
+    return Session(out / "studies.db", "studies")
 
 
 def _job(problem: Problem, tuner: str, seed: int, budget: Budget | None, retrain: int) -> Job:
@@ -287,70 +252,68 @@ def _usable(tuners: list[str], problems: list[Problem]) -> list[str]:
     return usable
 
 
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """Turn what can go wrong with the folder, or be interrupted, into a message."""
-    kept = f"Finished studies are kept in {out / _DATABASE}; the same command goes on from there."
-    try:
-        yield
-    except SettingsError as error:
-        raise click.ClickException(
-            f"{error} Give another --out, or --keep-older to keep them, or remove {out}."
-        ) from None
-    except LockedError as error:
-        raise click.ClickException(f"{error} Wait for it, or give another --out.") from None
-    except StorageError as error:
-        raise click.ClickException(f"{error}\nGive another --out, or mend it. {kept}") from None
-    except (OSError, sqlite3.OperationalError) as error:
-        raise click.ClickException(f"{out} cannot be written: {error}\n{kept}") from None
-    except KeyboardInterrupt:
-        click.echo(f"\nInterrupted. {kept}", err=True)
-        sys.exit(130)
+# -- sensitivity ---------------------------------------------------------------------------------
 
 
-def _run_missing(
-    wanted: list[Job], processes: int, out: Path, *, keep_older: bool
-) -> list[Failure]:
-    storage = open_storage(out / _DATABASE)
-    jobs = missing(storage, wanted, keep_older=keep_older)
-    if len(jobs) < len(wanted):
-        click.echo(f"{len(wanted) - len(jobs)} of {len(wanted)} studies are in {out} already.")
-    failures = []
-    for outcome in run(jobs, processes):
-        if isinstance(outcome, Failure):
-            click.echo(f"\n{outcome.job.study_name} failed.\n{outcome.details}", err=True)
-            failures.append(outcome)
-        else:
-            write(storage, outcome)
-    return failures
+@main.command(epilog=_epilog("sensitivity"))
+@_options.problems(["digits", "mnist-mlp"])
+@click.option("--seeds", default=3, type=click.IntRange(1), help="Runs of each cell.")
+@_options.scale
+@_options.data_dir
+@_options.jobs
+@_options.out
+@_options.keep_older
+def sensitivity(
+    problems: list[str],
+    seeds: int,
+    scale: str,
+    data_dir: Path,
+    jobs: int,
+    out: Path,
+    keep_older: bool,
+) -> None:
+    """Run each self-tuning method from several starts and scales; write heat maps.
+
+    A cell is a start and σ0, the first scale of the perturbation. Interrupt it whenever you like:
+    finished runs are stored, and the same command goes on from there.
+    """
+    chosen = _options.sized(problems, scale, data_dir)
+    wanted = [run for problem in chosen for run in _sensitivity.grid(problem, seeds)]
+    runs = Session(out / SENSITIVITY_RUNS, "runs")
+    with runs.held():
+        lacking = _sensitivity.missing(runs.file, wanted, keep_older=keep_older)
+        append = partial(_sensitivity.append, runs.file)
+        succeeded = runs.run(lacking, wanted, _sensitivity.train, append, jobs)
+        if runs.file.is_file():
+            for written in write_sensitivity(out):
+                click.echo(written)
+    sys.exit(not succeeded)
 
 
 # -- report --------------------------------------------------------------------------------------
 
 
-@main.command()
-@_out
+@main.command(epilog=_epilog("report"))
+@_options.out
 def report(out: Path) -> None:
     """Write the report anew, from the stored studies alone."""
-    if not (out / _DATABASE).is_file():
-        raise click.ClickException(f"There are no studies: {out / _DATABASE} is not there.")
-    _report(out)
+    studies = _studies(out)
+    if not studies.file.is_file():
+        raise click.ClickException(f"There are no studies: {studies.file} is not there.")
+    _report(studies)
 
 
-def _report(out: Path) -> None:
-    with _told(out):
-        results = read(open_storage(out / _DATABASE))
+def _report(studies: Session) -> None:
+    with studies.told():
+        results = read(open_storage(studies.file))
         if not results:
-            raise click.ClickException(f"There is no finished study in {out / _DATABASE}.")
-        written = write_report(results, out)
+            raise click.ClickException(f"There is no finished study in {studies.file}.")
+        written = write_report(results, studies.file.parent)
         for path in written:
             if path.name == "table.md":
                 click.echo(f"\n{path.read_text(encoding='utf-8')}")
     click.echo("Report: " + " ".join(str(path) for path in written if path.suffix == ".html"))
-    click.echo(f"Studies: optuna-dashboard sqlite:///{out / _DATABASE}")
-
-
-main.add_command(sensitivity)
+    click.echo(f"Studies: optuna-dashboard sqlite:///{studies.file}")
 
 
 if __name__ == "__main__":

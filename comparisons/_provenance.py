@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import functools
 import hashlib
 from importlib.metadata import version
@@ -23,8 +23,8 @@ _HERE = Path(__file__).parent
 # Sources on which no number in a study depends: presentation, storing, and lists of what there is.
 _NEUTRAL = {
     *("visualization", "_report", "_table.py", "_sensitivity.py"),
-    *("_lock.py", "_provenance.py", "_runner.py", "_storage.py"),
-    *("__init__.py", "__main__.py", "_tuners.py"),
+    *("_lock.py", "_provenance.py", "_runner.py", "_session.py", "_storage.py"),
+    *("__init__.py", "__main__.py", "_options.py", "_tuners.py"),
 }
 
 VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn", "source")
@@ -41,10 +41,17 @@ def settings(job: Job) -> dict[str, Any]:
         "trials": job.trials,
         "budget": str(job.budget),
         "retrainings": job.retrainings,
+        **made_by(type(job.problem), repr(tuner), (*_LIBRARIES, *tuner.libraries)),
+    }
+
+
+def made_by(problem: type[Problem], tuner: str, libraries: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python, libraries and the source code on which results depend."""
+    return {
         "python": platform.python_version(),
-        **{name: version(name) for name in (*_LIBRARIES, *tuner.libraries)},
+        **{name: version(name) for name in libraries},
         "optuna-dstn": optuna_dstn.__version__,
-        "source": source_digest(type(job.problem), repr(tuner)),
+        "source": source_digest(problem, tuner),
     }
 
 

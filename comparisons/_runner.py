@@ -1,9 +1,9 @@
-"""Runs studies in worker processes and hands them to the one process that stores them."""
+"""Runs tasks in worker processes and hands their outcomes to the one process that stores them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 import multiprocessing
 from multiprocessing.connection import Connection, wait
@@ -13,67 +13,92 @@ import signal
 import sys
 from threading import RLock
 import traceback
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import optuna
 import torch
 from tqdm import tqdm
 
-from comparisons._study import Job, Record, run_study
+
+class Task(Protocol):
+    """What a process does at a time. It is sent there, so it can be pickled."""
+
+    @property
+    def study_name(self) -> str:
+        """What people know it by."""
+
+    @property
+    def seed(self) -> int:
+        """Tasks of a lower one come first."""
+
+    @property
+    def training_runs(self) -> float:
+        """About how many plain training runs it costs."""
+
+
+_Task = TypeVar("_Task", bound=Task)
+_Outcome = TypeVar("_Outcome")
+_Report = Callable[[float], Any]
 
 
 class Failure(NamedTuple):
-    """A study that raised, or whose process died.
+    """A task that raised, or whose process died.
 
     Attributes:
-        job: What was asked.
+        task: What was asked.
         error: What went wrong, in a line.
         details: Where.
     """
 
-    job: Job
+    task: Task
     error: str
     details: str = ""
 
 
 def run(
-    jobs: Iterable[Job], processes: int, *, show_progress_bar: bool = True
-) -> Iterator[Record | Failure]:
-    """Run studies side by side, and yield each when it is finished.
+    tasks: Iterable[_Task],
+    work: Callable[[_Task, _Report], _Outcome],
+    processes: int,
+    *,
+    show_progress_bar: bool = True,
+) -> Iterator[_Outcome | Failure]:
+    """Run tasks side by side, and yield what comes of each when it is finished.
 
     Args:
-        jobs: The studies to run; a seed after the other.
+        tasks: What to do; a seed after the other.
+        work: Does a task, and may report the part of it that is done. A function of a module, so
+            that a process finds it.
         processes: How many, at most; each runs torch on one thread.
-        show_progress_bar: Show a bar over all studies and, on a terminal, one for each that runs.
+        show_progress_bar: Show a bar over all tasks and, on a terminal, one for each that runs.
     """
     # Seed by seed, so that an interrupted comparison is even over the tuners; the longest first, so
     # that no process is left with a long one at the end.
-    waiting = deque(sorted(jobs, key=lambda job: (job.seed, -job.training_runs)))
+    waiting = deque(sorted(tasks, key=lambda task: (task.seed, -task.training_runs)))
     if not waiting:
         return
     context = multiprocessing.get_context("spawn")
     _limit_threads()
     progress = _Progress(waiting, show_progress_bar)
-    workers = {slot: _Worker(context) for slot in range(min(processes, len(waiting)))}
+    workers = {slot: _Worker(context, work) for slot in range(min(processes, len(waiting)))}
     for slot, worker in workers.items():
         progress.begin(slot, worker.give(waiting.popleft()))
     try:
-        while busy := {w.connection: slot for slot, w in workers.items() if w.job is not None}:
+        while busy := {w.connection: slot for slot, w in workers.items() if w.task is not None}:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 slot = busy[connection]
                 worker = workers[slot]
-                assert worker.job is not None
+                assert worker.task is not None
                 try:
                     message = connection.recv()
                 except EOFError:
-                    message = Failure(worker.job, worker.how_it_died())
-                    workers[slot] = worker = _Worker(context)
+                    message = Failure(worker.task, worker.how_it_died())
+                    workers[slot] = worker = _Worker(context, work)
                 if isinstance(message, float):
                     progress.update(slot, message)
                     continue
                 progress.finish(slot)
-                worker.job = None
+                worker.task = None
                 if waiting:
                     progress.begin(slot, worker.give(waiting.popleft()))
                 yield message
@@ -90,63 +115,63 @@ def _limit_threads() -> None:
 
 
 class _Progress:
-    """A bar over all studies, in plain training runs, and one for each that runs."""
+    """A bar over all tasks, in plain training runs, and one for each that runs."""
 
-    def __init__(self, jobs: Iterable[Job], is_shown: bool) -> None:
+    def __init__(self, tasks: Iterable[Task], is_shown: bool) -> None:
         self._is_shown = is_shown
         self._all: tqdm[NoReturn] = tqdm(
-            total=sum(job.training_runs for job in jobs),
-            desc="all studies",
+            total=sum(task.training_runs for task in tasks),
+            desc="all",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,  # in a file each one stays
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} runs [{elapsed}<{remaining}]",
             disable=not is_shown,
         )
-        self._studies: dict[int, tuple[Job, tqdm[NoReturn], float]] = {}
+        self._tasks: dict[int, tuple[Task, tqdm[NoReturn], float]] = {}
 
-    def begin(self, slot: int, job: Job) -> None:
+    def begin(self, slot: int, task: Task) -> None:
         bar: tqdm[NoReturn] = tqdm(
             total=1,
-            desc=job.study_name,
+            desc=task.study_name,
             position=slot + 1,
             leave=False,
             bar_format="  {desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
             # In a file every refresh would be a line; ``None`` shows it on a terminal only.
             disable=None if self._is_shown else True,
         )
-        self._studies[slot] = job, bar, 0.0
+        self._tasks[slot] = task, bar, 0.0
 
     def update(self, slot: int, share: float) -> None:
-        job, bar, before = self._studies[slot]
+        task, bar, before = self._tasks[slot]
         bar.update(share - before)
-        self._all.update(job.training_runs * (share - before))
-        self._studies[slot] = job, bar, share
+        self._all.update(task.training_runs * (share - before))
+        self._tasks[slot] = task, bar, share
 
     def finish(self, slot: int) -> None:
         self.update(slot, 1.0)
-        _, bar, _ = self._studies.pop(slot)
+        _, bar, _ = self._tasks.pop(slot)
         bar.close()
 
     def close(self) -> None:
-        for _, bar, _ in self._studies.values():
+        for _, bar, _ in self._tasks.values():
             bar.close()
         self._all.close()
 
 
 class _Worker:
-    """A process that runs one study after the other."""
+    """A process that does one task after the other."""
 
-    def __init__(self, context: SpawnContext) -> None:
+    def __init__(self, context: SpawnContext, work: Callable[[Any, _Report], Any]) -> None:
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,))
+        self._process = context.Process(target=_work, args=(theirs, work))
         self._process.start()
         theirs.close()  # so that reading ends when the process does
-        self.job: Job | None = None
+        self.task: Task | None = None
 
-    def give(self, job: Job) -> Job:
-        """Let the process run a study."""
-        self.job = job
-        self.connection.send(job)
-        return job
+    def give(self, task: Task) -> Task:
+        """Let the process do a task."""
+        self.task = task
+        self.connection.send(task)
+        return task
 
     def how_it_died(self) -> str:
         """Say how the process ended that closed its end of the connection."""
@@ -167,7 +192,7 @@ class _Worker:
 # -- in a worker ---------------------------------------------------------------------------------
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, work: Callable[[Any, _Report], Any]) -> None:
     # An interrupt from the terminal reaches all processes; this one is ended by the other.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Its usual lock is shared by processes, and a process that is ended would leave it behind.
@@ -176,13 +201,15 @@ def _work(connection: Connection) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with suppress(EOFError, BrokenPipeError):  # the other process is gone
         while True:
-            connection.send(_outcome(connection.recv(), connection))
+            connection.send(_outcome(work, connection.recv(), connection.send))
 
 
-def _outcome(job: Job, connection: Connection) -> Record | Failure:
+def _outcome(
+    work: Callable[[_Task, _Report], _Outcome], task: _Task, report: _Report
+) -> _Outcome | Failure:
     try:
-        return run_study(job, report=connection.send)
+        return work(task, report)
     except BrokenPipeError:
         raise
     except Exception as error:
-        return Failure(job, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Failure(task, f"{type(error).__name__}: {error}", traceback.format_exc())

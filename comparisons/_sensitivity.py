@@ -6,30 +6,22 @@ perturbation. A finished run is a row of a CSV file, and is not run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-import csv
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
 import itertools
 import math
-import multiprocessing
+import os
 from pathlib import Path
-import platform
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import click
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
-import torch
-from tqdm import tqdm
+import pandas as pd
 
-from comparisons._lock import LockedError, locked
-from comparisons._provenance import available_cores, source_digest
-from comparisons._report import SENSITIVITY_RUNS, write_sensitivity
-from comparisons._tuners import unknown
-from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
+from comparisons._provenance import made_by
+from comparisons._storage import StorageError, require_same
+from comparisons.problems import Problem
 import optuna_dstn
 
 
@@ -37,13 +29,11 @@ METHODS = ("stn", "centered-stn", "delta-stn")
 STARTS = (0.05, 0.275, 0.5, 0.725, 0.95)  # shares of each range, of its logarithm where it has one
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # σ0, about the default
 
-_PROBLEMS = ("digits", "mnist-mlp")
 _KEY = ("problem", "scale", "epochs", "method", "start", "initial_scale", "seed")
-_MEASURED = ("validation_loss", "best_validation_loss")
 
 
 class Run(NamedTuple):
-    """One training run.
+    """One training run: a task of :mod:`comparisons._runner`.
 
     Attributes:
         problem: What is tuned.
@@ -59,6 +49,17 @@ class Run(NamedTuple):
     initial_scale: float
     seed: int
 
+    @property
+    def training_runs(self) -> float:
+        """About how many plain training runs it costs, among runs that cost the same."""
+        return 1.0
+
+    @property
+    def study_name(self) -> str:
+        """What people know it by."""
+        place = f"{self.problem.name} {self.problem.scale.value} {self.method}"
+        return f"{place} from {self.start:g} σ0 {self.initial_scale:g} seed {self.seed}"
+
     def key(self) -> dict[str, str]:
         """Return what identifies the run's row, as a CSV file holds it."""
         size = self.problem.size
@@ -70,10 +71,12 @@ class Losses(NamedTuple):
     """What a run ended at, NaN if it diverged.
 
     Attributes:
+        run: What was asked.
         last: At its last evaluation.
         best: At its best one.
     """
 
+    run: Run
     last: float
     best: float
 
@@ -86,8 +89,13 @@ def grid(problem: Problem, seeds: int) -> list[Run]:
     ]
 
 
-def train(run: Run) -> Losses:
-    """Make one run."""
+def train(run: Run, report: Callable[[float], Any] = lambda share: None) -> Losses:
+    """Make one run.
+
+    Args:
+        run: Which.
+        report: Never called: there is nothing to report before the run ends.
+    """
     study = optuna_dstn.create_study(
         sampler=RandomSampler(seed=run.seed),
         pruner=NopPruner(),
@@ -101,8 +109,8 @@ def train(run: Run) -> Losses:
     )
     (trial,) = study.get_trials(deepcopy=False)
     if trial.value is None:
-        return Losses(math.nan, math.nan)
-    return Losses(trial.intermediate_values[max(trial.intermediate_values)], trial.value)
+        return Losses(run, math.nan, math.nan)
+    return Losses(run, trial.intermediate_values[max(trial.intermediate_values)], trial.value)
 
 
 def _distributions(problem: Problem) -> Mapping[str, BaseDistribution]:
@@ -132,118 +140,66 @@ def start_values(
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def missing(path: Path, runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that have no row in the file yet."""
-    stored: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            stored = list(csv.DictReader(file))
-    done = [{name: row[name] for name in _KEY} for row in stored]
-    return [run for run in runs if run.key() not in done]
+def missing(path: Path, runs: Iterable[Run], *, keep_older: bool = False) -> list[Run]:
+    """Return the runs that have no row in the file yet.
+
+    Args:
+        path: The file; it need not be there.
+        runs: What is asked for.
+        keep_older: Take rows that are there, whichever versions made them.
+
+    Raises:
+        SettingsError: If other versions made the row of a run.
+        StorageError: If the file cannot be read, or is none of this analysis.
+    """
+    stored, lacking = _read(path), []
+    for run in runs:
+        key = run.key().items()
+        # For all of them before anything is run: the source may be edited meanwhile.
+        versions = _made_by(run)
+        row = next((row for row in stored if key <= row.items()), None)
+        if row is None:
+            lacking.append(run)
+        elif not keep_older:
+            require_same(run.study_name, {name: row.get(name) for name in versions}, versions)
+    return lacking
 
 
-def append(path: Path, run: Run, losses: Losses) -> None:
-    """Add the row of a finished run, and the versions that made it."""
+def append(path: Path, losses: Losses) -> None:
+    """Add the row of a finished run, and the versions that made it.
+
+    The file is replaced by a longer one, so a full disk or an interrupt leaves it whole.
+
+    Raises:
+        OSError: If it cannot be written.
+        StorageError: If it cannot be read, or is none of this analysis.
+    """
     row = {
-        **run.key(),
-        **dict(zip(_MEASURED, losses, strict=True)),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "optuna")},
-        "optuna-dstn": optuna_dstn.__version__,
-        "source": source_digest(type(run.problem), run.method),
+        **losses.run.key(),
+        "validation_loss": str(losses.last),
+        "best_validation_loss": str(losses.best),
+        **_made_by(losses.run),
     }
-    is_new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-# -- the command ---------------------------------------------------------------------------------
-
-
-def _parse_problems(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",")]
-    for name in names:
-        if name not in PROBLEMS:
-            raise click.BadParameter(unknown("problem", name, PROBLEMS))
-    return names
-
-
-@click.command(context_settings={"show_default": True})
-@click.option(
-    "--problems",
-    default=",".join(_PROBLEMS),
-    callback=_parse_problems,
-    help="What to tune, separated by commas.",
-)
-@click.option(
-    "--scale",
-    default=Scale.CPU.value,
-    type=click.Choice([scale.value for scale in Scale]),
-    help="How large.",
-)
-@click.option("--seeds", default=3, type=click.IntRange(1), help="Runs per cell.")
-@click.option(
-    "--jobs", default=min(2, available_cores()), type=click.IntRange(1), help="Worker processes."
-)
-@click.option(
-    "--data-dir",
-    default=Path("data"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the data files.",
-)
-@click.option(
-    "--out",
-    default=Path("results"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where rows and page go. Runs that are there already are not run again.",
-)
-def sensitivity(
-    problems: Sequence[str], scale: str, seeds: int, jobs: int, data_dir: Path, out: Path
-) -> None:
-    """Run each self-tuning method from several starts and scales; write heat maps."""
-    wanted = []
-    for name in problems:
-        problem = PROBLEMS[name].at(scale, data_dir=data_dir)
-        try:
-            problem.require_data()
-        except MissingDataError as error:
-            raise click.ClickException(str(error)) from None
-        wanted += grid(problem, seeds)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / SENSITIVITY_RUNS
+    longer = path.with_suffix(".tmp")
     try:
-        with locked(out):
-            runs = missing(path, wanted)
-            if len(runs) < len(wanted):
-                click.echo(
-                    f"{len(wanted) - len(runs)} of {len(wanted)} runs are in {path} already."
-                )
-            for run, losses in _side_by_side(runs, jobs):
-                append(path, run, losses)
-    except LockedError as error:
-        raise click.ClickException(f"{error} Wait for it, or give another --out.") from None
-    for written in write_sensitivity(out):
-        click.echo(written)
+        pd.DataFrame([*_read(path), row]).to_csv(longer, index=False)
+        os.replace(longer, path)
+    finally:
+        longer.unlink(missing_ok=True)
 
 
-def _side_by_side(runs: Sequence[Run], processes: int) -> Iterator[tuple[Run, Losses]]:
-    """Make runs in worker processes of one thread each, and yield each when it is finished."""
-    if not runs:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(runs)), context, _set_up) as executor:
-        futures = {executor.submit(train, run): run for run in runs}
-        try:
-            for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-                yield futures[future], future.result()
-        except BaseException:  # an interrupt too: what has not begun is not begun
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+def _made_by(run: Run) -> dict[str, str]:
+    return made_by(type(run.problem), run.method, ("torch", "optuna"))
 
 
-def _set_up() -> None:
-    torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be used: {error}") from error
+    lacking = {*_KEY, "validation_loss", "source"}.difference(rows)
+    if lacking:
+        raise StorageError(f"{path} is none of this analysis: no column {min(lacking)!r}.")
+    return [{str(name): text for name, text in row.items()} for row in rows.to_dict("records")]

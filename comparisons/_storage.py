@@ -6,7 +6,7 @@ attribute was cut off while it was written; it is dropped and run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 import sqlite3
@@ -235,6 +235,26 @@ def _require_comparable(
         place = stored["problem"], stored["scale"]
         beside = (other for other in wanted.values() if (other["problem"], other["scale"]) == place)
         asked = next(beside, stored)
+    require_same(study_name, stored, asked, ignored)
+
+
+def require_same(
+    study_name: str,
+    stored: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    ignored: Collection[str] = (),
+) -> None:
+    """Check that what is there was run as it is asked for.
+
+    Args:
+        study_name: What is there.
+        stored: How it was run: settings by name.
+        asked: How it is asked for, likewise.
+        ignored: Names of settings that may differ.
+
+    Raises:
+        SettingsError: If another one differs.
+    """
     different = [
         f"{key} was {stored.get(key, 'not recorded')}, now {asked.get(key, 'not there')}"
         for key in dict.fromkeys([*stored, *asked])

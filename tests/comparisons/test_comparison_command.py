@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from comparisons import __main__ as command
+from comparisons import _session
 from comparisons._lock import locked
 from comparisons._report import write_report
 from comparisons._runner import Failure
@@ -25,12 +26,12 @@ def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Run in this process, write no report, and note what is run."""
     noted: list[Job] = []
 
-    def run(jobs: list[Job], processes: int) -> object:
+    def run(jobs: list[Job], work: object, processes: int) -> object:
         for job in jobs:
             noted.append(job)
             yield run_study(job)
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(_session, "run", run)
     monkeypatch.setattr(command, "write_report", lambda results, out: [])
     return noted
 
@@ -98,11 +99,11 @@ def test_several_problems_and_scales_share_a_storage(tmp_path: Path, jobs_run: l
 def test_defaults_are_all_that_needs_no_data(tmp_path: Path, monkeypatch: object) -> None:
     asked: list[Job] = []
 
-    def run(jobs: list[Job], processes: int) -> object:
+    def run(jobs: list[Job], work: object, processes: int) -> object:
         asked.extend(jobs)
         return iter(())
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(_session, "run", run)
     result = _invoke("run", "--out", str(tmp_path))
     assert "no finished study" in result.output
     assert {job.problem.name for job in asked} == {
@@ -127,7 +128,7 @@ def test_budget_is_in_runs_or_in_minutes(
     text: str,
 ) -> None:
     asked: list[Job] = []
-    monkeypatch.setattr(command, "run", lambda jobs, _: asked.extend(jobs) or iter(()))
+    monkeypatch.setattr(_session, "run", lambda jobs, *_: asked.extend(jobs) or iter(()))
     _invoke(*_TINY, "--budget", budget, "--out", str(tmp_path))
     assert [(job.trials, job.minutes, str(job.budget)) for job in asked] == [
         (trials, minutes, text)
@@ -173,6 +174,9 @@ def test_other_settings_of_a_study_are_refused_or_kept(tmp_path: Path, jobs_run:
         (("run", "--budget", "0min"), "'0min' is too small"),
         (("run", "--budget", "ten"), "write a whole number of plain runs"),
         (("run", "--device", "abacus"), "'abacus' cannot be used"),
+        (("sensitivity", "--problems", "digit"), "Did you mean digits"),
+        (("sensitivity", "--problems", "mnist-mlp", "--data-dir", "none"), "no none/mnist.npz"),
+        (("sensitivity", "--scale", "huge"), "smoke"),
         (("report",), "There are no studies"),
         (("lsit",), "No such command"),
     ],
@@ -201,7 +205,7 @@ def test_a_library_that_is_missing_is_named_or_its_tuner_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Job] = []
-    monkeypatch.setattr(command, "run", lambda jobs, _: asked.extend(jobs) or iter(()))
+    monkeypatch.setattr(_session, "run", lambda jobs, *_: asked.extend(jobs) or iter(()))
     cmaes = command.TUNERS["cmaes"]
     object.__setattr__(cmaes, "libraries", ("no-such-library",))
     try:
@@ -230,11 +234,11 @@ def test_a_start_that_a_problem_lacks_is_named(
 def test_a_failing_study_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(jobs: list[Job], processes: int) -> object:
+    def run(jobs: list[Job], work: object, processes: int) -> object:
         yield Failure(jobs[0], "ValueError: too odd", "Traceback ...")
         yield run_study(jobs[1])
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(_session, "run", run)
     result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 1
     assert "1 of 2 studies failed" in result.output
@@ -245,11 +249,11 @@ def test_a_failing_study_does_not_stop_the_others(
 
 
 def test_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(jobs: list[Job], processes: int) -> object:
+    def run(jobs: list[Job], work: object, processes: int) -> object:
         yield run_study(jobs[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(_session, "run", run)
     result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 130
     assert "Interrupted" in result.output
@@ -375,12 +379,19 @@ def test_list_shows_every_problem_and_tuner() -> None:
         assert tuner.description in result.output
 
 
-def test_help_shows_commands_that_are_understood() -> None:
-    text = _invoke("--help").output.replace("\\\n", " ")
-    examples = [line.split() for line in text.splitlines() if "python -m comparisons" in line]
+def test_list_says_whether_one_of_several_files_will_do() -> None:
+    text = _invoke("list").output
+    assert "[needs --data-dir with fashion_mnist.npz or mnist.npz]" in text
+    assert "wikitext2_part/train.txt, wikitext2_part/valid.txt, wikitext2_part/test.txt]" in text
+    assert "[needs --data-dir with cifar10_jpeg.npz]" in text
+
+
+@pytest.mark.parametrize("of", ["main", *command.main.commands])
+def test_help_shows_commands_that_are_understood(of: str) -> None:
+    text = _invoke(*([] if of == "main" else [of]), "--help").output.replace("\\\n", " ")
+    examples = [line.split() for line in text.splitlines() if "  python -m comparisons" in line]
     examples = [words[words.index("comparisons") + 1 :] for words in examples]
-    commands = [words for words in examples if words[0] in command.main.commands]
-    assert {words[0] for words in commands} == {"list", "run", "report"}
-    for name, *options in commands:
-        known = {opt for param in command.main.commands[name].params for opt in param.opts}
-        assert {option for option in options if option.startswith("--")} <= known
+    assert (set(command.main.commands) if of == "main" else {of}) <= {name for name, *_ in examples}
+    for name, *options in examples:
+        here = ["cpu" if option == "cuda" else option for option in options]
+        command.main.commands[name].make_context(name, here)  # raises where it is not understood

@@ -13,7 +13,7 @@ from optuna.trial import BaseTrial
 import pytest
 
 from comparisons._runner import Failure, run
-from comparisons._study import Job, Record
+from comparisons._study import Job, Record, run_study
 from comparisons.problems import Problem, Scale, Setup, Size, Trained
 
 
@@ -50,8 +50,8 @@ def _job(seed: int, mood: str) -> Job:
 
 def test_a_study_that_fails_or_whose_process_dies_does_not_stop_the_others() -> None:
     jobs = [_job(0, "raises"), _job(1, "dies"), _job(2, "fine"), _job(3, "fine")]
-    outcomes = list(run(jobs, 2, show_progress_bar=False))
-    failures = {o.job.seed: o for o in outcomes if isinstance(o, Failure)}
+    outcomes = list(run(jobs, run_study, 2, show_progress_bar=False))
+    failures = {o.task.seed: o for o in outcomes if isinstance(o, Failure)}
     assert failures[0].error == "ValueError: odd data"
     assert "in train" in failures[0].details
     assert failures[1].error == "its process was ended by SIGKILL"
@@ -60,12 +60,12 @@ def test_a_study_that_fails_or_whose_process_dies_does_not_stop_the_others() -> 
 
 def test_leaving_early_ends_what_is_running(capfd: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
-    outcomes = run([_job(0, "fine"), _job(1, "sleeps")], 2)
+    outcomes = run([_job(0, "fine"), _job(1, "sleeps")], run_study, 2)
     assert isinstance(next(outcomes), Record)
     outcomes.close()
     assert time.monotonic() - started < 60
-    assert "all studies" in capfd.readouterr().err
+    assert "all:" in capfd.readouterr().err
 
 
 def test_nothing_to_run() -> None:
-    assert list(run([], 2)) == []
+    assert list(run([], run_study, 2)) == []

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import math
+import os
 from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
 from typing import ClassVar
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 import pandas as pd
 import pytest
 
-from comparisons import _sensitivity
+from comparisons import _sensitivity, _session
+from comparisons.__main__ import main
+from comparisons._lock import locked
 from comparisons._report import SENSITIVITY_RUNS
-from comparisons._sensitivity import Losses, Run, append, grid, missing, sensitivity, start_values
+from comparisons._runner import Failure
+from comparisons._sensitivity import Losses, Run, append, grid, missing, start_values
+from comparisons._storage import SettingsError, StorageError
 from comparisons.problems import Digits, Problem, Scale, Setup, Size, Trained
 import optuna_dstn
 
@@ -71,13 +80,15 @@ def test_what_has_no_range_is_left_to_the_sampler() -> None:
 
 
 def test_a_run_starts_there_and_notes_its_last_and_best_loss() -> None:
-    assert _sensitivity.train(Run(SKETCH, "stn", 0.25, 1.0, 0)) == Losses(last=1.5, best=0.75)
+    run = Run(SKETCH, "stn", 0.25, 1.0, 0)
+    assert _sensitivity.train(run) == Losses(run, last=1.5, best=0.75)
 
 
 @pytest.mark.filterwarnings("ignore:.*diverged.*", "ignore:Trial 0 failed")
 def test_a_diverged_run_is_not_a_number() -> None:
     losses = _sensitivity.train(Run(SKETCH, "stn", 1.0, 1.0, 0))
-    assert all(map(math.isnan, losses))
+    assert math.isnan(losses.last)
+    assert math.isnan(losses.best)
 
 
 def test_method_and_scale_reach_the_tuner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +114,8 @@ def test_only_runs_without_a_row_are_missing(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     runs = grid(SMOKE, seeds=1)[:3]
     assert missing(path, runs) == runs
-    append(path, runs[0], Losses(0.5, 0.25))
-    append(path, runs[2], Losses(math.nan, math.nan))
+    append(path, Losses(runs[0], 0.5, 0.25))
+    append(path, Losses(runs[2], math.nan, math.nan))
     assert missing(path, runs) == [runs[1]]
     longer = runs[0]._replace(problem=Digits.at("smoke", epochs=3))
     assert missing(path, [longer]) == [longer]
@@ -114,29 +125,180 @@ def test_only_runs_without_a_row_are_missing(tmp_path: Path) -> None:
     assert rows.columns.tolist()[-5:] == ["python", "torch", "optuna", "optuna-dstn", "source"]
 
 
-def test_an_unknown_problem_is_named() -> None:
-    result = CliRunner().invoke(sensitivity, ["--problems", "digit"])
-    assert result.exit_code != 0
-    assert "Did you mean digits" in result.output
+def test_rows_stay_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs = grid(SMOKE, seeds=1)[:2]
+    append(path, Losses(runs[0], 1 / 3, math.nan))
+    before = path.read_text(encoding="utf-8")
+    append(path, Losses(runs[1], 0.5, 0.1))
+    assert path.read_text(encoding="utf-8").startswith(before)
+    assert f",{1 / 3},nan," in before
 
 
-def test_the_command_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_other_versions_are_refused_or_kept(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs = grid(SMOKE, seeds=1)[:2]
+    append(path, Losses(runs[0], 0.5, 0.25))
+    rows = pd.read_csv(path, dtype=str).assign(optuna="4.9")
+    rows.to_csv(path, index=False)
+    with pytest.raises(SettingsError, match=r"'digits smoke stn from 0.05 .*optuna was 4\.9, now"):
+        missing(path, runs)
+    assert missing(path, runs, keep_older=True) == [runs[1]]
+    assert missing(path, runs[1:]) == [runs[1]]  # what is not asked for may be older
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "No columns"),
+        (b"\xff\xfe\x00", "cannot be used"),
+        (b"a,b\n1,2\n", "no column 'epochs'"),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_bytes(content)
+    (run, *_) = grid(SMOKE, seeds=1)
+    with pytest.raises(StorageError, match=message):
+        missing(path, [run])
+    with pytest.raises(StorageError, match=message):
+        append(path, Losses(run, 0.5, 0.25))
+    assert path.read_bytes() == content
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs_made(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Make three runs of each seed, in this process and from nothing; note which."""
+    for name, values in (("STARTS", (0.5,)), ("SCALES", (1.0,))):
+        monkeypatch.setattr(_sensitivity, name, values)
+    noted: list[Run] = []
+
+    def run(runs: Sequence[Run], work: object, processes: int) -> Iterator[Losses]:
+        for each in runs:
+            noted.append(each)
+            yield Losses(each, 0.5, 0.25)
+
+    monkeypatch.setattr(_session, "run", run)
+    return noted
+
+
+def _invoke(out: Path, *options: str) -> Result:
+    tiny = ("--problems", "digits", "--scale", "smoke", "--seeds", "1", "--jobs", "1")
+    return CliRunner().invoke(main, ["sensitivity", *tiny, "--out", str(out), *options])
+
+
+def test_the_command_in_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in (("METHODS", ("stn",)), ("STARTS", (0.5,)), ("SCALES", (1.0,))):
         monkeypatch.setattr(_sensitivity, name, values)
-    options = ["--problems", "digits", "--scale", "smoke", "--jobs", "1", "--out", str(tmp_path)]
-    first = CliRunner().invoke(sensitivity, [*options, "--seeds", "1"])
-    assert first.exit_code == 0, first.output
-    rows = pd.read_csv(tmp_path / SENSITIVITY_RUNS)
+    result = _invoke(tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv(tmp_path / "new" / SENSITIVITY_RUNS)
     assert rows["validation_loss"].between(0.1, 3.0).all()
-    page = tmp_path / "sensitivity.html"
-    assert str(page) in first.output
-    page.unlink()
-
-    def not_again(*_: object) -> object:
-        raise AssertionError
-
-    monkeypatch.setattr(_sensitivity, "train", not_again)
-    second = CliRunner().invoke(sensitivity, [*options, "--seeds", "1"])
-    assert second.exit_code == 0, second.output
-    assert "1 of 1 runs are in" in second.output
+    page = tmp_path / "new" / "sensitivity.html"
+    assert str(page) in result.output
     assert page.is_file()
+
+
+def test_the_command_goes_on_where_it_was(tmp_path: Path, runs_made: list[Run]) -> None:
+    assert _invoke(tmp_path).exit_code == 0
+    (tmp_path / "sensitivity.html").unlink()
+    result = _invoke(tmp_path, "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    assert "3 of 6 runs are in" in result.output
+    assert [run.seed for run in runs_made] == [0, 0, 0, 1, 1, 1]
+    assert (tmp_path / "sensitivity.html").is_file()
+
+
+def test_a_failing_run_does_not_stop_the_others(
+    tmp_path: Path, runs_made: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(runs: Sequence[Run], work: object, processes: int) -> Iterator[Losses | Failure]:
+        yield Failure(runs[0], "ValueError: too odd", "Traceback ...")
+        yield from (Losses(each, 0.5, 0.25) for each in runs[1:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_session, "run", run)
+        result = _invoke(tmp_path)
+    assert result.exit_code == 1
+    assert "1 of 3 runs failed" in result.output
+    assert "digits smoke stn from 0.5 σ0 1 seed 0: ValueError: too odd" in result.output
+    assert (tmp_path / "sensitivity.html").is_file()
+    assert _invoke(tmp_path).exit_code == 0
+    assert [run.method for run in runs_made] == ["stn"]
+
+
+def test_where_all_fail_there_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "run", lambda runs, *_: (Failure(run, "odd") for run in runs))
+    result = _invoke(tmp_path)
+    assert result.exit_code == 1
+    assert "75 of 75 runs failed" in result.output
+    assert "cannot be written" not in result.output
+    assert not (tmp_path / SENSITIVITY_RUNS).exists()
+
+
+def test_a_full_disk_is_told_and_leaves_the_rows_whole(
+    tmp_path: Path, runs_made: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_csv = pd.DataFrame.to_csv
+
+    def full_at_the_second(self: pd.DataFrame, path: Path, **keywords: object) -> None:
+        to_csv(self, path, **keywords)
+        if len(self) == 2:
+            path.write_bytes(path.read_bytes()[:-10])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_csv", full_at_the_second)
+        result = _invoke(tmp_path)
+    assert result.exit_code == 1
+    assert f"{tmp_path} cannot be written" in result.output
+    assert "No space left on device" in result.output
+    assert "the same command goes on from there" in result.output
+    assert len(pd.read_csv(tmp_path / SENSITIVITY_RUNS)) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {SENSITIVITY_RUNS, ".lock"}
+    result = _invoke(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 runs are in" in result.output
+
+
+def test_other_versions_and_a_folder_in_use_are_told(tmp_path: Path, runs_made: list[Run]) -> None:
+    _invoke(tmp_path)
+    path = tmp_path / SENSITIVITY_RUNS
+    pd.read_csv(path, dtype=str).assign(source="before").to_csv(path, index=False)
+    result = _invoke(tmp_path)
+    assert result.exit_code == 1
+    assert "source was before, now" in result.output
+    assert "--keep-older" in result.output
+    result = _invoke(tmp_path, "--keep-older")
+    assert result.exit_code == 0, result.output
+    with locked(tmp_path):
+        result = _invoke(tmp_path, "--keep-older", "--seeds", "2")
+    assert result.exit_code == 1
+    assert "Another comparison is writing" in result.output
+    assert len(runs_made) == 3
+
+
+def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
+    """As from a terminal: all processes get it."""
+    command = [sys.executable, "-m", "comparisons", "sensitivity", "--problems", "digits"]
+    options = ["--scale", "smoke", "--jobs", "1", "--out", str(tmp_path)]
+    path = tmp_path / SENSITIVITY_RUNS
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not path.is_file() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"Interrupted. Finished runs are kept in {path}" in errors
+    assert "Traceback" not in errors
+    rows = pd.read_csv(path)
+    assert rows["source"].notna().all()
+    runs = grid(SMOKE, seeds=3)
+    assert len(missing(path, runs)) == len(runs) - len(rows) > 0
