@@ -38,7 +38,9 @@ class Task(Protocol):
 
 _Task = TypeVar("_Task", bound=Task)
 _Outcome = TypeVar("_Outcome")
-_Report = Callable[[float], Any]
+Work = Callable[[_Task, Callable[[float], Any]], _Outcome]
+"""Does a task, and may report the part of it that is done. A function of a module, so that a
+process finds it."""
 
 
 class Failure(NamedTuple):
@@ -57,7 +59,7 @@ class Failure(NamedTuple):
 
 def run(
     tasks: Iterable[_Task],
-    work: Callable[[_Task, _Report], _Outcome],
+    work: Work[_Task, _Outcome],
     processes: int,
     *,
     show_progress_bar: bool = True,
@@ -66,8 +68,7 @@ def run(
 
     Args:
         tasks: What to do; a seed after the other.
-        work: Does a task, and may report the part of it that is done. A function of a module, so
-            that a process finds it.
+        work: Does one.
         processes: How many, at most; each runs torch on one thread.
         show_progress_bar: Show a bar over all tasks and, on a terminal, one for each that runs.
     """
@@ -160,7 +161,7 @@ class _Progress:
 class _Worker:
     """A process that does one task after the other."""
 
-    def __init__(self, context: SpawnContext, work: Callable[[Any, _Report], Any]) -> None:
+    def __init__(self, context: SpawnContext, work: Work[Any, Any]) -> None:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, work))
         self._process.start()
@@ -192,7 +193,7 @@ class _Worker:
 # -- in a worker ---------------------------------------------------------------------------------
 
 
-def _work(connection: Connection, work: Callable[[Any, _Report], Any]) -> None:
+def _work(connection: Connection, work: Work[Any, Any]) -> None:
     # An interrupt from the terminal reaches all processes; this one is ended by the other.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Its usual lock is shared by processes, and a process that is ended would leave it behind.
@@ -205,7 +206,7 @@ def _work(connection: Connection, work: Callable[[Any, _Report], Any]) -> None:
 
 
 def _outcome(
-    work: Callable[[_Task, _Report], _Outcome], task: _Task, report: _Report
+    work: Work[_Task, _Outcome], task: _Task, report: Callable[[float], Any]
 ) -> _Outcome | Failure:
     try:
         return work(task, report)

@@ -90,12 +90,7 @@ def grid(problem: Problem, seeds: int) -> list[Run]:
 
 
 def train(run: Run, report: Callable[[float], Any] = lambda share: None) -> Losses:
-    """Make one run.
-
-    Args:
-        run: Which.
-        report: Never called: there is nothing to report before the run ends.
-    """
+    """Make one run; there is nothing to report before it ends."""
     study = optuna_dstn.create_study(
         sampler=RandomSampler(seed=run.seed),
         pruner=NopPruner(),
@@ -172,7 +167,6 @@ def append(path: Path, losses: Losses) -> None:
 
     Raises:
         OSError: If it cannot be written.
-        StorageError: If it cannot be read, or is none of this analysis.
     """
     row = {
         **losses.run.key(),

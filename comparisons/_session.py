@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 import sqlite3
 import sys
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
 from comparisons._lock import LockedError, locked
-from comparisons._runner import Failure, Task, run
+from comparisons._runner import Failure, Task, Work, run
 from comparisons._storage import SettingsError, StorageError
 
 
@@ -67,7 +67,7 @@ class Session:
         self,
         missing: Sequence[_Task],
         wanted: Sequence[_Task],
-        work: Callable[[_Task, Callable[[float], Any]], _Outcome],
+        work: Work[_Task, _Outcome],
         write: Callable[[_Outcome], None],
         processes: int,
     ) -> bool:
@@ -76,7 +76,7 @@ class Session:
         Args:
             missing: What is not in the file.
             wanted: That, and what is.
-            work: As of :func:`run`.
+            work: Does one.
             write: Adds the outcome of a task to the file.
             processes: How many tasks at a time.
 

@@ -246,14 +246,8 @@ def require_same(
 ) -> None:
     """Check that what is there was run as it is asked for.
 
-    Args:
-        study_name: What is there.
-        stored: How it was run: settings by name.
-        asked: How it is asked for, likewise.
-        ignored: Names of settings that may differ.
-
     Raises:
-        SettingsError: If another one differs.
+        SettingsError: If a setting differs that is not ignored.
     """
     different = [
         f"{key} was {stored.get(key, 'not recorded')}, now {asked.get(key, 'not there')}"
