@@ -29,6 +29,7 @@ METHODS = ("stn", "centered-stn", "delta-stn")
 STARTS = (0.05, 0.275, 0.5, 0.725, 0.95)  # shares of each range, of its logarithm where it has one
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # σ0, about the default
 
+_NUMBERS = ("start", "initial_scale", "validation_loss")
 _KEY = ("problem", "scale", "epochs", "method", "start", "initial_scale", "seed")
 
 
@@ -147,7 +148,7 @@ def missing(path: Path, runs: Iterable[Run], *, keep_older: bool = False) -> lis
         SettingsError: If other versions made the row of a run.
         StorageError: If the file cannot be read, or is none of this analysis.
     """
-    stored, lacking = _read(path), []
+    stored, lacking = _rows(path).to_dict("records"), []
     for run in runs:
         key = run.key().items()
         # For all of them before anything is run: the source may be edited meanwhile.
@@ -176,7 +177,7 @@ def append(path: Path, losses: Losses) -> None:
     }
     longer = path.with_suffix(".tmp")
     try:
-        pd.DataFrame([*_read(path), row]).to_csv(longer, index=False)
+        pd.concat([_rows(path), pd.DataFrame([row])]).to_csv(longer, index=False)
         os.replace(longer, path)
     finally:
         longer.unlink(missing_ok=True)
@@ -186,9 +187,23 @@ def _made_by(run: Run) -> dict[str, str]:
     return made_by(type(run.problem), run.method, ("torch", "optuna"))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read(path: Path) -> pd.DataFrame:
+    """Return the rows, a loss NaN where the run diverged.
+
+    Raises:
+        StorageError: If the file cannot be read, or is none of this analysis.
+    """
+    rows = _rows(path)
+    try:
+        return rows.astype(dict.fromkeys(_NUMBERS, float) | {"epochs": int, "seed": int})
+    except ValueError as error:
+        raise StorageError(f"{path} cannot be used: {error}") from error
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    """Return the rows as text, none where there is no file."""
     if not path.exists():
-        return []
+        return pd.DataFrame()
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -196,4 +211,4 @@ def _read(path: Path) -> list[dict[str, str]]:
     lacking = {*_KEY, "validation_loss", "source"}.difference(rows)
     if lacking:
         raise StorageError(f"{path} is none of this analysis: no column {min(lacking)!r}.")
-    return [{str(name): text for name, text in row.items()} for row in rows.to_dict("records")]
+    return rows

@@ -21,6 +21,7 @@ from comparisons._report import (
     _style,
     _summary,
 )
+from comparisons._sensitivity import read
 from comparisons._storage import Result
 from comparisons._table import BASELINE, by_problem, by_tuner, formatted, summarise
 from comparisons._tuners import TUNERS
@@ -216,7 +217,7 @@ def schedules(results: list[Result]) -> Section:
 
 def sensitivity(runs: Path) -> Section:
     """Heat maps over starts and first scales."""
-    rows = pd.read_csv(runs)
+    rows = read(runs)
     infos = _sensitivity_maps.get_sensitivity_info(rows)
     numbers = _sensitivity_maps.sensitivity_table(infos)
     table = _sensitivity_maps.formatted_sensitivity(numbers)

@@ -10,7 +10,7 @@ import pytest
 from comparisons import __main__ as command
 from comparisons import _session
 from comparisons._lock import locked
-from comparisons._report import write_report
+from comparisons._report import SENSITIVITY_RUNS, write_report
 from comparisons._runner import Failure
 from comparisons._storage import StorageError, open_storage, read
 from comparisons._study import Job, run_study
@@ -353,6 +353,19 @@ def test_a_report_that_cannot_be_written_leaves_the_studies(
     assert "No space left on device" in result.output
     assert "kept in" in result.output
     assert _invoke("report", "--out", str(tmp_path)).exit_code == 0
+
+
+def test_a_broken_file_of_the_other_analysis_is_named(
+    tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_report", write_report)
+    (tmp_path / SENSITIVITY_RUNS).write_text("garbage\n")
+    result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{tmp_path / SENSITIVITY_RUNS} is none of this analysis" in result.output
+    (tmp_path / SENSITIVITY_RUNS).unlink()
+    assert _invoke("report", "--out", str(tmp_path)).exit_code == 0
+    assert len(jobs_run) == 2
 
 
 def test_a_folder_in_use_is_named(tmp_path: Path, jobs_run: list[Job]) -> None:

@@ -179,7 +179,7 @@ def test_diverged_runs_are_counted() -> None:
 _RUNS = """\
 problem,scale,epochs,method,start,initial_scale,seed,validation_loss,best_validation_loss,torch,source
 digits,smoke,2,stn,0.5,1.0,0,0.25,0.2,2,a
-digits,smoke,2,stn,0.05,1.0,0,,,3,a
+digits,smoke,2,stn,0.05,1.0,0,nan,nan,3,a
 """
 
 

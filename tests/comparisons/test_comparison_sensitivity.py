@@ -22,7 +22,7 @@ from comparisons.__main__ import main
 from comparisons._lock import locked
 from comparisons._report import SENSITIVITY_RUNS
 from comparisons._runner import Failure
-from comparisons._sensitivity import Losses, Run, append, grid, missing, start_values
+from comparisons._sensitivity import Losses, Run, append, grid, missing, read, start_values
 from comparisons._storage import SettingsError, StorageError
 from comparisons.problems import Digits, Problem, Scale, Setup, Size, Trained
 import optuna_dstn
@@ -165,7 +165,27 @@ def test_a_file_of_something_else_is_left_alone(
         missing(path, [run])
     with pytest.raises(StorageError, match=message):
         append(path, Losses(run, 0.5, 0.25))
+    with pytest.raises(StorageError, match=message):
+        read(path)
     assert path.read_bytes() == content
+
+
+def test_rows_are_read_as_numbers_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs = grid(SMOKE, seeds=1)[:2]
+    append(path, Losses(runs[0], 1 / 3, 0.25))
+    append(path, Losses(runs[1], math.nan, math.nan))
+    rows = read(path)
+    assert rows["validation_loss"].tolist() == pytest.approx([1 / 3, math.nan], nan_ok=True)
+    assert rows[["epochs", "start", "initial_scale", "seed"]].to_numpy().tolist() == [
+        [2, 0.05, 0.25, 0],
+        [2, 0.05, 0.5, 0],
+    ]
+    text = path.read_text(encoding="utf-8")
+    for broken in (text.replace("0.3333333333333333", "0.33E"), text[: text.rindex(",0,")]):
+        path.write_text(broken, encoding="utf-8")
+        with pytest.raises(StorageError, match=r"runs\.csv cannot be used"):
+            read(path)
 
 
 # -- the command ---------------------------------------------------------------------------------
