@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 import sys
-from tempfile import TemporaryDirectory
 
 import click
 import optuna
@@ -19,7 +18,7 @@ from comparisons._storage import missing, open_storage, read, write
 from comparisons._study import Job, run_study
 from comparisons._tuner import UnusableError
 from comparisons._tuners import TUNERS, matching
-from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
+from comparisons.problems import PROBLEMS, Problem, Scale
 
 
 _EXAMPLES = {
@@ -96,8 +95,8 @@ def list_() -> None:
     """
     click.echo("Problems (run --problems), at each scale (--scale):")
     for name, problem in PROBLEMS.items():
-        needs = f"  [needs --data-dir with {_files(problem)}]" if problem.files else ""
-        click.echo(f"\n  {name}{needs}")
+        needs = f"  [needs --data-dir with {problem.needs()}]" if problem.files else ""
+        click.echo("\n" + click.wrap_text(f"{name}{needs}", 100, "  ", "      "))
         scales: dict[str, list[str]] = {}
         for scale in Scale:
             sized = problem.at(scale)
@@ -115,23 +114,6 @@ def list_() -> None:
             notes.append(str(error))
         note = f"  [{'; '.join(notes)}]" if notes else ""
         click.echo(f"  {name:<{width}}  {tuner.description}{note}")
-
-
-def _files(problem: type[Problem]) -> str:
-    """Return the names of a problem's data files, with «or» where each of them will do."""
-
-    def will_do(file: str) -> bool:
-        with TemporaryDirectory() as folder:
-            path = Path(folder, file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            try:
-                problem.at(Scale.CPU, data_dir=Path(folder)).require_data()
-            except MissingDataError:
-                return False
-            return True
-
-    return (" or " if all(map(will_do, problem.files)) else ", ").join(problem.files)
 
 
 # -- run -----------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def cifar_starts(architecture: Architecture) -> Mapping[str, Mapping[str, float]
 class Cifar(ImageProblem):
     """A convolutional network with dropout before each layer, on augmented images."""
 
-    files: ClassVar[tuple[str, ...]] = ("cifar10_jpeg.npz",)
+    files: ClassVar[tuple[tuple[str, ...], ...]] = (("cifar10_jpeg.npz",),)
     _architecture: ClassVar[Architecture]
     _load: ClassVar[LoadImages] = staticmethod(load_cifar)
     _data_set: ClassVar[str] = "CIFAR-10"

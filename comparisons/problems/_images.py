@@ -75,12 +75,6 @@ class ImageProblem(Problem):
         """What is tuned in which ranges, in words."""
 
     @property
-    def _file(self) -> str:
-        """The data file that is read."""
-        (file,) = self.files
-        return file
-
-    @property
     def _other_differences(self) -> Sequence[str]:
         """What differs from the papers beside the size."""
         return ()
@@ -141,14 +135,8 @@ class ImageProblem(Problem):
         """Make the network; see :class:`Problem`."""
         self.require_data()
         size = self.size
-        data = _splits(
-            type(self)._load,
-            self.data_dir / self._file,
-            size.train,
-            size.valid,
-            size.test,
-            self.device,
-        )
+        (file,) = self.found_files
+        data = _splits(type(self)._load, file, size.train, size.valid, size.test, self.device)
         torch.manual_seed(seed)
         model = self._model(trial)
         if size.kaiming:

@@ -121,8 +121,8 @@ class Problem(ABC):
     sizes: ClassVar[Mapping[Scale, Size]]
     starts: ClassVar[Mapping[str, Mapping[str, float]]]
     """Where tuners by gradient start: hyperparameters, by a short label."""
-    files: ClassVar[tuple[str, ...]] = ()
-    """Data files in :attr:`data_dir` that the problem reads."""
+    files: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Data files in :attr:`data_dir` that the problem reads: alternatives, the best one first."""
     paper: ClassVar[Mapping[str, PaperResult]] = {}
     """What Bae & Grosse (2020) report, by tuner."""
 
@@ -167,19 +167,31 @@ class Problem(ABC):
             "description": self.description,
         }
 
+    @classmethod
+    def needs(cls) -> str:
+        """Return the names of the data files, in words."""
+        return " or ".join(" + ".join(names) for names in cls.files)
+
+    @property
+    def found_files(self) -> tuple[Path, ...]:
+        """The data files that are read: the first alternative of which all are there; else none."""
+        for names in self.files:
+            paths = tuple(self.data_dir / name for name in names)
+            if all(path.is_file() for path in paths):
+                return paths
+        return ()
+
     def require_data(self) -> None:
         """Check that the data files are there.
 
         Raises:
             MissingDataError: If one is not.
         """
-        for file in self.files:
-            path = self.data_dir / file
-            if not path.is_file():
-                raise MissingDataError(
-                    f"{self.name} needs {file}, and there is no {path}. Give the folder that holds "
-                    "it: --data-dir FOLDER."
-                )
+        if self.files and not self.found_files:
+            raise MissingDataError(
+                f"{self.name} needs {self.needs()}, which {self.data_dir} does not hold. Give the "
+                "folder that does: --data-dir FOLDER."
+            )
 
     def optimum(self, split: int) -> float | None:
         """Return the lowest validation loss that hyperparameters can reach, where it is known.

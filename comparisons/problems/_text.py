@@ -7,32 +7,20 @@ from collections import Counter
 from dataclasses import dataclass
 import functools
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from comparisons.problems._data import Batch, Splits
-from comparisons.problems._problem import MissingDataError, Problem, Size
+from comparisons.problems._problem import Problem, Size
 
 
 _PTB_TITLE, _WIKITEXT_TITLE = "Penn Treebank", "WikiText-2"
 _PTB = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 _WIKITEXT = ("train.txt", "valid.txt", "test.txt")
 _UNKNOWN = "<unk>"  # in both corpora: a word that occurs too seldom
-
-
-class Corpus(NamedTuple):
-    """Where a corpus was found.
-
-    Attributes:
-        title: Its name.
-        files: Of training, validation and test text.
-    """
-
-    title: str
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,48 +63,27 @@ class LanguageModelling(Problem):
 
     size: TextSize
 
-    files: ClassVar[tuple[str, ...]] = tuple(f"wikitext2_part/{name}" for name in _WIKITEXT)
+    files: ClassVar[tuple[tuple[str, ...], ...]] = (
+        _PTB,
+        tuple(f"ptb/{name}" for name in _PTB),
+        tuple(f"wikitext2_part/{name}" for name in _WIKITEXT),
+    )
 
     @property
-    def corpus(self) -> Corpus | None:
-        """The corpus that is there, Penn Treebank before WikiText-2."""
-        for title, folder, names in (
-            (_PTB_TITLE, self.data_dir, _PTB),
-            (_PTB_TITLE, self.data_dir / "ptb", _PTB),
-            (_WIKITEXT_TITLE, self.data_dir / "wikitext2_part", _WIKITEXT),
-        ):
-            files = tuple(folder / name for name in names)
-            if all(file.is_file() for file in files):
-                return Corpus(title, files)
-        return None
-
-    def require_data(self) -> None:
-        """Check that one of the corpora is there.
-
-        Raises:
-            MissingDataError: If none is.
-        """
-        self._required_corpus()
-
-    def _required_corpus(self) -> Corpus:
-        corpus = self.corpus
-        if corpus is None:
-            raise MissingDataError(
-                f"{self.name} needs Penn Treebank ({', '.join(_PTB)}) or WikiText-2 "
-                f"({', '.join(_WIKITEXT)} in wikitext2_part), and neither is complete in "
-                f"{self.data_dir}. Give the folder that holds one of them: --data-dir FOLDER."
-            )
-        return corpus
+    def corpus(self) -> str:
+        """Name of the corpus that is there, Penn Treebank before WikiText-2."""
+        if not self.found_files:
+            return f"{_PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
+        return _PTB_TITLE if self.found_files[0].name in _PTB else _WIKITEXT_TITLE
 
     @property
     def description(self) -> str:
         """What is trained on what, and what is tuned."""
-        size, corpus = self.size, self.corpus
-        title = corpus.title if corpus else f"{_PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
+        size = self.size
         return (
-            f"{title}, the next word; the first {size.train} training, {size.valid} validation and "
-            f"{size.test} test sequences of {size.length} words, or as many as there are, the "
-            f"{size.vocabulary - 1} most frequent training words told apart; {self._network}; "
+            f"{self.corpus}, the next word; the first {size.train} training, {size.valid} "
+            f"validation and {size.test} test sequences of {size.length} words, or as many as "
+            f"there are, the {size.vocabulary - 1} most frequent training words told apart; {self._network}; "
             f"tuned: {self._tuned}; {self._optimization}, batches of {size.batch_size}; "
             f"{size.epochs} epochs; loss in nats a word"
         )
@@ -138,7 +105,8 @@ class LanguageModelling(Problem):
 
     def data(self) -> Splits:
         """Return sequences of words and the word after each, (N, length), on the device."""
-        return _load(self._required_corpus().files, self.size, self.device)
+        self.require_data()
+        return _load(self.found_files, self.size, self.device)
 
 
 def losses(logits: Tensor, following: Tensor) -> Tensor:

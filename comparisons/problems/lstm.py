@@ -76,7 +76,7 @@ class LSTM(LanguageModelling):
             "sequences are shuffled and start from zero states",
             "the learning rate stays as it is",
         ]
-        if self.corpus is None or self.corpus.title != "Penn Treebank":
+        if self.corpus != "Penn Treebank":
             found.insert(0, "WikiText-2 in the place of Penn Treebank")
         if self.scale is not Scale.PAPER:
             found.append("a thinner network, fewer words and a subset; Adam")

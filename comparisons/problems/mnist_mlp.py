@@ -34,7 +34,7 @@ class MnistMLP(ImageProblem):
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = {
         label: dict.fromkeys(MLP.RATES, float(label)) for label in ("0.05", "0.5")
     }
-    files: ClassVar[tuple[str, ...]] = ("mnist.npz",)
+    files: ClassVar[tuple[tuple[str, ...], ...]] = (("mnist.npz",),)
     paper: ClassVar[Mapping[str, PaperResult]] = {
         "random": PaperResult(0.043, 0.042),
         "gp": PaperResult(0.042, 0.043),

@@ -12,7 +12,7 @@ from torch import nn
 from comparisons.networks import SimpleCNN
 from comparisons.problems._images import FromBytes, ImageProblem, ImageSize, LoadImages, Normalised
 from comparisons.problems._mnist import load_mnist
-from comparisons.problems._problem import MissingDataError, PaperResult, Scale
+from comparisons.problems._problem import PaperResult, Scale
 from optuna_dstn.augmentation import Cutout
 
 
@@ -45,7 +45,7 @@ class SmallCNN(ImageProblem):
         }
         for label, holes, length in (("0.05", 1, 3), ("0.5", 3, 13))
     }
-    files: ClassVar[tuple[str, ...]] = (_FASHION, _DIGITS)
+    files: ClassVar[tuple[tuple[str, ...], ...]] = ((_FASHION,), (_DIGITS,))
     paper: ClassVar[Mapping[str, PaperResult]] = {
         "random": PaperResult(0.206, 0.214),
         "gp": PaperResult(0.217, 0.215),
@@ -61,7 +61,7 @@ class SmallCNN(ImageProblem):
 
     @property
     def _file(self) -> str:
-        return _FASHION if (self.data_dir / _FASHION).is_file() else _DIGITS
+        return self.found_files[0].name if self.found_files else _DIGITS
 
     @property
     def _data_set(self) -> str:
@@ -76,18 +76,6 @@ class SmallCNN(ImageProblem):
         if self._file == _FASHION:
             return ()
         return (f"MNIST instead of Fashion-MNIST, as {_FASHION} is not in the data folder",)
-
-    def require_data(self) -> None:
-        """Check that one of the two files is there.
-
-        Raises:
-            MissingDataError: If neither is.
-        """
-        if not (self.data_dir / self._file).is_file():
-            raise MissingDataError(
-                f"{self.name} needs {_FASHION}, or {_DIGITS} in its place, and neither is in "
-                f"{self.data_dir}. Give the folder that holds one: --data-dir FOLDER."
-            )
 
     def _model(self, trial: BaseTrial) -> nn.Module:
         rates = [trial.suggest_float(name, 0.0, 0.95) for name in SimpleCNN.RATES]

@@ -175,7 +175,10 @@ def test_other_settings_of_a_study_are_refused_or_kept(tmp_path: Path, jobs_run:
         (("run", "--budget", "ten"), "write a whole number of plain runs"),
         (("run", "--device", "abacus"), "'abacus' cannot be used"),
         (("sensitivity", "--problems", "digit"), "Did you mean digits"),
-        (("sensitivity", "--problems", "mnist-mlp", "--data-dir", "none"), "no none/mnist.npz"),
+        (
+            ("sensitivity", "--problems", "mnist-mlp", "--data-dir", "none"),
+            "needs mnist.npz, which none does not hold",
+        ),
         (("sensitivity", "--scale", "huge"), "smoke"),
         (("report",), "There are no studies"),
         (("lsit",), "No such command"),
@@ -192,7 +195,7 @@ def test_bad_input_is_named(tmp_path: Path, options: tuple[str, ...], message: s
 def test_missing_data_are_named_before_anything_is_run(
     tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Digits, "files", ("digits.npz",))
+    monkeypatch.setattr(Digits, "files", (("digits.npz",),))
     result = _invoke(*_TINY, "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
     assert "digits needs digits.npz" in result.output
@@ -393,9 +396,10 @@ def test_list_shows_every_problem_and_tuner() -> None:
 
 
 def test_list_says_whether_one_of_several_files_will_do() -> None:
-    text = _invoke("list").output
+    text = " ".join(_invoke("list").output.split())
     assert "[needs --data-dir with fashion_mnist.npz or mnist.npz]" in text
-    assert "wikitext2_part/train.txt, wikitext2_part/valid.txt, wikitext2_part/test.txt]" in text
+    assert "[needs --data-dir with ptb.train.txt + ptb.valid.txt + ptb.test.txt or ptb/" in text
+    assert "wikitext2_part/train.txt + wikitext2_part/valid.txt + wikitext2_part/test.txt]" in text
     assert "[needs --data-dir with cifar10_jpeg.npz]" in text
 
 

@@ -97,7 +97,7 @@ def test_missing_text_is_an_error_that_names_the_files(
 ) -> None:
     problem = kind.at("smoke", data_dir=tmp_path)
     for call in (problem.require_data, problem.data):
-        with pytest.raises(MissingDataError, match=r"ptb\.train\.txt.*WikiText-2.*--data-dir"):
+        with pytest.raises(MissingDataError, match=r"ptb\.train\.txt.*wikitext2_part.*--data-dir"):
             call()
     assert "no file found" in problem.description
     write_text(tmp_path, PTB[:2])  # half a corpus is none
