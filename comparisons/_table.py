@@ -59,7 +59,7 @@ _COLUMNS = (
     _Column("test loss, retrained", "retrained_test_loss", retrained_test_loss, "#.4g"),
     _Column(f"less {BASELINE}'s", "difference", lambda _: math.nan, "+#.2g"),  # by `summarise`
     _Column("plain runs", "plain_runs", lambda r: r.plain_runs, ".1f"),
-    _Column("seconds", "seconds", lambda r: r.seconds, ".0f"),
+    _Column("seconds", "seconds", lambda r: r.seconds, ".1f"),
 )
 
 

@@ -79,11 +79,11 @@ def _get_anytime_plot(info: _AnytimeInfo, looks: Styles) -> Figure:
     for tuner, line in info.lines.items():
         figure.add_traces([*_band(tuner, line, looks[tuner]), _trace(tuner, line, looks[tuner])])
     _add_optimum(figure, info)
-    figure.update_xaxes(type="log", title_text="Budget in plain training runs")
-    figure.update_xaxes(tickvals=_style.ticks(1, 2, 5), tickformat="~g")
-    _style.with_log_losses(figure, "y").update_yaxes(title_text="Validation loss")
+    _style.with_log_axis(figure, "x").update_xaxes(title_text="Budget in plain training runs")
+    _style.with_log_axis(figure, "y").update_yaxes(title_text="Validation loss")
+    height = 400 + 10 * len(info.lines)  # of which a phone's legend takes much
     caption = f"Best so far. Line: median over the seeds, band: their {' or '.join(info.spreads)}."
-    return Figure("Validation loss against budget", caption, _style.fitted(figure, height=440))
+    return Figure("Validation loss against budget", caption, _style.fitted(figure, height))
 
 
 def _get_small_anytime_plot(problem: str, info: _AnytimeInfo, looks: Styles) -> Figure:
@@ -91,8 +91,7 @@ def _get_small_anytime_plot(problem: str, info: _AnytimeInfo, looks: Styles) -> 
     for tuner, line in info.lines.items():
         figure.add_trace(_trace(tuner, line, looks[tuner], width=2.0))
     _add_optimum(figure, info)
-    figure.update_xaxes(type="log", tickvals=_style.ticks(1), tickformat="~g")
-    _style.with_log_losses(figure, "y")
+    _style.with_log_axis(_style.with_log_axis(figure, "x"), "y")
     _style.fitted(figure, height=200)
     figure.update_layout(showlegend=False, margin={"l": 40, "r": 4, "t": 8, "b": 8})
     return Figure(problem, "", figure)

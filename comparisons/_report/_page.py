@@ -73,7 +73,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 30rem) {
   dl { grid-template-columns: 1fr; }
   dt { margin-top: 0.3rem; }
-  th, td { padding: 0.3rem; }
+  table { font-size: 0.75rem; }
+  th, td { padding: 0.25rem 0.2rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
@@ -171,8 +172,13 @@ def facts(values: Mapping[str, str]) -> str:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Return a table of text; on a narrow page a cell breaks before its bracket alone."""
-    text = frame.astype(str).map(lambda cell: re.sub(r" (?!\[)", "\u00a0", cell))
+    """Return a table of text; on a narrow page a cell breaks before «[» and «/» alone."""
+
+    def unbroken(cell: str) -> str:
+        cell = re.sub(r" (?![/[])", "\u00a0", cell)
+        return re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", cell)  # wins–ties–losses
+
+    text = frame.astype(str).map(unbroken)
     return f'<div class="scroll">{text.to_html(index=False, border=0)}</div>'
 
 

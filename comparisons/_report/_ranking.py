@@ -133,7 +133,8 @@ def percent_text(relative: float) -> str:
 BASELINE_NOTE = (
     f"Each tuner against {BASELINE}, at the same problem and seed; a win is the lower loss, a "
     "diverged run loses. The difference is the median, relative to the mean of the two losses, "
-    f"negative where the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test, "
-    f"two-sided, not corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: "
+    f"negative where the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test "
+    "over the problems' median differences (on one problem, over its seeds), two-sided, not "
+    f"corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: "
     f"with fewer than {ENOUGH_PAIRS} pairs no outcome has p < {LEVEL}, so there was no test."
 )

@@ -155,7 +155,8 @@ def budget(results: list[Result]) -> Section:
     text = (
         "Best validation loss so far against the budget in plain training runs; medians over the "
         "seeds, both axes logarithmic. A budget is the CPU time of all that a tuner does, divided "
-        "by the median CPU time of plain runs measured beside it."
+        "by the median CPU time of plain runs measured beside it. Grey, with dots: the optimum, "
+        "where it is known."
     )
     body = [_page.note(text), _page.key(looks), _page.multiples(figures)]
     return Section("What a budget buys", body, [])

@@ -91,12 +91,12 @@ def _get_optuna_plots(info: _StudiesInfo, looks: Styles) -> list[Figure]:
             "Optimisation history",
             f"{_ONE_SEED}; lines: the best so far. A trial of a self-tuning network is a whole "
             "search; a trial of a sampler is one plain training run.",
-            _style.fitted(_colored(_style.with_log_losses(history, "y"), looks)),
+            _style.fitted(_colored(_style.with_log_axis(history, "y"), looks)),
         ),
         Figure(
             "Empirical distribution of the trials' validation losses",
             "All seeds. The share of trials that ended at or below a loss.",
-            _style.fitted(_colored(_style.with_log_losses(distribution, "x"), looks)),
+            _style.fitted(_colored(_style.with_log_axis(distribution, "x"), looks)),
         ),
         *(_intermediate_values(study) for study in info.first),
         *(_importances(study) for study in info.merged if _name(study) in info.searched),
@@ -137,7 +137,7 @@ def _intermediate_values(study: optuna.Study) -> Figure:
     return Figure(
         f"Intermediate values: {_name(study)}",
         f"{_ONE_SEED}.{which}",
-        _style.fitted(_style.with_log_losses(figure, "y")),
+        _style.fitted(_style.with_log_axis(figure, "y")),
     )
 
 
@@ -159,7 +159,7 @@ def _importances(study: optuna.Study) -> Figure:
 
 def _slice(study: optuna.Study) -> Figure:
     def plot(study: optuna.Study) -> go.Figure:
-        return _style.with_log_losses(visualization.plot_slice(study, target_name=_LOSS), "y")
+        return _style.with_log_axis(visualization.plot_slice(study, target_name=_LOSS), "y")
 
     return _of_parameters("Slice", plot, study, _ONE_SEED, is_wide=True)
 

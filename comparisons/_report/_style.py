@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+import math
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -11,7 +12,6 @@ from optuna_dstn.visualization._comparison import COLORS
 
 
 _DASHES = ("solid", "dash", "dot")
-_LEGEND_BELOW = 90  # pixels, for the axis's labels and title
 
 
 class Style(NamedTuple):
@@ -32,15 +32,18 @@ def styles(tuners: Iterable[str]) -> Styles:
     }
 
 
-def ticks(*steps: int) -> list[float]:
-    """Return steps × powers of ten: what a reader expects on a logarithmic axis."""
-    return [step * 10.0**power for power in range(-4, 6) for step in steps]
+def with_log_axis(figure: go.Figure, axis: str) -> go.Figure:
+    """Make an axis logarithmic, marked where a reader expects it.
 
-
-def with_log_losses(figure: go.Figure, axis: str) -> go.Figure:
-    """Show losses on a logarithmic axis: the good ones are close together."""
+    Losses are shown so: the good ones are close together.
+    """
     update = figure.update_xaxes if axis == "x" else figure.update_yaxes
-    update(type="log", tickvals=ticks(1, 2, 5), tickformat="~g")
+    update(type="log", tickformat="~g")
+    values = [x for t in figure.data if t[axis] is not None for x in t[axis]]
+    shown = [x for x in values if x is not None and 0 < x < math.inf]
+    # In a narrower range plotly marks round numbers itself; in a wider one its marks are crowded.
+    if shown and max(shown) >= 10 * min(shown):
+        update(tickvals=[step * 10.0**power for power in range(-4, 6) for step in (1, 2, 5)])
     return figure
 
 
@@ -52,7 +55,8 @@ def fitted(figure: go.Figure, height: int = 420) -> go.Figure:
         autosize=True,
         margin={"l": 40, "r": 8, "t": 36, "b": 8},
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "x": 0, "y": -_LEGEND_BELOW / height, "yanchor": "top"},
+        # At the figure's lower edge, below the axis's title however many lines the legend takes.
+        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)

@@ -83,9 +83,9 @@ class LanguageModelling(Problem):
         return (
             f"{self.corpus}, the next word; the first {size.train} training, {size.valid} "
             f"validation and {size.test} test sequences of {size.length} words, or as many as "
-            f"there are, the {size.vocabulary - 1} most frequent training words told apart; {self._network}; "
-            f"tuned: {self._tuned}; {self._optimization}, batches of {size.batch_size}; "
-            f"{size.epochs} epochs; loss in nats a word"
+            f"there are, the {size.vocabulary - 1} most frequent training words told apart; "
+            f"{self._network}; tuned: {self._tuned}; {self._optimization}, batches of "
+            f"{size.batch_size}; {size.epochs} epochs; loss in nats a word"
         )
 
     @property

@@ -6,6 +6,7 @@ from _made_up_results import result, self_tuned, trial
 import numpy as np
 from optuna.trial import TrialState
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from comparisons._report import _problems, _style
@@ -18,6 +19,7 @@ from comparisons._report._sensitivity_maps import (
     sensitivity_table,
 )
 from comparisons._report._studies import _get_studies_info, optuna_figures
+from comparisons._report._style import with_log_axis
 from comparisons._study import Retrained
 from optuna_dstn import TunerConfig
 
@@ -179,6 +181,19 @@ def test_without_a_schedule_there_is_nothing() -> None:
     info = get_schedules_info([result("random")])
     assert schedule_table(info).empty
     assert plot_schedules(info) == []
+
+
+# -- axes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("values", "is_narrow"), [([2.2, 2.3], True), ([0.05, 2.0], False)])
+def test_a_logarithmic_axis_has_marks_however_narrow(values: list[float], is_narrow: bool) -> None:
+    figure = with_log_axis(go.Figure(go.Scatter(x=[1, 2], y=[*values, NAN, INF, 0.0, None])), "y")
+    assert figure.layout.yaxis.type == "log"
+    marks = figure.layout.yaxis.tickvals
+    assert (marks is None) == is_narrow  # plotly then marks round numbers
+    assert is_narrow or {0.05, 0.1, 2.0} <= set(marks)
+    assert with_log_axis(go.Figure(), "x").layout.xaxis.type == "log"
 
 
 # -- sensitivity ---------------------------------------------------------------------------------

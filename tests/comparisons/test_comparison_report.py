@@ -8,6 +8,7 @@ import re
 from typing import ClassVar
 
 from _made_up_results import result, self_tuned, trial
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -202,3 +203,15 @@ def test_sensitivity_has_a_page_of_its_own(tmp_path: Path) -> None:
         "sensitivity.md",
         "sensitivity.csv",
     ]
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def test_a_cell_breaks_before_brackets_and_strokes_alone() -> None:
+    cells = ["0.1 [0.05, 0.2]", "2 (3) / 4 (5)", "0–18–0", "too few"]
+    html = _page.table(pd.DataFrame({"cells": cells}))
+    assert "<td>0.1 [0.05,\u00a00.2]</td>" in html
+    assert "<td>2\u00a0(3) /\u00a04\u00a0(5)</td>" in html
+    assert "<td>0\u2060–\u206018\u2060–\u20600</td>" in html
+    assert "<td>too\u00a0few</td>" in html
