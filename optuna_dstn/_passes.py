@@ -81,12 +81,12 @@ class Responding(Interception[Tracked]):
             output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
             output, meets_examples = run(func, args, kwargs), False
+            self.prediction.note(func, args, kwargs, output)  # called again, it would know no Δ
         if is_in_place(func) and not all(self._sight.is_constant(t) for t in tensors):
             self._sight.forget(args[0])
         elif not meets_examples:
             self._sight.note(func, tensors, output)
         deltas.batch.note(func, args, output)
-        self.prediction.note(func, args, kwargs, output)
         return output
 
     def _combined(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optuna_dstn._delta import split
+from optuna_dstn._delta import is_dual, split
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._structure import with_tensors_replaced
@@ -17,6 +17,7 @@ class _Call(NamedTuple):
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    version: int  # of what it returned, which counts what is written into that, or a view of it
 
 
 class Prediction:
@@ -45,17 +46,18 @@ class Prediction:
 
         Args:
             func: The function called.
-            args: Its arguments.
+            args: Its arguments, none of them a responding parameter.
             kwargs: Its arguments by name.
             output: What it returned.
             rule: What was called in its place, for hyperparameters among the arguments.
         """
-        if not isinstance(output, Tensor):
-            return
-        if func in OUTPUT_FUNCTIONS or (
-            func in FOLLOWING_FUNCTIONS and any(argument in self._ends for argument in args)
-        ):
-            self._ends[output] = _Call(rule or func, args, kwargs)
+        may_end = func in OUTPUT_FUNCTIONS or (
+            func in FOLLOWING_FUNCTIONS
+            and any(argument in self._ends for argument in args)
+            and not any(argument is output for argument in args)  # x.float() of such numbers is x
+        )
+        if may_end and isinstance(output, Tensor) and is_dual(output):
+            self._ends[output] = _Call(rule or func, args, kwargs, output._version)
 
     def complete(self, output: Any) -> Any:
         """Return a model's output with every dual number in it completed.
@@ -75,7 +77,7 @@ class Prediction:
         if tangent is None:
             return tensor
         end = self._ends.get(tensor)
-        if end is not None:
+        if end is not None and end.version == tensor._version:
             completed: Tensor = end.func(*self._merged(end.args), **self._merged(end.kwargs))
             return completed
         if of_model and not tensor.ndim:

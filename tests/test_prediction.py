@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import Tuner, TunerConfig
+from tests._models import rows
+from tests._reference import AnyModel, relative_error
 
 
 STEPS = 25
@@ -170,3 +172,66 @@ def test_a_loss_of_the_models_own_making_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Return predictions from the model"):
         tuned(end, loss_of)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda m, y: y * m.p.exp(), id="a temperature"),
+        pytest.param(lambda m, y: y.sigmoid() * m.p, id="a scale of probabilities"),
+        pytest.param(lambda m, y: (y.tanh() + m.p).flatten(1), id="an offset of bounded values"),
+        pytest.param(lambda m, y: y.sigmoid().log() / m.p.exp(), id="of probabilities' logarithms"),
+    ],
+)
+def test_parameters_at_the_end_of_a_model_respond(end: Any) -> None:
+    model, x = rows(lambda _, y: y, p=())
+    model.forward = lambda x: end(model, model.first(x))
+    AnyModel(model, x).require_right()
+
+
+def _scaled(y: Tensor) -> Tensor:
+    y *= 5
+    return y
+
+
+def _assigned(y: Tensor) -> Tensor:
+    y[:, 0] *= 2
+    return y
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("write", [_scaled, _assigned, lambda y: y.clamp_(max=0.6)])
+def test_what_is_written_into_an_output_stays(write: Any) -> None:
+    """It is linearised with the rest of the model."""
+    model, x = rows(lambda _, y: y)
+    model.forward = lambda x: write(F.softplus(model.first(x)))
+    AnyModel(model, x).require_right()
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_what_follows_an_output_function_is_applied_to_the_complete_prediction() -> None:
+    model, x = rows(lambda _, y: y)
+    model.forward = model.first.forward
+    case = AnyModel(model, x)
+    logits = case.by_engine()
+    model.forward = lambda x: 5 * model.first(x).sigmoid()
+    assert relative_error(case.by_engine(), 5 * logits.sigmoid()) < 1e-12
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    "convert",
+    [
+        pytest.param(lambda _, y: y.double(), id="double"),
+        pytest.param(lambda _, y: y.contiguous(), id="contiguous"),
+        pytest.param(lambda m, y: y.type_as(m.first.weight), id="type_as"),
+    ],
+)
+def test_a_conversion_that_changes_nothing_may_follow_an_output_function(convert: Any) -> None:
+    model, x = rows(lambda _, y: y)
+    model.forward = model.first.forward
+    case = AnyModel(model, x)
+    logits = case.by_engine()
+    model.forward = lambda x: convert(model, model.first(x).sigmoid())
+    assert relative_error(case.by_engine(), logits.sigmoid()) < 1e-12
