@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from optuna_dstn._batch import part_of
+from optuna_dstn._delta import Deltas
 from optuna_dstn._self_tuning import SelfTuning
 
 
@@ -54,9 +55,12 @@ class CenteredSTN(SelfTuning):
             if not self.steps and self._is_first_of_step:
                 self._require_gradient(gates, is_first=True)
             deltas = self._deltas(-gates, examples)
-            decay = values, self._deltas(torch.cat([gates, -gates]), 2 * examples)
+
+            def of_both() -> tuple[torch.Tensor, Deltas]:
+                return values, self._deltas(torch.cat([gates, -gates]), 2 * examples)
+
             self._add_perturbed_gradient(
-                batch, examples, values[examples:], deltas, share=0.5, decay=decay
+                batch, examples, values[examples:], deltas, share=0.5, decay_at=of_both
             )
             self._require_gradient(gates, is_first=False)
 

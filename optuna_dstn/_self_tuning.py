@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 import functools
@@ -190,7 +190,7 @@ class SelfTuning(Training):
         values: torch.Tensor,
         deltas: Deltas,
         share: float = 1.0,
-        decay: tuple[torch.Tensor, Deltas] | None = None,
+        decay_at: Callable[[], tuple[torch.Tensor, Deltas]] | None = None,
     ) -> torch.Tensor:
         """Add a share of the gradient of ``loss_fn``, at perturbed hyperparameters and at Δ.
 
@@ -200,8 +200,9 @@ class SelfTuning(Training):
             values: Of the tuned hyperparameters, shape (B, h).
             deltas: Δ, and whether the gradient is that of the weights too.
             share: The factor of the batch's gradient.
-            decay: Values and Δ at which the gradient of the weight decay, as a term of the loss, is
-                added too, whole. It is that of the parameters that the pass has written.
+            decay_at: Returns values and Δ at which the gradient of the weight decay, as a term of
+                the loss, is added too, whole. It is that of the parameters that the pass has
+                written; it is called when the pass has freed its memory.
 
         Returns:
             What ``loss_fn`` returned, the mean, without its graph.
@@ -223,8 +224,8 @@ class SelfTuning(Training):
                 loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             self._read |= mode.names
             self._add_gradient(loss, share)
-            if decay is not None:
-                self._add_decay_gradient(*decay)
+            if decay_at is not None:
+                self._add_decay_gradient(*decay_at())
         return loss.detach()
 
     def _add_decay_gradient(self, values: torch.Tensor, deltas: Deltas) -> None:

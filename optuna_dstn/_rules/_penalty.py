@@ -58,8 +58,8 @@ def mean_decay(decays: Sequence[Decay]) -> Tensor | float:
     products = [_products_of_units(decay) for decay in others]
     if entrywise:
         weight = torch.hstack([decay.weight for decay in entrywise])
-        direction = torch.hstack([decay.terms[0].direction for decay in entrywise])
-        products.insert(0, _products(weight, Delta(entrywise[0].terms[0].gate, direction)))
+        direction = torch.hstack([_precise_direction(decay) for decay in entrywise])
+        products.insert(0, (weight * direction, direction.square()))
     cross, square = map(torch.cat, zip(*products, strict=True))
     single = entrywise + others
     gates = torch.cat([decay.terms[0].gate for decay in single], 1)
@@ -74,19 +74,24 @@ def _for_units(coefficient: Tensor | float, gate: Tensor) -> Tensor:
     return gate.new_full((), coefficient).expand(gate.shape)
 
 
-def _products_of_units(decay: Decay) -> tuple[Tensor, ...]:
+def _precise_direction(decay: Decay) -> Tensor:
+    """Return R of the one term, as precise as its gate."""
+    (term,) = decay.terms
+    return _precise(term.direction, term)
+
+
+def _products_of_units(decay: Decay) -> tuple[Tensor, Tensor]:
     """Return the sums of M⊙w⊙R and M⊙R⊙R over each unit, of the one term: shape (c,)."""
     (term,) = decay.terms
-    products = _products(decay.weight, term, decay.metric)
-    axes = [a for a in range(decay.weight.ndim) if a != term.axis or term.gate.shape[1] == 1]
-    return tuple((p.sum(axes) if axes else p).view(-1) for p in products)
+    direction = _precise_direction(decay)
+    weighted = direction if decay.metric is None else decay.metric * direction
+    axes = [a for a in range(weighted.ndim) if a != term.axis or term.gate.shape[1] == 1]
 
+    def total(factor: Tensor) -> Tensor:
+        product = factor * weighted
+        return (product.sum(axes) if axes else product).view(-1)
 
-def _products(weight: Tensor, term: Delta, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return M⊙w⊙R and M⊙R⊙R, as precise as the gate."""
-    direction = _precise(term.direction, term)
-    weighted = direction if metric is None else metric * direction
-    return weight * weighted, direction * weighted
+    return total(decay.weight), total(direction)  # one product in memory at a time
 
 
 def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None = None) -> Tensor:
