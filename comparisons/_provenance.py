@@ -23,7 +23,7 @@ _HERE = Path(__file__).parent
 # Sources on which no number in a study depends: presentation, storing, and lists of what there is.
 _NEUTRAL = {
     *("visualization", "_report", "_table.py", "_sensitivity.py"),
-    *("_lock.py", "_provenance.py", "_runner.py", "_session.py", "_storage.py"),
+    *("_files.py", "_lock.py", "_provenance.py", "_runner.py", "_session.py", "_storage.py"),
     *("__init__.py", "__main__.py", "_options.py", "_tuners.py"),
 }
 

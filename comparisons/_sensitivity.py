@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 import itertools
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 import pandas as pd
 
+from comparisons._files import replaced
 from comparisons._provenance import made_by
 from comparisons._storage import StorageError, require_same
 from comparisons.problems import Problem
@@ -164,8 +164,6 @@ def missing(path: Path, runs: Iterable[Run], *, keep_older: bool = False) -> lis
 def append(path: Path, losses: Losses) -> None:
     """Add the row of a finished run, and the versions that made it.
 
-    The file is replaced by a longer one, so a full disk or an interrupt leaves it whole.
-
     Raises:
         OSError: If it cannot be written.
     """
@@ -175,12 +173,8 @@ def append(path: Path, losses: Losses) -> None:
         "best_validation_loss": str(losses.best),
         **_made_by(losses.run),
     }
-    longer = path.with_suffix(".tmp")
-    try:
+    with replaced(path) as longer:
         pd.concat([_rows(path), pd.DataFrame([row])]).to_csv(longer, index=False)
-        os.replace(longer, path)
-    finally:
-        longer.unlink(missing_ok=True)
 
 
 def _made_by(run: Run) -> dict[str, str]:

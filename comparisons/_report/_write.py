@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from comparisons._files import replaced
 from comparisons._report import _page, _sections
 from comparisons._report._sections import Section, Table
 from comparisons._storage import Result
@@ -72,7 +73,8 @@ def _write(title: str, name: str, sections: Sequence[Section], out: Path) -> lis
     shown = [section for section in sections if section.body]
     tables = [table for section in shown for table in section.tables]
     page = out / f"{name}.html"
-    page.write_text(_page.page(title, _body(shown)), encoding="utf-8")
+    with replaced(page) as new:
+        new.write_text(_page.page(title, _body(shown)), encoding="utf-8")
     return [page, *(path for table in tables for path in _write_table(table, out))]
 
 
@@ -90,6 +92,8 @@ def _body(sections: Sequence[Section]) -> list[str]:
 
 def _write_table(table: Table, out: Path) -> list[Path]:
     markdown, numbers = out / f"{table.name}.md", out / f"{table.name}.csv"
-    markdown.write_text(to_markdown(table.text), encoding="utf-8")
-    (table.text if table.numbers is None else table.numbers).to_csv(numbers, index=False)
+    with replaced(markdown) as new:
+        new.write_text(to_markdown(table.text), encoding="utf-8")
+    with replaced(numbers) as new:
+        (table.text if table.numbers is None else table.numbers).to_csv(new, index=False)
     return [markdown, numbers]

@@ -205,6 +205,25 @@ def test_sensitivity_has_a_page_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+# -- files ---------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_report_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_report([result("random")], tmp_path)
+    before = {path: path.read_bytes() for path in files}
+
+    def half(self: Path, text: str, **keywords: object) -> None:
+        self.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        write_report([result("tpe")], tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # -- tables --------------------------------------------------------------------------------------
 
 
