@@ -85,12 +85,13 @@ scale = click.option(
     help="How large the problems are: a test, minutes on a CPU, or the papers' setting.",
 )
 
-data_dir = click.option(
-    "--data-dir",
-    default=Path("data"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the data files, for problems that need some.",
-)
+
+def _folder(declaration: str, default: str, help: str) -> Callable[[_Command], _Command]:
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(declaration, default=Path(default), type=kind, help=help)
+
+
+data_dir = _folder("--data-dir", "data", "Folder of the data files, for problems that need some.")
 
 jobs = click.option(
     "--jobs",
@@ -99,12 +100,7 @@ jobs = click.option(
     help="How many at a time, each in a process with one thread.",
 )
 
-out = click.option(
-    "--out",
-    default=Path("results"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of what is finished and of the report.",
-)
+out = _folder("--out", "results", "Folder of what is finished and of the report.")
 
 keep_older = click.option(
     "--keep-older",

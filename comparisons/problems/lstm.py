@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from comparisons.networks import LSTMLanguageModel
 from comparisons.problems._data import Batch
 from comparisons.problems._problem import PaperResult, Scale, Setup
-from comparisons.problems._text import SMOKE_SIZE, LanguageModelling, TextSize, losses
+from comparisons.problems._text import PTB_TITLE, SMOKE_SIZE, LanguageModelling, TextSize, losses
 
 
 _HIGHEST_RATE = 0.95
@@ -76,7 +76,7 @@ class LSTM(LanguageModelling):
             "sequences are shuffled and start from zero states",
             "the learning rate stays as it is",
         ]
-        if self.corpus != "Penn Treebank":
+        if self.corpus != PTB_TITLE:
             found.insert(0, "WikiText-2 in the place of Penn Treebank")
         if self.scale is not Scale.PAPER:
             found.append("a thinner network, fewer words and a subset; Adam")
