@@ -46,11 +46,7 @@ class STN(SelfTuning):
             with self._gates(point) as gates:
                 deltas = self._deltas(gates, examples, trains_weights=True)
                 loss = self._add_perturbed_gradient(
-                    batch,
-                    examples,
-                    values,
-                    deltas,
-                    decay_at=lambda: (values, self._deltas(gates, examples, trains_weights=True)),
+                    batch, examples, values, deltas, decay_at=lambda: (values, deltas)
                 )
             self._require_gradient(is_first=self.steps == 1)
             if self._is_last_of_step:

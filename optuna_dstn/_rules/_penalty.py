@@ -55,15 +55,15 @@ def mean_decay(decays: Sequence[Decay]) -> Tensor | float:
         return total
     entrywise = [decay for decay in single if decay.is_entrywise]
     others = [decay for decay in single if not decay.is_entrywise]
-    products = [_products_of_units(decay) for decay in others]
+    products = [_products(decay.weight, decay.terms[0], decay.metric) for decay in others]
     if entrywise:
-        weight = torch.hstack([decay.weight for decay in entrywise])
-        direction = torch.hstack([_precise_direction(decay) for decay in entrywise])
-        products.insert(0, (weight * direction, direction.square()))
+        weights = torch.hstack([d.weight for d in entrywise])
+        directions = torch.hstack([_precise(d.terms[0].direction, d.terms[0]) for d in entrywise])
+        products.insert(0, (weights * directions, directions.square()))
+    ordered = entrywise + others
     cross, square = map(torch.cat, zip(*products, strict=True))
-    single = entrywise + others
-    gates = torch.cat([decay.terms[0].gate for decay in single], 1)
-    coefficients = torch.cat([_for_units(d.coefficient, d.terms[0].gate) for d in single], 1)
+    gates = torch.cat([decay.terms[0].gate for decay in ordered], 1)
+    coefficients = torch.cat([_for_units(d.coefficient, d.terms[0].gate) for d in ordered], 1)
     changes = gates * torch.addcmul(2 * cross, gates, square)
     return total + (coefficients * changes).sum() / len(gates)
 
@@ -74,24 +74,18 @@ def _for_units(coefficient: Tensor | float, gate: Tensor) -> Tensor:
     return gate.new_full((), coefficient).expand(gate.shape)
 
 
-def _precise_direction(decay: Decay) -> Tensor:
-    """Return R of the one term, as precise as its gate."""
-    (term,) = decay.terms
-    return _precise(term.direction, term)
+def _products(weight: Tensor, term: Delta, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the sums of M⊙w⊙R and M⊙R⊙R over the entries of each gate: shape (c,)."""
+    direction = _precise(term.direction, term)
+    weighted = direction if metric is None else metric * direction
+    # One product in memory at a time.
+    return _for_gates(weight * weighted, term), _for_gates(direction * weighted, term)
 
 
-def _products_of_units(decay: Decay) -> tuple[Tensor, Tensor]:
-    """Return the sums of M⊙w⊙R and M⊙R⊙R over each unit, of the one term: shape (c,)."""
-    (term,) = decay.terms
-    direction = _precise_direction(decay)
-    weighted = direction if decay.metric is None else decay.metric * direction
-    axes = [a for a in range(weighted.ndim) if a != term.axis or term.gate.shape[1] == 1]
-
-    def total(factor: Tensor) -> Tensor:
-        product = factor * weighted
-        return (product.sum(axes) if axes else product).view(-1)
-
-    return total(decay.weight), total(direction)  # one product in memory at a time
+def _for_gates(product: Tensor, term: Delta) -> Tensor:
+    """Return the sums over the entries of each gate: shape (c,)."""
+    axes = [a for a in range(product.ndim) if a != term.axis or term.gate.shape[1] == 1]
+    return (product.sum(axes) if axes else product).view(-1)
 
 
 def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None = None) -> Tensor:
@@ -111,26 +105,18 @@ def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None 
     """
     total: Tensor | float = 0.0
     for index, term in enumerate(terms):
-        direction = _rows(term.direction, term)
-        weighted = direction if metric is None else _rows(metric, term) * direction
-        cross = _for_gate((_rows(weight, term) * weighted).sum(1), term)
-        square = _for_gate((direction * weighted).sum(1), term)
+        cross, square = _products(weight, term, metric)
         total = total + torch.addmv(term.gate.square() @ square, term.gate, 2 * cross)
         for other in terms[:index]:
+            product = other.direction if metric is None else metric * other.direction
             if other.axis == term.axis:
-                product = (_rows(other.direction, term) * weighted).sum(1)
-                total = total + 2 * (term.gate * other.gate) @ _for_gate(product, term)
+                pair = product * _precise(term.direction, term)
+                total = total + 2 * (term.gate * other.gate) @ _for_gates(pair, term)
             else:
-                product = other.direction if metric is None else metric * other.direction
                 moved = Delta(other.gate, product, other.axis).per_example()
                 total = total + 2 * (moved * term.per_example()).flatten(1).sum(1)
     assert isinstance(total, Tensor), "there is a term"
     return total
-
-
-def _for_gate(values: Tensor, term: Delta) -> Tensor:
-    """Return values of the units, (c,), summed where one gate serves all of them."""
-    return values if term.gate.shape[1] == len(values) else values.sum(0, keepdim=True)
 
 
 def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
