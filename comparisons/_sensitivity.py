@@ -1,7 +1,8 @@
 """How much a self-tuning run depends on where it starts and how widely it looks around.
 
 Each method runs from several starts across the range and with several first scales σ0 of the
-perturbation. A finished run is a row of a CSV file, and is not run again.
+perturbation. Beside them, plain training at each start shows what the network makes of it. A
+finished run is a row of a CSV file, and is not run again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import optuna_dstn
 
 
 METHODS = ("stn", "centered-stn", "delta-stn")
+PLAIN = "plain"  # training at the start, in place of a method: σ0 = 0
 STARTS = (0.05, 0.275, 0.5, 0.725, 0.95)  # shares of each range, of its logarithm where it has one
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # σ0, about the default
 
@@ -38,9 +40,9 @@ class Run(NamedTuple):
 
     Attributes:
         problem: What is tuned.
-        method: One of ``METHODS``.
+        method: One of ``METHODS``, or ``PLAIN``.
         start: Where in each hyperparameter's range, 0 to 1.
-        initial_scale: σ0.
+        initial_scale: σ0; 0 of a plain run.
         seed: Of the weights and batches, and the division of the data.
     """
 
@@ -84,19 +86,16 @@ class Losses(NamedTuple):
 
 def grid(problem: Problem, seeds: int) -> list[Run]:
     """Return all runs of a problem, a seed after the other."""
-    return [
-        Run(problem, method, start, scale, seed)
-        for seed, method, start, scale in itertools.product(range(seeds), METHODS, STARTS, SCALES)
+    cells = [
+        *itertools.product((PLAIN,), STARTS, (0.0,)),
+        *itertools.product(METHODS, STARTS, SCALES),
     ]
+    return [Run(problem, *cell, seed) for seed in range(seeds) for cell in cells]
 
 
 def train(run: Run, report: Callable[[float], Any] = lambda share: None) -> Losses:
     """Make one run; there is nothing to report before it ends."""
-    study = optuna_dstn.create_study(
-        sampler=RandomSampler(seed=run.seed),
-        pruner=NopPruner(),
-        config=optuna_dstn.TunerConfig(method=run.method, initial_scale=run.initial_scale),
-    )
+    study = _create_study(run)
     study.enqueue_trial(start_values(_distributions(run.problem), run.start))
     study.optimize(
         lambda trial: run.problem.train(trial, run.seed, split=run.seed).validation_loss,
@@ -107,6 +106,14 @@ def train(run: Run, report: Callable[[float], Any] = lambda share: None) -> Loss
     if trial.value is None:
         return Losses(run, math.nan, math.nan)
     return Losses(run, trial.intermediate_values[max(trial.intermediate_values)], trial.value)
+
+
+def _create_study(run: Run) -> optuna.Study:
+    sampler, pruner = RandomSampler(seed=run.seed), NopPruner()
+    if run.method == PLAIN:
+        return optuna.create_study(sampler=sampler, pruner=pruner)
+    config = optuna_dstn.TunerConfig(method=run.method, initial_scale=run.initial_scale)
+    return optuna_dstn.create_study(sampler=sampler, pruner=pruner, config=config)
 
 
 def _distributions(problem: Problem) -> Mapping[str, BaseDistribution]:

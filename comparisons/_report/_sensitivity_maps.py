@@ -13,20 +13,22 @@ import plotly.graph_objects as go
 
 from comparisons._report import _style
 from comparisons._report._page import Figure
+from comparisons._sensitivity import METHODS, PLAIN
 from comparisons._table import Spread, number_text
 import optuna_dstn
 
 
-_ORDER = ("stn", "centered-stn", "delta-stn")
 _COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says enough
 _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
+_AT_DEFAULT = f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}"
+_WHERE_TRAINABLE = "where plain training does not diverge"
 
 NOTE = (
     "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
     "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
     "Colours are the same for all methods of a problem, dark is low; they end at "
     f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
-    "diverged, the cell says so."
+    "diverged, the cell says so. «Plain» is training with the hyperparameters left at the start."
 )
 
 
@@ -66,7 +68,7 @@ def get_sensitivity_info(rows: pd.DataFrame) -> dict[str, _SensitivityInfo]:
 
 def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
     groups = dict(iter(rows.groupby("method")))
-    maps = {method: _map(groups[method]) for method in _ORDER if method in groups}
+    maps = {method: _map(groups[method]) for method in (PLAIN, *METHODS) if method in groups}
     finite = [x for each in maps.values() for x in each.losses.flat if math.isfinite(x)]
     low = min(finite, default=math.nan)
     return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), _COLOR_SPAN * low))
@@ -90,20 +92,40 @@ def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
     """Return how much worse the worst start is than the best, a row per problem and method."""
     rows = []
     for problem, info in infos.items():
+        trainable = _trainable(info)
         for method, each in info.maps.items():
-            ratios = [_worst_over_best(column) for column in each.losses.T]
-            at_default = dict(zip(each.scales, ratios, strict=True)).get(_DEFAULT_SCALE, math.nan)
-            known = [ratio for ratio in ratios if not math.isnan(ratio)]
+            at_default = _at_default(method, each)
+            there = np.isin(each.starts, trainable)
             rows.append(
                 {
                     "problem": problem,
                     "method": method,
-                    f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}": at_default,
-                    "the same at the worst σ0": max(known, default=math.nan),
-                    "worst cell / best cell": _worst_over_best(each.losses),
+                    _AT_DEFAULT: _worst_over_best(at_default),
+                    f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(at_default[there]),
+                    f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(
+                        each.losses[there]
+                    ),
+                    "cells diverged": f"{np.isinf(each.losses).sum()} of {each.losses.size}",
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _trainable(info: _SensitivityInfo) -> list[float]:
+    """Return the starts from which plain training does not diverge; none where it was not run."""
+    if PLAIN not in info.maps:
+        return []
+    starts, _, losses = info.maps[PLAIN]
+    return [start for start, (loss,) in zip(starts, losses, strict=True) if math.isfinite(loss)]
+
+
+def _at_default(method: str, each: _Map) -> NDArray[np.float64]:
+    """Return the losses at the default σ0, or of plain training, which has none."""
+    scale = 0.0 if method == PLAIN else _DEFAULT_SCALE
+    if scale not in each.scales:
+        return np.full(len(each.starts), math.nan)
+    losses: NDArray[np.float64] = each.losses[:, each.scales.index(scale)]
+    return losses
 
 
 def _worst_over_best(losses: NDArray[np.float64]) -> float:

@@ -243,16 +243,36 @@ def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
     assert (info.low, info.high) == (0.2, 0.6)
 
 
+AT_DEFAULT = f"worst start / best start at σ0 = {SCALE:g}"
+TRAINABLE = ", where plain training does not diverge"
+
+
 def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
     table = sensitivity_table(get_sensitivity_info(runs)).set_index("method")
-    at_default = f"worst start / best start at σ0 = {SCALE:g}"
-    assert table.loc["stn", at_default] == pytest.approx(2.0)
-    assert table.loc["delta-stn", at_default] == pytest.approx(2.0)
-    # At twice that all that was run diverged: there is no best start.
-    assert table.loc["delta-stn", "the same at the worst σ0"] == pytest.approx(2.0)
-    assert table.loc["delta-stn", "worst cell / best cell"] == INF
+    assert table.loc["stn", AT_DEFAULT] == pytest.approx(2.0)
+    assert table.loc["delta-stn", AT_DEFAULT] == pytest.approx(2.0)
+    assert table["cells diverged"].to_dict() == {"stn": "0 of 2", "delta-stn": "1 of 4"}
+    # Plain training was not run, so it is not known where it diverges.
+    assert table.filter(like=TRAINABLE).isna().all(axis=None)
+
+
+def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFrame) -> None:
+    plain = {(0.05, 0.0): [NAN, NAN, 0.1], (0.5, 0.0): [0.3], (0.9, 0.0): [0.9]}
+    method = {
+        (0.05, SCALE): [NAN],
+        (0.5, SCALE): [0.2],
+        (0.9, SCALE): [0.3],
+        (0.9, 2 * SCALE): [0.8],
+    }
+    rows = pd.DataFrame(_runs("delta-stn", method) + _runs("plain", plain))
+    table = sensitivity_table(get_sensitivity_info(rows)).set_index("method")
+    assert table.index.tolist() == ["plain", "delta-stn"]
+    assert table[AT_DEFAULT].tolist() == [INF, INF]
+    assert table[AT_DEFAULT + TRAINABLE].tolist() == pytest.approx([3.0, 1.5])
+    assert table["worst cell / best cell" + TRAINABLE].tolist() == pytest.approx([3.0, 4.0])
     text = formatted_sensitivity(table.reset_index())
-    assert text["worst cell / best cell"].tolist() == ["2", "diverged"]
+    assert text[AT_DEFAULT].tolist() == ["diverged", "diverged"]
+    assert text[AT_DEFAULT + TRAINABLE].tolist() == ["3", "1.5"]
 
 
 def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:

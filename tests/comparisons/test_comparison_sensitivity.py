@@ -104,10 +104,17 @@ def test_method_and_scale_reach_the_tuner(monkeypatch: pytest.MonkeyPatch) -> No
     assert configs == [optuna_dstn.TunerConfig(method="centered-stn", initial_scale=0.25)]
 
 
+def test_a_plain_run_is_no_self_tuning_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_dstn, "create_study", None)
+    run = Run(SKETCH, "plain", 0.25, 0.0, 0)
+    assert _sensitivity.train(run) == Losses(run, last=1.5, best=0.75)
+
+
 def test_grid_has_every_method_start_and_scale() -> None:
     runs = grid(SMOKE, seeds=2)
-    assert len(runs) == len(set(runs)) == 2 * 3 * 5 * 5
-    assert [run.seed for run in runs] == [0] * 75 + [1] * 75
+    assert len(runs) == len(set(runs)) == 2 * (5 + 3 * 5 * 5)
+    assert [run.seed for run in runs] == [0] * 80 + [1] * 80
+    assert [run.initial_scale for run in runs if run.method == "plain"] == [0.0] * 10
 
 
 def test_only_runs_without_a_row_are_missing(tmp_path: Path) -> None:
@@ -121,7 +128,7 @@ def test_only_runs_without_a_row_are_missing(tmp_path: Path) -> None:
     assert missing(path, [longer]) == [longer]
     rows = pd.read_csv(path)
     assert rows["validation_loss"].isna().tolist() == [False, True]
-    assert (rows["start"][0], rows["method"][0], rows["epochs"][0]) == (0.05, "stn", 2)
+    assert (rows["start"][0], rows["method"][0], rows["epochs"][0]) == (0.05, "plain", 2)
     assert rows.columns.tolist()[-5:] == ["python", "torch", "optuna", "optuna-dstn", "source"]
 
 
@@ -141,7 +148,9 @@ def test_rows_of_other_versions_are_refused_or_kept(tmp_path: Path) -> None:
     append(path, Losses(runs[0], 0.5, 0.25))
     rows = pd.read_csv(path, dtype=str).assign(optuna="4.9")
     rows.to_csv(path, index=False)
-    with pytest.raises(SettingsError, match=r"'digits smoke stn from 0.05 .*optuna was 4\.9, now"):
+    with pytest.raises(
+        SettingsError, match=r"'digits smoke plain from 0.05 .*optuna was 4\.9, now"
+    ):
         missing(path, runs)
     assert missing(path, runs, keep_older=True) == [runs[1]]
     assert missing(path, runs[1:]) == [runs[1]]  # what is not asked for may be older
@@ -178,8 +187,8 @@ def test_rows_are_read_as_numbers_or_refused(tmp_path: Path) -> None:
     rows = read(path)
     assert rows["validation_loss"].tolist() == pytest.approx([1 / 3, math.nan], nan_ok=True)
     assert rows[["epochs", "start", "initial_scale", "seed"]].to_numpy().tolist() == [
-        [2, 0.05, 0.25, 0],
-        [2, 0.05, 0.5, 0],
+        [2, 0.05, 0.0, 0],
+        [2, 0.275, 0.0, 0],
     ]
     text = path.read_text(encoding="utf-8")
     for broken in (text.replace("0.3333333333333333", "0.33E"), text[: text.rindex(",0,")]):
@@ -193,7 +202,7 @@ def test_rows_are_read_as_numbers_or_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def runs_made(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Make three runs of each seed, in this process and from nothing; note which."""
+    """Make four runs of each seed, in this process and from nothing; note which."""
     for name, values in (("STARTS", (0.5,)), ("SCALES", (1.0,))):
         monkeypatch.setattr(_sensitivity, name, values)
     noted: list[Run] = []
@@ -229,8 +238,8 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path, runs_made: list[Run]) 
     (tmp_path / "sensitivity.html").unlink()
     result = _invoke(tmp_path, "--seeds", "2")
     assert result.exit_code == 0, result.output
-    assert "3 of 6 runs are in" in result.output
-    assert [run.seed for run in runs_made] == [0, 0, 0, 1, 1, 1]
+    assert "4 of 8 runs are in" in result.output
+    assert [run.seed for run in runs_made] == [0] * 4 + [1] * 4
     assert (tmp_path / "sensitivity.html").is_file()
 
 
@@ -245,18 +254,18 @@ def test_a_failing_run_does_not_stop_the_others(
         patch.setattr(_session, "run", run)
         result = _invoke(tmp_path)
     assert result.exit_code == 1
-    assert "1 of 3 runs failed" in result.output
-    assert "digits smoke stn from 0.5 σ0 1 seed 0: ValueError: too odd" in result.output
+    assert "1 of 4 runs failed" in result.output
+    assert "digits smoke plain from 0.5 σ0 0 seed 0: ValueError: too odd" in result.output
     assert (tmp_path / "sensitivity.html").is_file()
     assert _invoke(tmp_path).exit_code == 0
-    assert [run.method for run in runs_made] == ["stn"]
+    assert [run.method for run in runs_made] == ["plain"]
 
 
 def test_where_all_fail_there_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_session, "run", lambda runs, *_: (Failure(run, "odd") for run in runs))
     result = _invoke(tmp_path)
     assert result.exit_code == 1
-    assert "75 of 75 runs failed" in result.output
+    assert "80 of 80 runs failed" in result.output
     assert "cannot be written" not in result.output
     assert not (tmp_path / SENSITIVITY_RUNS).exists()
 
@@ -283,7 +292,7 @@ def test_a_full_disk_is_told_and_leaves_the_rows_whole(
     assert {path.name for path in tmp_path.iterdir()} == {SENSITIVITY_RUNS, ".lock"}
     result = _invoke(tmp_path)
     assert result.exit_code == 0, result.output
-    assert "1 of 3 runs are in" in result.output
+    assert "1 of 4 runs are in" in result.output
 
 
 def test_other_versions_and_a_folder_in_use_are_told(tmp_path: Path, runs_made: list[Run]) -> None:
@@ -300,7 +309,7 @@ def test_other_versions_and_a_folder_in_use_are_told(tmp_path: Path, runs_made: 
         result = _invoke(tmp_path, "--keep-older", "--seeds", "2")
     assert result.exit_code == 1
     assert "Another comparison is writing" in result.output
-    assert len(runs_made) == 3
+    assert len(runs_made) == 4
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
