@@ -43,13 +43,17 @@ Work = Callable[[_Task, Callable[[float], Any]], _Outcome]
 process finds it."""
 
 
+class TaskError(Exception):
+    """A task cannot be done as it was asked for; the message says all that people need."""
+
+
 class Failure(NamedTuple):
     """A task that raised, or whose process died.
 
     Attributes:
         task: What was asked.
         error: What went wrong, in a line.
-        details: Where.
+        details: Where, unless that is of no use.
     """
 
     task: Task
@@ -212,5 +216,7 @@ def _outcome(
         return work(task, report)
     except BrokenPipeError:
         raise
+    except TaskError as error:
+        return Failure(task, str(error))
     except Exception as error:
         return Failure(task, f"{type(error).__name__}: {error}", traceback.format_exc())

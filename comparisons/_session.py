@@ -36,9 +36,6 @@ class Session:
     def told(self) -> Iterator[None]:
         """Turn what can go wrong with the folder, or be interrupted, into a message."""
         folder = self.file.parent
-        kept = (
-            f"Finished {self._noun} are kept in {self.file}; the same command goes on from there."
-        )
         try:
             yield
         except SettingsError as error:
@@ -48,12 +45,23 @@ class Session:
         except LockedError as error:
             raise click.ClickException(f"{error} Wait for it, or give another --out.") from None
         except StorageError as error:
-            raise click.ClickException(f"{error}\nGive another --out, or mend it. {kept}") from None
+            raise click.ClickException(
+                f"{error}\nGive another --out, or mend it. {self._kept()}"
+            ) from None
         except (OSError, sqlite3.OperationalError) as error:
-            raise click.ClickException(f"{folder} cannot be written: {error}\n{kept}") from None
+            raise click.ClickException(
+                f"{folder} cannot be written: {error}\n{self._kept()}"
+            ) from None
         except KeyboardInterrupt:
-            click.echo(f"\nInterrupted. {kept}", err=True)
+            click.echo(f"\nInterrupted. {self._kept()}", err=True)
             sys.exit(130)
+
+    def _kept(self) -> str:
+        if not self.file.exists():
+            return f"No {self._noun} are finished yet; the same command begins anew."
+        return (
+            f"Finished {self._noun} are kept in {self.file}; the same command goes on from there."
+        )
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -89,7 +97,8 @@ class Session:
         failures = []
         for outcome in run(missing, work, processes):
             if isinstance(outcome, Failure):
-                click.echo(f"\n{outcome.task.study_name} failed.\n{outcome.details}", err=True)
+                if outcome.details:
+                    click.echo(f"\n{outcome.task.study_name} failed.\n{outcome.details}", err=True)
                 failures.append(outcome)
             else:
                 write(outcome)

@@ -12,13 +12,14 @@ from optuna.trial import FixedTrial, FrozenTrial
 import pandas as pd
 
 from comparisons._budget import Budget, Cost, Stopwatch
+from comparisons._runner import TaskError
 from comparisons._search import Search
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Trained
 import optuna_dstn
 
 
-class BudgetError(ValueError):
+class BudgetError(TaskError):
     """The budget does not suffice for one training run."""
 
 

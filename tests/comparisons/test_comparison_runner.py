@@ -12,7 +12,7 @@ from typing import ClassVar
 from optuna.trial import BaseTrial
 import pytest
 
-from comparisons._runner import Failure, run
+from comparisons._runner import Failure, TaskError, run
 from comparisons._study import Job, Record, run_study
 from comparisons.problems import Problem, Scale, Setup, Size, Trained
 
@@ -37,6 +37,8 @@ class Moody(Problem):
         trial.report(x, 0)
         if self.mood == "raises":
             raise ValueError("odd data")
+        if self.mood == "refuses":
+            raise TaskError("a budget too small")
         if self.mood == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.mood == "sleeps":
@@ -49,13 +51,15 @@ def _job(seed: int, mood: str) -> Job:
 
 
 def test_a_study_that_fails_or_whose_process_dies_does_not_stop_the_others() -> None:
-    jobs = [_job(0, "raises"), _job(1, "dies"), _job(2, "fine"), _job(3, "fine")]
+    moods = ["raises", "dies", "refuses", "fine", "fine"]
+    jobs = [_job(seed, mood) for seed, mood in enumerate(moods)]
     outcomes = list(run(jobs, run_study, 2, show_progress_bar=False))
     failures = {o.task.seed: o for o in outcomes if isinstance(o, Failure)}
     assert failures[0].error == "ValueError: odd data"
     assert "in train" in failures[0].details
     assert failures[1].error == "its process was ended by SIGKILL"
-    assert sorted(o.job.seed for o in outcomes if isinstance(o, Record)) == [2, 3]
+    assert failures[2][1:] == ("a budget too small", "")
+    assert sorted(o.job.seed for o in outcomes if isinstance(o, Record)) == [3, 4]
 
 
 def test_leaving_early_ends_what_is_running(capfd: pytest.CaptureFixture[str]) -> None:

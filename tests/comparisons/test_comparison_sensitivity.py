@@ -331,3 +331,12 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
     assert rows["source"].notna().all()
     runs = grid(SMOKE, seeds=3)
     assert len(missing(path, runs)) == len(runs) - len(rows) > 0
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "new"
+    result = _invoke(out)
+    assert result.exit_code == 1
+    assert f"{out} cannot be written" in result.output
+    assert "No runs are finished yet" in result.output
