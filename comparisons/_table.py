@@ -198,13 +198,16 @@ def number_text(value: float, form: str = "#.4g") -> str:
     return f"{value:{form}}".rstrip(".") if math.isfinite(value) else "diverged"
 
 
+_NAMES = ("problem", "tuner", "method", "hyperparameter")
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     """Return a table of text as Markdown, its columns aligned so that it reads as it stands.
 
-    The columns of names, ``problem`` and ``tuner``, are on the left.
+    The columns of names, as ``problem`` and ``tuner``, are on the left.
     """
     columns = [
-        _aligned([name, *cells], to_left=name in ("problem", "tuner"))
+        _aligned([name, *cells], to_left=name in _NAMES)
         for name, cells in table.astype(str).items()
     ]
     header, *body = ("| " + " | ".join(row) + " |" for row in zip(*columns, strict=True))

@@ -15,6 +15,7 @@ from comparisons._report import (
     _papers,
     _ranking,
     _schedules,
+    _selected,
     _sensitivity_maps,
     _statistics,
     _studies,
@@ -163,9 +164,10 @@ def budget(results: list[Result]) -> Section:
 
 
 def problems(results: list[Result]) -> Section:
-    """Each problem by itself: table, curves, and Optuna's figures."""
+    """Each problem by itself: table, curves, what was selected, and Optuna's figures."""
     looks = _style.styles(by_tuner(results))
     summary = summarise(results)
+    selected = _selected.selected(results)
     body = [_page.note(_TABLE_NOTE)]
     for problem, group in by_problem(results).items():
         own = {tuner: looks[tuner] for tuner in by_tuner(group)}
@@ -174,12 +176,17 @@ def problems(results: list[Result]) -> Section:
             _page.note(str(group[0].settings["description"])),
             *_problem_tables(problem, summary[summary["problem"] == problem], group),
             _page.figure(_anytime.plot_anytime(group, own)),
+            *_selection(problem, selected[selected["problem"] == problem], own),
             _page.details(
                 f"Optuna's figures: {problem}",
                 map(_page.figure, _studies.optuna_figures(group, own)),
             ),
         ]
-    return Section("Problem by problem", body, [Table("table", formatted(summary), summary)])
+    tables = [
+        Table("table", formatted(summary), summary),
+        Table("selected", _selected.formatted_selected(selected, looks), selected),
+    ]
+    return Section("Problem by problem", body, tables)
 
 
 _TABLE_NOTE = """\
@@ -200,6 +207,13 @@ def _problem_tables(problem: str, summary: pd.DataFrame, results: list[Result]) 
     if len(tested) and tested["p"].notna().any():
         yield _page.heading(4, f"Against {BASELINE}, seed by seed: test loss, retrained")
         yield _page.table(_ranking.formatted_baseline(tested))
+
+
+def _selection(problem: str, selected: pd.DataFrame, tuners: Iterable[str]) -> Iterable[str]:
+    table = _selected.formatted_selected(selected, tuners).drop(columns="problem")
+    if len(table):
+        body = [_page.table(table), _page.note(_selected.NOTE)]
+        yield _page.details(f"Hyperparameters selected: {problem}", body)
 
 
 def schedules(results: list[Result]) -> Section:

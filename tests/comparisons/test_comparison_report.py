@@ -8,12 +8,15 @@ import re
 from typing import ClassVar
 
 from _made_up_results import result, self_tuned, trial
+import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from comparisons._report import SENSITIVITY_RUNS, _page, write_report, write_sensitivity
 from comparisons._report._papers import differences, paper_table
+from comparisons._report._selected import formatted_selected, selected
 from comparisons._report._summary import sentences
 from comparisons.problems import PROBLEMS, Digits, PaperResult
 
@@ -173,6 +176,39 @@ def test_equal_tuners_are_best_together() -> None:
 def test_diverged_runs_are_counted() -> None:
     results = [result("random", retrained=[0.1, math.nan]), result("tpe")]
     assert any("1 of 2 retrained runs of random diverged" in text for text in sentences(results))
+
+
+# -- what was selected ---------------------------------------------------------------------------
+
+
+def test_selected_values_are_spread_over_the_seeds() -> None:
+    results = [
+        result("random", seed, trials=[trial(0, [1.0], x=x), trial(1, [2.0], x=0.9)])
+        for seed, x in enumerate((0.1, 0.3, 0.2))
+    ]
+    numbers = selected([*results, result("tpe"), result("tpe", problem="ridge")])
+    table = formatted_selected(numbers, ["random", "tpe"])
+    assert table.columns.tolist() == ["problem", "hyperparameter", "random", "tpe"]
+    assert table.to_numpy().tolist() == [
+        ["ridge", "x", "–", "0.2"],
+        ["digits", "x", "0.2 [0.1, 0.3]", "0.2"],
+    ]
+    of_random = numbers.loc[numbers["tuner"] == "random", ["median", "low", "high"]]
+    assert of_random.to_numpy().tolist() == [[0.2, 0.1, 0.3]]
+
+
+def test_choices_have_no_median() -> None:
+    chosen = optuna.create_trial(
+        value=1.0,
+        params={"kind": "a", "n": 2},
+        distributions={
+            "kind": CategoricalDistribution(["a", "b"]),
+            "n": IntDistribution(1, 3),
+        },
+    )
+    numbers = selected([result("random", trials=[chosen])])
+    assert numbers[["hyperparameter", "median"]].to_numpy().tolist() == [["n", 2]]
+    assert formatted_selected(selected([]), []).empty
 
 
 # -- sensitivity ---------------------------------------------------------------------------------
