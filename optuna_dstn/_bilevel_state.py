@@ -27,7 +27,8 @@ class BilevelState:
         model: The model.
         optimizer: The user's optimizer.
         config: The method's settings.
-        optimizer_factory: Makes the response's optimizer; ``None`` makes one like ``optimizer``.
+        optimizer_factory: Makes the response's optimizer; ``None`` makes the one that ``config``
+            asks for.
 
     Attributes:
         findings: As given.
@@ -67,8 +68,10 @@ class BilevelState:
         self.response = RESPONSES[config.response](
             findings.responding, len(self.space), findings.axes, config.initial_scale
         )
+        # The first method's response is a part of the weights, so it is trained as they are.
+        lr = None if config.method == "stn" else config.response_lr
         self.response_optimizer = ResponseOptimizer(
-            self.response.parameter_groups(), optimizer, optimizer_factory
+            self.response.parameter_groups(), optimizer, lr, optimizer_factory
         )
         groups: list[dict[str, Any]] = [{"params": [self.space.raw], "lr": config.hyper_lr}]
         if config.tune_scale:

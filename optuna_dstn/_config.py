@@ -34,6 +34,13 @@ class TunerConfig:
             one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
             takes part in a function that cannot tell the examples apart; ``"example"`` leaves such
             a parameter out of the response instead.
+        response_lr: Learning rate of Adam on the response to weights that SGD trains; > 0. Their
+            own rate suits the scale of their gradient, not of the response's, which then falls
+            behind. What a schedule makes less of the weights' rate, it makes less of this one.
+            ``None`` gives the response an optimizer of the class and the settings of the weights',
+            as published; so it is always with optimizers that scale each gradient themselves,
+            with ``"stn"`` and in ``float16``. Without meaning where the :class:`Tuner` is given a
+            ``response_optimizer``.
         response_interval: Steps on the weights for each step on the response; ≥ 1. Without meaning
             for ``"stn"``, which trains both in one step.
         response_fraction: The part of each batch on which the response takes its step; in (0, 1].
@@ -56,6 +63,7 @@ class TunerConfig:
     method: str = "delta-stn"
     response: str = "structured"
     perturbation: str = "auto"
+    response_lr: float | None = 5e-3
     response_interval: int = 3
     response_fraction: float = 1.0
     train_steps: int = 5
@@ -88,8 +96,10 @@ class TunerConfig:
                 raise ValueError(
                     f"TunerConfig({name}={value!r}): give a whole number, at least {minimum}."
                 )
-        for name in ("hyper_lr", "scale_lr", "initial_scale"):
+        for name in ("hyper_lr", "scale_lr", "initial_scale", "response_lr"):
             value = getattr(self, name)
+            if name == "response_lr" and value is None:
+                continue
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"TunerConfig({name}={value!r}): give a positive number.")
         if not 0 < self.response_fraction <= 1:

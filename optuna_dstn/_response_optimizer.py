@@ -1,4 +1,4 @@
-"""The optimizer of the response: like the weights', and following their learning-rate schedule."""
+"""The optimizer of the response: one like the weights', or Adam in place of SGD."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import math
 import statistics
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from optuna_dstn._training import clipped_gradient_norm
 
@@ -25,14 +26,19 @@ _LAST, _FEWEST = 100, 20
 
 
 class ResponseOptimizer:
-    """Steps the response with the class and the settings of the user's optimizer.
+    """Steps the response with the class and the settings of the user's optimizer, or with Adam.
 
-    Weights and response share optimizer and learning rate, as published. Weight decay is left out:
-    the response sees it as a term of its loss.
+    The former is as published: weights and response share optimizer and learning rate. SGD's rate
+    suits the scale of the weights' gradient, though, and not of the response's; Adam finds it. Both
+    follow the user's schedule of the learning rate: Adam's is the same share of ``lr`` as the
+    user's of the highest so far. Weight decay is left out: the response sees it as a term of its
+    loss.
 
     Args:
         groups: The response's tensors, one list per group of ``optimizer``.
         optimizer: The user's optimizer.
+        lr: Adam's learning rate in place of SGD; ``None`` makes an optimizer like the user's
+            always, and so do weights in ``float16``, where the squares of gradients vanish.
         factory: Makes another optimizer from all tensors, which then keeps its own settings.
 
     Attributes:
@@ -46,12 +52,20 @@ class ResponseOptimizer:
         self,
         groups: Sequence[list[Tensor]],
         optimizer: Optimizer,
+        lr: float | None = None,
         factory: OptimizerFactory | None = None,
     ) -> None:
         self._norms: deque[float] = deque(maxlen=_LAST)
+        tensors = [tensor for group in groups for tensor in group]
+        is_half = any(tensor.dtype == torch.float16 for tensor in tensors)
         self._follows = None if factory is not None else optimizer
+        self._lr = lr if isinstance(optimizer, SGD) and not is_half else None
+        self._highest = [0.0] * len(groups)
         if factory is not None:
-            self.optimizer = factory([tensor for group in groups for tensor in group])
+            self.optimizer = factory(tensors)
+            return
+        if self._lr is not None:
+            self.optimizer = Adam([{"params": group} for group in groups], lr=self._lr)
             return
         kind = type(optimizer)
         settings = [
@@ -97,20 +111,32 @@ class ResponseOptimizer:
         """Take a step down the gradient, with the user's settings of today."""
         if self._follows is not None:
             # Groups that were added since have no response.
-            for mine, theirs in zip(
-                self.optimizer.param_groups, self._follows.param_groups, strict=False
-            ):
-                mine.update(_settings(theirs))
+            groups = zip(self.optimizer.param_groups, self._follows.param_groups, strict=False)
+            for index, (mine, theirs) in enumerate(groups):
+                if self._lr is None:
+                    mine.update(_settings(theirs))
+                else:
+                    mine["lr"] = self._lr * self._share_of_highest(index, float(theirs["lr"]))
         self.optimizer.step()
 
+    def _share_of_highest(self, group: int, lr: float) -> float:
+        """Return a group's learning rate over its highest so far; 0 while it does not train."""
+        self._highest[group] = highest = max(self._highest[group], lr)
+        return lr / highest if highest else 0.0
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and the norms of its last gradients."""
-        return {"optimizer": self.optimizer.state_dict(), "norms": list(self._norms)}
+        """Return the state of the optimizer, and what was noted of the last steps."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "norms": list(self._norms),
+            "highest": list(self._highest),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._norms = deque(state["norms"], maxlen=_LAST)
+        self._highest = list(state["highest"])
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Tuner:
         direction: ``"minimize"`` or ``"maximize"``; needed only with a ``metric_fn`` under a trial
             that has no study (``FixedTrial``).
         response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
-            makes one of the class and settings of ``optimizer``.
+            takes what ``TunerConfig(response_lr=...)`` says.
         max_grad_norm: Clips the gradient to this norm before each step, the response's likewise;
             ``None`` does not.
         batch_axis: Where the examples are in the batch's tensors: 0, or 1 where they are

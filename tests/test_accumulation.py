@@ -108,7 +108,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
     train = batches(6, (6, 2, 4))
 
     def settled(accumulate: int, **options: Any) -> tuple[Tuner, Any]:
-        config = TunerConfig(method=method, response_interval=1, warmup_steps=100)
+        config = TunerConfig(method=method, response_interval=1, response_lr=None, warmup_steps=100)
         study = optuna_dstn.create_study(config=config)
         tuner, model = started(study, momentum=0.0, accumulate_grad_batches=accumulate, **options)
         tuner.step(batches(1)[0])
@@ -169,7 +169,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
 
 
 def test_a_schedule_of_the_users_optimizer_holds_for_the_response() -> None:
-    config = TunerConfig(response_interval=1)
+    config = TunerConfig(response_interval=1, response_lr=None)
     tuner, _ = started(optuna_dstn.create_study(config=config), accumulate_grad_batches=2)
     training: Any = tuner._training
     scheduler = torch.optim.lr_scheduler.StepLR(training._optimizer, step_size=1, gamma=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 import math
 import re
 from typing import Any
@@ -602,7 +603,8 @@ def test_a_response_optimizer_that_cannot_be_made() -> None:
         model, _ = make_net(drop)(trial)
         return model, Peculiar(model.parameters(), secret=0.1)
 
-    message = error_of_steps(make, kind=TypeError)
+    config = replace(SOON, response_lr=None)
+    message = error_of_steps(make, kind=TypeError, config=config)
     says(message, "Peculiar cannot be made", "secret", "response_optimizer=lambda parameters")
     tuner = started(
         make, loss_fn, [BATCH], response_optimizer=lambda tensors: torch.optim.Adam(tensors)

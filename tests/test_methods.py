@@ -66,6 +66,7 @@ class Tuned:
             "warmup_steps": 10**9,
             "entropy_weight": 0.03,
             "response_interval": 1,
+            "response_lr": None,
             "initial_scale": SCALE,
             **settings,
         }

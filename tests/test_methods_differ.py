@@ -102,6 +102,7 @@ class Problem:
             method=method,
             response="full",
             response_interval=1,
+            response_lr=None,
             warmup_steps=10**9,
             initial_scale=1.0,
         )

@@ -313,7 +313,9 @@ def test_the_hypergradient_points_where_the_exact_one_does(settled: Settled) -> 
 def test_tuning_ends_at_the_best_hyperparameters(name: str) -> None:
     problem = PROBLEMS[name]
     train, valid = make_data()
-    config = TunerConfig(warmup_steps=50, train_steps=2, initial_scale=0.5, hyper_lr=0.01)
+    config = TunerConfig(
+        warmup_steps=50, train_steps=2, initial_scale=0.5, hyper_lr=0.01, response_lr=0.01
+    )
     study = optuna_dstn.create_study(direction="minimize", config=config)
     study.enqueue_trial(start_values(problem))
     many = Data(train.x.repeat(4, 1), train.y.repeat(4))

@@ -199,7 +199,7 @@ def test_both_halves_of_a_response_step_draw_the_same_random_numbers() -> None:
 
 def test_a_hyperparameter_without_effect_gets_no_response() -> None:
     """The noise of a single ε would drive it away from zero."""
-    tuner, _ = noisy(TunerConfig(response_interval=1), low=0.0, high=1e-12)
+    tuner, _ = noisy(TunerConfig(response_interval=1, response_lr=None), low=0.0, high=1e-12)
     for step in range(5):
         tuner.step(batch(step))
     training: Any = tuner._training
@@ -322,7 +322,7 @@ def test_the_responses_optimizer_follows_the_users_schedule() -> None:
         return model, made[0]
 
     made: list[torch.optim.Optimizer] = []
-    config = TunerConfig(response_interval=1)
+    config = TunerConfig(response_interval=1, response_lr=None)
     tuner = started(make, cross_entropy, [batch(1)], config=config)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(made[0], 0.5)
     training: Any = tuner._training

@@ -153,6 +153,7 @@ def test_a_structured_response_needs_as_much_again_and_a_gated_one_nothing_of_th
         return peak_of(lambda: optuna_dstn.create_study(config=config))
 
     structured, gated = peak("structured"), peak("gated")
-    # A response's gradient is computed beside the sum of those before: one more.
-    assert 6 <= structured < 7.2
+    # Adam keeps two moments where the weights' optimizer has one. A response's gradient is computed
+    # beside the sum of those before: one more.
+    assert 7 <= structured < 8.2
     assert 3 <= gated < 3.2

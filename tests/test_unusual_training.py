@@ -755,7 +755,7 @@ def test_the_response_follows_a_schedule_of_rate_and_momentum(
     kind: str, schedule: Any, method: str
 ) -> None:
     torch.manual_seed(0)
-    config = TunerConfig(method=method, **STILL, response_interval=1)
+    config = TunerConfig(method=method, **STILL, response_interval=1, response_lr=None)
     trial = optuna_dstn.create_study(config=config).ask()
     model = Net()
     decay = trial.suggest_float("decay", 0.01, 0.1)
