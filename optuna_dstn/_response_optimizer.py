@@ -20,6 +20,8 @@ OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 # What a group says that is not about the step itself.
 _NOT_SETTINGS = ("params", "param_names", "initial_lr")
 
+_FUSED = ("cpu", "cuda")  # devices for which PyTorch has Adam in one kernel
+
 # The norm of a gradient may be so many times the median of the last ones.
 _MOST_TIMES_MEDIAN = 5.0
 _LAST, _FEWEST = 100, 20
@@ -65,7 +67,11 @@ class ResponseOptimizer:
             self.optimizer = factory(tensors)
             return
         if self._lr is not None:
-            self.optimizer = Adam([{"params": group} for group in groups], lr=self._lr)
+            # Fused it costs what SGD does, where it can be had.
+            is_fused = all(t.device.type in _FUSED and t.is_floating_point() for t in tensors)
+            self.optimizer = Adam(
+                [{"params": group} for group in groups], lr=self._lr, fused=is_fused
+            )
             return
         kind = type(optimizer)
         settings = [
