@@ -10,6 +10,7 @@ numbers of its own.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,7 +113,7 @@ class _PopulationSearch(Search):
         self._decisions = _Decisions(self._distributions, self._members, seed, interval)
         self._turns = deque(self._members)
 
-    def advance(self) -> Advance:
+    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
         if not self._turns:
             self._epochs += self._interval
             self._replace_the_worst()

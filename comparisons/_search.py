@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -38,8 +39,12 @@ class Search(ABC):
     """What every tuner does, whatever it is: a piece of work after the other, until it is done."""
 
     @abstractmethod
-    def advance(self) -> Advance:
-        """Do the next piece: a trial, or a part of one where several are trained in turn."""
+    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
+        """Do the next piece: a trial, or a part of one where several are trained in turn.
+
+        Args:
+            on_epoch: Called after each epoch, where a piece is a whole training run.
+        """
 
     @abstractmethod
     def share(self, seconds: float) -> float:
@@ -86,10 +91,12 @@ class StudySearch(Search):
         self._done = 0
         self._epochs = 0
 
-    def advance(self) -> Advance:
+    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
         # The sampler's own work, before and after the training, is within this call.
         self._study.optimize(
-            self._objective, n_trials=1, catch=(optuna_dstn.TrainingDivergedError,)
+            lambda trial: self._train(trial, on_epoch),
+            n_trials=1,
+            catch=(optuna_dstn.TrainingDivergedError,),
         )
         trial = self._study.get_trials(deepcopy=False)[self._done]
         evaluations = len(trial.intermediate_values)
@@ -99,8 +106,10 @@ class StudySearch(Search):
         self._epochs += epochs or self._problem.size.epochs
         return Advance(trial.number, evaluations)
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        trained = self._problem.train(trial, self._training_seed, split=self._seed)
+    def _train(self, trial: optuna.Trial, on_epoch: Callable[[], Any]) -> float:
+        trained = self._problem.train(
+            trial, self._training_seed, split=self._seed, on_epoch=on_epoch
+        )
         # The earlier trial wins a tie, as in Optuna's storage.
         if self._best is None or trained.validation_loss < self._best.trained.validation_loss:
             self._best = Best(trial.number, trained)

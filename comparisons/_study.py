@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -129,7 +130,8 @@ def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> 
 
     Args:
         job: The study to run.
-        report: Called after every training run, with the part of the study that is done.
+        report: Called after every epoch of a training run, and after the run, with the part of the
+            study that is done.
 
     Raises:
         RuntimeError: If no trial completed, so there is nothing to select.
@@ -193,7 +195,7 @@ class _Study:
         pieces: list[Piece] = []
         seconds = 0.0
         while self._searched < 1:
-            piece = search.advance()
+            piece = search.advance(self._on_epoch(TUNERS[job.tuner].runs_of_a_trial))
             cost = watch.read()
             pieces.append(Piece(*piece, cost))
             seconds += cost.seconds
@@ -235,7 +237,9 @@ class _Study:
 
         def train(seed: int) -> Trained:
             trained = optuna_dstn.replay_schedule(
-                lambda replaying: problem.train(replaying, seed, split=split), schedule, params
+                lambda replaying: problem.train(replaying, seed, split, self._on_epoch()),
+                schedule,
+                params,
             )
             self._replays += 1
             self._tick()
@@ -255,14 +259,21 @@ class _Study:
     def _train_plainly(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
         problem = self._job.problem
         watch = Stopwatch(problem.device)
-        trained = problem.train(FixedTrial(params), seed, split=self._job.seed)
+        trained = problem.train(FixedTrial(params), seed, self._job.seed, self._on_epoch())
         cost = watch.read()
         self.plain_cpu_seconds.append(cost.cpu_seconds)
         self._tick()
         return trained, cost
 
-    def _tick(self) -> None:
+    def _on_epoch(self, runs: float = 1.0) -> Callable[[], None]:
+        """Return what to call after each epoch of a training run that costs so many plain ones."""
+        epochs = self._job.problem.size.epochs
+        shares = (min(1.0, epoch / epochs) for epoch in itertools.count(1))
+        return lambda: self._tick(runs * next(shares))
+
+    def _tick(self, running: float = 0.0) -> None:
+        """Report what is done: what has ended, and so many plain runs of what has not."""
         job = self._job
         done = job.search_runs * min(self._searched, 1.0) + len(self.plain_cpu_seconds)
-        done += self._replays
-        self._report(done / job.training_runs)
+        done += self._replays + running
+        self._report(min(1.0, done / job.training_runs))

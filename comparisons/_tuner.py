@@ -54,6 +54,9 @@ class Tuner(ABC):
             except PackageNotFoundError:
                 raise UnusableError(f"it needs {library}: pip install {library}.") from None
 
+    runs_of_a_trial: ClassVar[float] = 1.0
+    """About how many plain runs a trial costs."""
+
     @abstractmethod
     def plain_runs(self, trials: int) -> float:
         """Return about how many plain runs a search costs where samplers take ``trials``."""
@@ -123,6 +126,7 @@ class SelfTuning(Tuner):
     trials: int = 1
 
     makes_schedules: ClassVar[bool] = True
+    runs_of_a_trial: ClassVar[float] = 4.0
 
     def require_usable(self, problem: Problem | None = None) -> None:
         super().require_usable(problem)
@@ -132,7 +136,7 @@ class SelfTuning(Tuner):
             )
 
     def plain_runs(self, trials: int) -> float:
-        return 4.0 * self.trials
+        return self.runs_of_a_trial * self.trials
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
         """Create a study in memory."""

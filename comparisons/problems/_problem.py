@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -212,18 +212,43 @@ class Problem(ABC):
                 for every tuner and for retraining; the others have one division.
         """
 
-    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
-        """Train one network, reporting the validation loss of each epoch; see :meth:`setup`."""
+    def train(
+        self,
+        trial: BaseTrial,
+        seed: int,
+        split: int = 0,
+        on_epoch: Callable[[], Any] = lambda: None,
+    ) -> Trained:
+        """Train one network, reporting the validation loss of each epoch to the trial.
+
+        Args:
+            trial: As in :meth:`setup`.
+            seed: Likewise.
+            split: Likewise.
+            on_epoch: Called after each pass over the training data.
+        """
         setup = self.setup(trial, seed, split)
         best = optuna_dstn.fit(
             trial,
             setup.model,
             setup.optimizer,
             setup.loss_fn,
-            setup.train_loader,
+            _Passes(setup.train_loader, on_epoch),
             setup.valid_loader,
             epochs=self.size.epochs,
             valid_loss_fn=setup.valid_loss_fn,
             **setup.options,
         )
         return Trained(best, setup.test_loss)
+
+
+class _Passes:
+    """Batches, with a call at the end of each pass over them."""
+
+    def __init__(self, loader: Iterable[Any], on_end: Callable[[], Any]) -> None:
+        self._loader = loader
+        self._on_end = on_end
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._loader
+        self._on_end()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import os
 import signal
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from optuna.trial import BaseTrial
 import pytest
@@ -32,7 +32,9 @@ class Moody(Problem):
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         raise NotImplementedError
 
-    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+    def train(
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+    ) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         trial.report(x, 0)
         if self.mood == "raises":

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import math
 import os
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from click.testing import CliRunner, Result
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -43,7 +43,9 @@ class Sketch(Problem):
         trial.suggest_float("x", 1.0, 3.0)
         return None  # type: ignore[return-value]
 
-    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+    def train(
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+    ) -> Trained:
         x = trial.suggest_float("x", 1.0, 3.0)
         if x == 3.0:
             raise optuna_dstn.TrainingDivergedError("nan")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import time
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from comparisons._budget import Budget
 from comparisons._study import BudgetError, Job, run_study
 from comparisons._tuner import Sampling
 from comparisons._tuners import TUNERS
-from comparisons.problems import Problem, Scale, Setup, Size, Trained
+from comparisons.problems import Digits, Problem, Scale, Setup, Size, Trained
 import optuna_dstn
 
 
@@ -35,7 +35,9 @@ class Sketch(Problem):
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         raise NotImplementedError
 
-    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+    def train(
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+    ) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         self.log.append({"x": x, "seed": seed, "is_plain": isinstance(trial, FixedTrial)})
         if self.diverging and not isinstance(trial, FixedTrial):
@@ -107,6 +109,22 @@ def test_costs_are_of_the_tuners_own_trials() -> None:
     assert shares == pytest.approx([n / 11 for n in range(1, 12)])
     is_plain = [run["is_plain"] for run in problem.log]
     assert is_plain == [True, *[False] * 3, True, *[False] * 3, True, True, True]
+
+
+# The plain runs that each training run stands for: beside the search and in it, then after it.
+@pytest.mark.parametrize(
+    ("tuner", "runs"), [("random", [1, 1, 1, 1, 1, 1]), ("delta-stn@0.5", [1, 4, 1, 1, 1])]
+)
+def test_progress_goes_on_within_a_training_run(tuner: str, runs: list[int]) -> None:
+    job = Job(Digits.at("smoke", train=64, epochs=4), tuner, seed=0, trials=2, retrainings=1)
+    shares: list[float] = []
+    run_study(job, report=shares.append)
+    done, expected = 0.0, []
+    for cost in runs:
+        # After each of the epochs, and when the run has ended.
+        expected += [*(done + cost * epoch / 4 for epoch in range(1, 5)), done + cost]
+        done += cost
+    assert shares == pytest.approx([runs / job.training_runs for runs in expected])
 
 
 @pytest.mark.parametrize(("trials", "amid"), [(1, None), (2, 1), (3, 2), (5, 3)])
