@@ -93,7 +93,7 @@ def _reservations(results: list[Result]) -> Iterator[str]:
     seeds = {len({result.seed for result in group}) for group in problems.values()}
     if min(seeds) < ENOUGH_PAIRS:
         yield (
-            f"There are {_range(seeds)} seeds a problem. With fewer than {ENOUGH_PAIRS}, no paired "
+            f"Seeds a problem: {_range(seeds)}. With fewer than {ENOUGH_PAIRS}, no paired "
             f"test on one problem can reach p < {LEVEL}: differences there are tendencies at most."
         )
     tuners = by_tuner(results)

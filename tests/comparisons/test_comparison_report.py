@@ -165,7 +165,7 @@ def test_summary_counts_what_it_says() -> None:
     # 0.3 against 0.4 and 1.4; one plain run against two.
     assert "delta-stn@0.5 against tpe, at 0.50 times its cost" in text
     assert "the lower test loss on 2 of 2 pairs" in text
-    assert "There are 1 to 2 seeds a problem" in text
+    assert "Seeds a problem: 1 to 2" in text
 
 
 def test_equal_tuners_are_best_together() -> None:
