@@ -113,7 +113,7 @@ class _PopulationSearch(Search):
         self._decisions = _Decisions(self._distributions, self._members, seed, interval)
         self._turns = deque(self._members)
 
-    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
+    def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
         if not self._turns:
             self._epochs += self._interval
             self._replace_the_worst()

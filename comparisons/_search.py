@@ -39,11 +39,12 @@ class Search(ABC):
     """What every tuner does, whatever it is: a piece of work after the other, until it is done."""
 
     @abstractmethod
-    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
+    def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
         """Do the next piece: a trial, or a part of one where several are trained in turn.
 
         Args:
-            on_epoch: Called after each epoch, where a piece is a whole training run.
+            on_epoch: Called after each epoch, where a piece is a whole training run, with the part
+                of the run that is done.
         """
 
     @abstractmethod
@@ -91,7 +92,7 @@ class StudySearch(Search):
         self._done = 0
         self._epochs = 0
 
-    def advance(self, on_epoch: Callable[[], Any] = lambda: None) -> Advance:
+    def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
         # The sampler's own work, before and after the training, is within this call.
         self._study.optimize(
             lambda trial: self._train(trial, on_epoch),
@@ -106,7 +107,7 @@ class StudySearch(Search):
         self._epochs += epochs or self._problem.size.epochs
         return Advance(trial.number, evaluations)
 
-    def _train(self, trial: optuna.Trial, on_epoch: Callable[[], Any]) -> float:
+    def _train(self, trial: optuna.Trial, on_epoch: Callable[[float], Any]) -> float:
         trained = self._problem.train(
             trial, self._training_seed, split=self._seed, on_epoch=on_epoch
         )

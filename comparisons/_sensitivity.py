@@ -95,17 +95,11 @@ def grid(problem: Problem, seeds: int) -> list[Run]:
 
 def train(run: Run, report: Callable[[float], Any] = lambda share: None) -> Losses:
     """Make one run, and report after each epoch the part that is done."""
-    epochs = itertools.count(1)
     study = _create_study(run)
     study.enqueue_trial(start_values(_distributions(run.problem), run.start))
     study.optimize(
         lambda trial: (
-            run.problem.train(
-                trial,
-                run.seed,
-                split=run.seed,
-                on_epoch=lambda: report(next(epochs) / run.problem.size.epochs),
-            ).validation_loss
+            run.problem.train(trial, run.seed, split=run.seed, on_epoch=report).validation_loss
         ),
         n_trials=1,
         catch=(optuna_dstn.TrainingDivergedError,),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -195,7 +194,7 @@ class _Study:
         pieces: list[Piece] = []
         seconds = 0.0
         while self._searched < 1:
-            piece = search.advance(self._on_epoch(TUNERS[job.tuner].runs_of_a_trial))
+            piece = search.advance(self._running(TUNERS[job.tuner].runs_of_a_trial))
             cost = watch.read()
             pieces.append(Piece(*piece, cost))
             seconds += cost.seconds
@@ -237,7 +236,7 @@ class _Study:
 
         def train(seed: int) -> Trained:
             trained = optuna_dstn.replay_schedule(
-                lambda replaying: problem.train(replaying, seed, split, self._on_epoch()),
+                lambda replaying: problem.train(replaying, seed, split, self._running()),
                 schedule,
                 params,
             )
@@ -259,21 +258,19 @@ class _Study:
     def _train_plainly(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
         problem = self._job.problem
         watch = Stopwatch(problem.device)
-        trained = problem.train(FixedTrial(params), seed, self._job.seed, self._on_epoch())
+        trained = problem.train(FixedTrial(params), seed, self._job.seed, self._running())
         cost = watch.read()
         self.plain_cpu_seconds.append(cost.cpu_seconds)
         self._tick()
         return trained, cost
 
-    def _on_epoch(self, runs: float = 1.0) -> Callable[[], None]:
-        """Return what to call after each epoch of a training run that costs so many plain ones."""
-        epochs = self._job.problem.size.epochs
-        shares = (min(1.0, epoch / epochs) for epoch in itertools.count(1))
-        return lambda: self._tick(runs * next(shares))
+    def _running(self, runs: float = 1.0) -> Callable[[float], None]:
+        """Return what takes the done part of a training run that costs so many plain ones."""
+        return lambda share: self._tick(runs * share)
 
     def _tick(self, running: float = 0.0) -> None:
         """Report what is done: what has ended, and so many plain runs of what has not."""
         job = self._job
         done = job.search_runs * min(self._searched, 1.0) + len(self.plain_cpu_seconds)
         done += self._replays + running
-        self._report(min(1.0, done / job.training_runs))
+        self._report(done / job.training_runs)

@@ -41,6 +41,8 @@ class Tuner(ABC):
     """Whether a search ends when the budget is spent; otherwise its length is the tuner's own."""
     makes_schedules: ClassVar[bool] = False
     """Whether its trials hold schedules of the hyperparameters, to be replayed."""
+    runs_of_a_trial: ClassVar[float] = 1.0
+    """About how many plain runs a trial costs."""
 
     def require_usable(self, problem: Problem | None = None) -> None:
         """Check that the tuner can be used here, and on a problem.
@@ -53,9 +55,6 @@ class Tuner(ABC):
                 version(library)
             except PackageNotFoundError:
                 raise UnusableError(f"it needs {library}: pip install {library}.") from None
-
-    runs_of_a_trial: ClassVar[float] = 1.0
-    """About how many plain runs a trial costs."""
 
     @abstractmethod
     def plain_runs(self, trials: int) -> float:

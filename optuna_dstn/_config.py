@@ -96,10 +96,9 @@ class TunerConfig:
                 raise ValueError(
                     f"TunerConfig({name}={value!r}): give a whole number, at least {minimum}."
                 )
-        for name in ("hyper_lr", "scale_lr", "initial_scale", "response_lr"):
+        given = () if self.response_lr is None else ("response_lr",)
+        for name in ("hyper_lr", "scale_lr", "initial_scale", *given):
             value = getattr(self, name)
-            if name == "response_lr" and value is None:
-                continue
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"TunerConfig({name}={value!r}): give a positive number.")
         if not 0 < self.response_fraction <= 1:

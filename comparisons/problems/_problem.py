@@ -217,7 +217,7 @@ class Problem(ABC):
         trial: BaseTrial,
         seed: int,
         split: int = 0,
-        on_epoch: Callable[[], Any] = lambda: None,
+        on_epoch: Callable[[float], Any] = lambda share: None,
     ) -> Trained:
         """Train one network, reporting the validation loss of each epoch to the trial.
 
@@ -225,7 +225,8 @@ class Problem(ABC):
             trial: As in :meth:`setup`.
             seed: Likewise.
             split: Likewise.
-            on_epoch: Called after each pass over the training data.
+            on_epoch: Called after each pass over the training data, with the part of all passes
+                that is done.
         """
         setup = self.setup(trial, seed, split)
         best = optuna_dstn.fit(
@@ -233,7 +234,7 @@ class Problem(ABC):
             setup.model,
             setup.optimizer,
             setup.loss_fn,
-            _Passes(setup.train_loader, on_epoch),
+            _Passes(setup.train_loader, lambda passes: on_epoch(passes / self.size.epochs)),
             setup.valid_loader,
             epochs=self.size.epochs,
             valid_loss_fn=setup.valid_loss_fn,
@@ -243,12 +244,14 @@ class Problem(ABC):
 
 
 class _Passes:
-    """Batches, with a call at the end of each pass over them."""
+    """Batches, with a call at the end of each pass over them, of the number of passes."""
 
-    def __init__(self, loader: Iterable[Any], on_end: Callable[[], Any]) -> None:
+    def __init__(self, loader: Iterable[Any], on_end: Callable[[int], Any]) -> None:
         self._loader = loader
         self._on_end = on_end
+        self._passes = 0
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._loader
-        self._on_end()
+        self._passes += 1
+        self._on_end(self._passes)

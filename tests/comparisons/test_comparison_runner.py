@@ -33,7 +33,7 @@ class Moody(Problem):
         raise NotImplementedError
 
     def train(
-        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[float], Any] = float
     ) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         trial.report(x, 0)

@@ -44,7 +44,7 @@ class Sketch(Problem):
         return None  # type: ignore[return-value]
 
     def train(
-        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[float], Any] = float
     ) -> Trained:
         x = trial.suggest_float("x", 1.0, 3.0)
         if x == 3.0:

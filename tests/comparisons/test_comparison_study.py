@@ -36,7 +36,7 @@ class Sketch(Problem):
         raise NotImplementedError
 
     def train(
-        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[], Any] = int
+        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[float], Any] = float
     ) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         self.log.append({"x": x, "seed": seed, "is_plain": isinstance(trial, FixedTrial)})
