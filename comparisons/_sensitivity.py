@@ -29,7 +29,9 @@ import optuna_dstn
 METHODS = ("stn", "centered-stn", "delta-stn")
 PLAIN = "plain"  # training at the start, in place of a method: σ0 = 0
 STARTS = (0.05, 0.275, 0.5, 0.725, 0.95)  # shares of each range, of its logarithm where it has one
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # σ0, about the default
+SCALES = tuple(  # σ0, about the default
+    factor * optuna_dstn.TunerConfig().initial_scale for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
+)
 
 _NUMBERS = ("start", "initial_scale", "validation_loss")
 _KEY = ("problem", "scale", "epochs", "method", "start", "initial_scale", "seed")

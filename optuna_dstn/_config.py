@@ -46,15 +46,22 @@ class TunerConfig:
         response_fraction: The part of each batch on which the response takes its step; in (0, 1].
             Less costs less and makes the response noisier. Without meaning for ``"stn"``.
         train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
-        valid_steps: Steps on the hyperparameters and their perturbation scale at each visit; ≥ 1.
+        valid_steps: Steps on the hyperparameters at each visit; ≥ 1.
         warmup_steps: Steps on weights and response before the first visit; ≥ 0.
         hyper_lr: Learning rate of RMSprop on the unconstrained hyperparameters λ; > 0.
-        scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0.
         initial_scale: σ0, σ at the start, in unconstrained space, the same for all; > 0. The wider,
             the more of what the response learns from is signal, and the sooner λ finds its way
-            from a start where the loss is flat; the papers take 1.
+            from a start where the loss is flat; the narrower, the more local the response. The
+            papers take 1.
+        tune_scale: Whether σ is tuned, as published: then the step on λ and σ minimises
+            E_ε L_V(w0 + Θε') − τ·H, over perturbed hyperparameters. Otherwise σ stays
+            ``initial_scale`` and λ takes the hypergradient at λ itself, Θᵀ∇L_V(w0). The expectation
+            is over predictions that ε has made noisier than the network's: its gradient is noisier
+            too, and pulls λ away from where L_V is least, the more so the wider σ (on classifiers,
+            towards less regularisation).
+        scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0. For ``tune_scale``, as
+            the next one.
         entropy_weight: τ in L_V − τ·H, which keeps σ from vanishing; ≥ 0.
-        tune_scale: Whether σ is tuned; ``False`` keeps ``initial_scale``.
 
     Raises:
         ValueError: If a setting is out of its range or names something unknown.
@@ -70,10 +77,10 @@ class TunerConfig:
     valid_steps: int = 1
     warmup_steps: int = 100
     hyper_lr: float = 3e-2
+    initial_scale: float = 1.5
+    tune_scale: bool = False
     scale_lr: float = 1e-2
-    initial_scale: float = 2.0
     entropy_weight: float = 1e-3
-    tune_scale: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, _METHODS)

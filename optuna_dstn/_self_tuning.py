@@ -2,13 +2,17 @@
 
 The bilevel problem min_λ L_V(w*(λ)), w*(λ) = argmin_w L_T(λ, w), is solved in one run, in which
 gradient steps on the weights and on their response to λ alternate with, every ``train_steps`` of
-them, one on λ and on the scale σ of its perturbation:
+them, one on λ, whose gradient is that of
 
-    E_ε L_V(w + Θε') − τ·H(ε),     ε' = λ − stop_grad(λ) + ε,
+    L_V(w + Θε'),     ε' = λ − stop_grad(λ),
 
-Θ fixed (Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using
-Structured Response Jacobians"). ε has one row per example. How the weights and Θ are trained is
-what the methods differ in: see :mod:`optuna_dstn._centered_stn` and :mod:`optuna_dstn._stn`.
+Θ fixed: Θᵀ∇L_V(w). Where the scale σ of the perturbation is tuned too, the step is on λ and σ, on
+
+    E_ε L_V(w + Θε') − τ·H(ε),     ε' = λ − stop_grad(λ) + ε
+
+(Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using Structured
+Response Jacobians"). ε has one row per example. How the weights and Θ are trained is what the
+methods differ in: see :mod:`optuna_dstn._centered_stn` and :mod:`optuna_dstn._stn`.
 """
 
 from __future__ import annotations
@@ -271,12 +275,14 @@ class SelfTuning(Training):
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
-        state = self._settled
+        state, config = self._settled, self._config
         batch = next(self._valid_batches)
         examples = batch_size(batch, self._batch_axis)
-        # Its value is ε; its derivative with respect to λ is the identity.
+        # Its value is zero, or ε; its derivative with respect to λ is the identity.
         raw = state.space.raw
-        point = raw - raw.detach() + state.space.perturbation(examples, state.drawn_for_validation)
+        point = (raw - raw.detach()).expand(examples, -1)
+        if config.tune_scale:
+            point = point + state.space.perturbation(examples, state.drawn_for_validation)
         gates = state.response.gates(point)
         mode = RespondingValidation(self._values, self._deltas(gates, examples))
         with mode.leaving(self._model_state.parameters):
@@ -286,11 +292,10 @@ class SelfTuning(Training):
                 at_response(self._model, mode),
             ):
                 loss = merged_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
-            objective = loss - self._config.entropy_weight * state.space.entropy()
-            self.require_finite(
-                objective.item(), "validation loss at the perturbed hyperparameters"
-            )
-            gradients = torch.autograd.grad(objective, state.trained)
+            if config.tune_scale:
+                loss = loss - config.entropy_weight * state.space.entropy()
+            self.require_finite(loss.item(), "validation loss in a step on the hyperparameters")
+            gradients = torch.autograd.grad(loss, state.trained)
         self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient

@@ -108,7 +108,7 @@ def spoiled(bad: float, *, at: int) -> Callable[[nn.Module, Batch], Tensor]:
         ("train", 4, "training loss"),  # weights, response at ε, at −ε; weights; ...
         ("train", 3, "training loss of the response"),
         ("valid", 1, "validation loss"),  # tried in the first step
-        ("valid", 3, "validation loss at the perturbed hyperparameters"),
+        ("valid", 3, "validation loss in a step on the hyperparameters"),
     ],
 )
 def test_a_loss_that_is_not_finite_fails_the_trial(

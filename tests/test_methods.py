@@ -266,8 +266,8 @@ def forget_velocity(tuned: Tuned) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_step_of_the_hyperparameters(method: str) -> None:
-    tuned = Tuned(method)
+def test_the_step_of_hyperparameters_and_scale(method: str) -> None:
+    tuned = Tuned(method, tune_scale=True)
     forget_velocity(tuned)
     by_hand = ByHand(tuned)
     state = torch.get_rng_state()
@@ -280,6 +280,29 @@ def test_the_step_of_the_hyperparameters(method: str) -> None:
     if method == "stn":  # the weights are those of the new λ
         by_hand.move(tuned.space.raw - by_hand.raw)
     require_equal(tuned, by_hand)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("settings", [{}, {"tune_scale": False, "initial_scale": 3.0}])
+def test_the_hypergradient_at_the_hyperparameters(method: str, settings: dict[str, Any]) -> None:
+    """It is Θᵀ∇L_V(w), of the plain validation loss, whatever the perturbation's scale is."""
+    tuned = Tuned(method, **settings)
+    parameters = list(tuned.model.parameters())
+    tuned.model.eval()
+    gradients = torch.autograd.grad(cross_entropy(tuned.model, batch(1)), parameters)
+    tuned.model.train()
+    jacobian = tuned.response.deltas(tuned.response.gates(torch.eye(2)))  # a row for each λ
+    expected = torch.zeros(2)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        for term in jacobian[id(parameter)]:
+            expected += (term.per_example().detach() * gradient).flatten(1).sum(1)
+    raw_scale = tuned.space.raw_scale.detach().clone()
+    random_state = torch.get_rng_state()
+
+    tuned.training._hyperparameter_step()
+    assert relative_error(tuned.space.raw.grad, expected) < 1e-10
+    assert (tuned.space.raw_scale == raw_scale).all()
+    assert (torch.get_rng_state() == random_state).all()  # there is nothing to draw
 
 
 # -- what holds for each method -------------------------------------------------------------------

@@ -95,8 +95,8 @@ class Tuned:
         return explicit
 
 
-def test_the_hyperparameters_gradient_equals_that_of_the_loops() -> None:
-    tuned = Tuned()
+def test_the_gradient_of_hyperparameters_and_scale_equals_that_of_the_loops() -> None:
+    tuned = Tuned(tune_scale=True)
     space = tuned.space
     state = torch.get_rng_state()
     noise = torch.randn(EXAMPLES, 3, dtype=torch.float64)
