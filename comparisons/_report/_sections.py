@@ -112,8 +112,8 @@ def comparison(results: list[Result]) -> Section:
         _page.heading(3, "Average ranks"),
         _page.table(ranks),
         _page.note(
-            "1 is best. On each problem the tuners are ranked by their medians over the seeds; a "
-            "problem counts once, however many seeds it has."
+            "1 is best. On each problem the tuners are ranked by their medians over the seeds that "
+            "all of them have; a problem counts once, however many seeds it has."
         ),
         _page.bullets(_ranking.rank_statements(rankings)),
     ]

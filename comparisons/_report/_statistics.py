@@ -144,7 +144,7 @@ class Ranking(NamedTuple):
 
     Attributes:
         ranks: Average rank of each tuner that was ranked, the best first.
-        problems: The problems that count: those on which all of these tuners ran.
+        problems: The problems that count: those with a seed that all of these tuners ran.
         left_out: Tuners that lack on more than half of the problems.
         p: Of Friedman's test that all are equally good; NaN where there is too little for it.
         critical_difference: Nemenyi's: average ranks that differ by less cannot be told apart at
@@ -161,11 +161,11 @@ class Ranking(NamedTuple):
 def rank(losses: pd.DataFrame) -> Ranking:
     """Rank tuners by their median over the seeds, on each problem (Demšar, 2006).
 
-    Seeds of one problem are no independent problems, so a problem counts once.
+    Seeds of one problem are no independent problems, so a problem counts once. Only seeds that all
+    ranked tuners have count: some divide their data better than others.
     """
-    medians = medians_of(losses)
-    run_often = medians.notna().mean() >= 0.5
-    shared = medians.loc[:, run_often].dropna()
+    run_often = medians_of(losses).notna().mean() >= 0.5
+    shared = medians_of(losses.loc[:, run_often].dropna())
     ranks = shared.rank(axis=1).mean().sort_values(kind="stable")
     n, k = shared.shape
     p = critical = math.nan
@@ -176,7 +176,7 @@ def rank(losses: pd.DataFrame) -> Ranking:
     return Ranking(
         ranks=ranks if n else ranks.iloc[:0],
         problems=[str(problem) for problem in shared.index],
-        left_out=[str(tuner) for tuner in medians.columns[~run_often]],
+        left_out=[str(tuner) for tuner in losses.columns[~run_often]],
         p=p,
         critical_difference=critical,
     )

@@ -128,6 +128,14 @@ def test_a_tuner_that_lacks_here_and_there_shrinks_the_ranking() -> None:
     assert ranking.ranks.to_dict() == pytest.approx({"a": 4 / 3, "b": 5 / 3})
 
 
+def test_ranks_are_over_the_seeds_that_all_ranked_tuners_have() -> None:
+    """The seed that only the first has, a hard one, does not count against it."""
+    seeds = over_seeds(a=[1.0, 9.0, 9.0], b=[2.0, NAN, NAN], rare=[NAN, NAN, 0.0])
+    ranking = statistics.rank(seeds.drop(columns="rare"))
+    assert ranking.ranks.to_dict() == {"a": 1.0, "b": 2.0}
+    assert statistics.rank(seeds).ranks.empty  # no seed is everybody's
+
+
 def test_tuners_without_a_problem_in_common_have_no_ranks() -> None:
     ranking = statistics.rank(losses(a=[1.0, NAN], b=[NAN, 1.0]))
     assert ranking.ranks.empty
