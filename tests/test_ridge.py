@@ -249,8 +249,6 @@ def settled(request: pytest.FixtureRequest) -> Settled:
         warmup_steps=10**9,
         initial_scale=problem.scale,
         hyper_lr=1e-9,
-        scale_lr=1e-9,
-        entropy_weight=0,
     )
     study = optuna_dstn.create_study(config=config)
     study.enqueue_trial(start_values(problem))
