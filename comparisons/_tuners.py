@@ -57,6 +57,12 @@ TUNERS: dict[str, Tuner] = {
         response_fraction=0.5,
         is_default=False,
     ),
+    **_from_each_start(
+        "delta-stn-perturbed",
+        "Δ-STN whose steps on λ are perturbed and tune σ, as published, one run",
+        **_PUBLISHED_SCALE,
+        is_default=False,
+    ),
 }
 
 
