@@ -57,8 +57,8 @@ class TunerConfig:
             E_ε L_V(w0 + Θε') − τ·H, over perturbed hyperparameters. Otherwise σ stays
             ``initial_scale`` and λ takes the hypergradient at λ itself, Θᵀ∇L_V(w0). The expectation
             is over predictions that ε has made noisier than the network's: its gradient is noisier
-            too, and pulls λ away from where L_V is least, the more so the wider σ (on classifiers,
-            towards less regularisation).
+            too, and pulls λ away from where L_V is least, the more so the wider σ. The answer to
+            noisier logits is larger ones, which less regularisation gives.
         scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0. For ``tune_scale``, as
             the next one.
         entropy_weight: τ in L_V − τ·H, which keeps σ from vanishing; ≥ 0.

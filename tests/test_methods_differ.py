@@ -414,3 +414,60 @@ def test_without_it_the_response_is_off_by_more_the_wider_the_perturbation() -> 
     assert errors[1] / errors[0] == pytest.approx(4, rel=0.1)
     assert errors[1] < 0.05
     assert errors[2] > 0.15
+
+
+# -- the hypergradient ---------------------------------------------------------------------------
+
+
+CHANCE = 0.9  # of the validation labels that are 1
+
+
+def hypergradient(scale: float, *, tune_scale: bool) -> float:
+    """dL_V/dλ of a logit z that λ moves one to one, where L_V is least: at z = logit(0.9)."""
+    values, weights = normal_nodes(60, scale)
+    model = nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, math.log(CHANCE / (1 - CHANCE)))
+    ones = torch.ones(len(weights), 1)
+    weight = (weights * len(weights))[:, None]
+
+    def make(trial: Any) -> tuple[nn.Module, Optimizer]:
+        decay = trial.suggest_float("decay", 1e-3, 1e-1)
+        return model, SGD(model.parameters(), lr=0.0, weight_decay=decay)
+
+    def loss(model: nn.Module, _: Any) -> Tensor:
+        logit = model(ones)
+        return (weight * (nn.functional.softplus(logit) - CHANCE * logit)).flatten()
+
+    config = TunerConfig(
+        response="full",
+        warmup_steps=10**9,
+        initial_scale=scale,
+        tune_scale=tune_scale,
+        entropy_weight=0.0,
+    )
+    tuner = started(make, loss, [ones], config=config, start={"decay": 0.01})
+    tuner.step(ones)
+    training: Any = tuner._training
+    training._settled.space.perturbation = lambda examples, shared=(): values[:, None]
+    with torch.no_grad():
+        for tensor in training._settled.response.parameters():
+            tensor.fill_(scale)  # it is stored as Θ·σ0
+    training._hyperparameter_step()
+    return float(training._settled.space.raw.grad)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_hypergradient_vanishes_where_the_validation_loss_is_least(scale: float) -> None:
+    assert abs(hypergradient(scale, tune_scale=False)) < 1e-12
+
+
+def test_a_perturbed_one_asks_for_larger_logits_the_more_the_wider_the_perturbation() -> None:
+    """Of noisier logits the mean probability is nearer to ½: E s(z + ε) < s(z) for z > 0."""
+    perturbed = [hypergradient(scale, tune_scale=True) for scale in (0.5, 1.0, 2.0)]
+    z = math.log(CHANCE / (1 - CHANCE))
+    for gradient, scale in zip(perturbed, (0.5, 1.0, 2.0), strict=True):
+        grid = torch.linspace(-12, 12, 200_001)
+        density = torch.exp(-grid.square() / 2)
+        mean = (density * torch.sigmoid(z + scale * grid)).sum() / density.sum()
+        assert gradient == pytest.approx(float(mean) - CHANCE, abs=1e-7)
+    assert 0 > perturbed[0] > perturbed[1] > perturbed[2]
