@@ -33,7 +33,7 @@ SCALES = tuple(  # σ0, about the default
     factor * optuna_dstn.TunerConfig().initial_scale for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
 )
 
-_NUMBERS = ("start", "initial_scale", "validation_loss")
+_NUMBERS = ("start", "initial_scale", "validation_loss", "best_validation_loss")
 _KEY = ("problem", "scale", "epochs", "method", "start", "initial_scale", "seed")
 
 

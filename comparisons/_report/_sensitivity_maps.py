@@ -22,13 +22,15 @@ _COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says en
 _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
 _AT_DEFAULT = f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}"
 _WHERE_TRAINABLE = "where plain training does not diverge"
+_BEST = "at the runs' best evaluations"
 
 NOTE = (
     "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
     "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
     "Colours are the same for all methods of a problem, dark is low; they end at "
     f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
-    "diverged, the cell says so. «Plain» is training with the hyperparameters left at the start."
+    "diverged, the cell says so. «Plain» is training with the hyperparameters left at the start. "
+    "Where a run ends is partly chance; what a trial is worth is its best evaluation."
 )
 
 
@@ -38,12 +40,15 @@ class _Map(NamedTuple):
     Attributes:
         starts: Ascending, shape (m,).
         scales: Ascending, shape (n,).
-        losses: Shape (m, n): infinite where the median run diverged, NaN where none was made.
+        losses: At the end, shape (m, n): infinite where the median run diverged, NaN where none was
+            made.
+        best: Likewise, at the best evaluation.
     """
 
     starts: list[float]
     scales: list[float]
     losses: NDArray[np.float64]
+    best: NDArray[np.float64]
 
 
 class _SensitivityInfo(NamedTuple):
@@ -75,16 +80,21 @@ def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
 
 
 def _map(rows: pd.DataFrame) -> _Map:
-    medians = (
-        rows.assign(loss=rows["validation_loss"].fillna(math.inf))
+    last, best = (_medians(rows, name) for name in ("validation_loss", "best_validation_loss"))
+    return _Map(
+        [float(start) for start in last.index],
+        [float(scale) for scale in last.columns],
+        last.to_numpy(),
+        best.to_numpy(),
+    )
+
+
+def _medians(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    return (
+        rows.assign(loss=rows[name].fillna(math.inf))
         .groupby(["start", "initial_scale"])["loss"]
         .agg(lambda losses: Spread.of(losses).median)
         .unstack("initial_scale")
-    )
-    return _Map(
-        [float(start) for start in medians.index],
-        [float(scale) for scale in medians.columns],
-        medians.to_numpy(),
     )
 
 
@@ -94,7 +104,8 @@ def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
     for problem, info in infos.items():
         trainable = _trainable(info)
         for method, each in info.maps.items():
-            at_default = _at_default(method, each)
+            at_default = _at_default(method, each, each.losses)
+            best_at_default = _at_default(method, each, each.best)
             there = np.isin(each.starts, trainable)
             rows.append(
                 {
@@ -102,6 +113,7 @@ def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
                     "method": method,
                     _AT_DEFAULT: _worst_over_best(at_default),
                     f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(at_default[there]),
+                    f"the same, {_BEST}": _worst_over_best(best_at_default[there]),
                     f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(
                         each.losses[there]
                     ),
@@ -115,17 +127,18 @@ def _trainable(info: _SensitivityInfo) -> list[float]:
     """Return the starts from which plain training does not diverge; none where it was not run."""
     if PLAIN not in info.maps:
         return []
-    starts, _, losses = info.maps[PLAIN]
-    return [start for start, (loss,) in zip(starts, losses, strict=True) if math.isfinite(loss)]
+    plain = info.maps[PLAIN]
+    losses = zip(plain.starts, plain.losses, strict=True)
+    return [start for start, (loss,) in losses if math.isfinite(loss)]
 
 
-def _at_default(method: str, each: _Map) -> NDArray[np.float64]:
-    """Return the losses at the default σ0, or of plain training, which has none."""
+def _at_default(method: str, each: _Map, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the column of losses at the default σ0, or of plain training, which has none."""
     scale = 0.0 if method == PLAIN else _DEFAULT_SCALE
     if scale not in each.scales:
         return np.full(len(each.starts), math.nan)
-    losses: NDArray[np.float64] = each.losses[:, each.scales.index(scale)]
-    return losses
+    column: NDArray[np.float64] = losses[:, each.scales.index(scale)]
+    return column
 
 
 def _worst_over_best(losses: NDArray[np.float64]) -> float:

@@ -208,6 +208,7 @@ def _runs(method: str, losses: dict[tuple[float, float], list[float]]) -> list[d
             "initial_scale": scale,
             "seed": seed,
             "validation_loss": loss,
+            "best_validation_loss": loss - start / 100,
         }
         for (start, scale), values in losses.items()
         for seed, loss in enumerate(values)
@@ -269,6 +270,8 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
     assert table.index.tolist() == ["plain", "delta-stn"]
     assert table[AT_DEFAULT].tolist() == [INF, INF]
     assert table[AT_DEFAULT + TRAINABLE].tolist() == pytest.approx([3.0, 1.5])
+    at_best = table["the same, at the runs' best evaluations"]
+    assert at_best.tolist() == pytest.approx([0.891 / 0.295, 0.291 / 0.195])
     assert table["worst cell / best cell" + TRAINABLE].tolist() == pytest.approx([3.0, 4.0])
     text = formatted_sensitivity(table.reset_index())
     assert text[AT_DEFAULT].tolist() == ["diverged", "diverged"]
