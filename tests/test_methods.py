@@ -283,7 +283,7 @@ def test_the_step_of_hyperparameters_and_scale(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("settings", [{}, {"tune_scale": False, "initial_scale": 3.0}])
+@pytest.mark.parametrize("settings", [{}, {"initial_scale": 3.0}])
 def test_the_hypergradient_at_the_hyperparameters(method: str, settings: dict[str, Any]) -> None:
     """It is Θᵀ∇L_V(w), of the plain validation loss, whatever the perturbation's scale is."""
     tuned = Tuned(method, **settings)
