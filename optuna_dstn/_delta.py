@@ -44,6 +44,20 @@ class Delta(NamedTuple):
             shape[self.axis] = self.gate.shape[1]
         return self.gate.mean(0).view(shape)
 
+    def inner_product(self, gradient: Tensor) -> Tensor:
+        """Return ⟨g, Δp⟩, a scalar, in the mean over the examples; differentiable in the gate.
+
+        Args:
+            gradient: g, shaped as the parameter.
+        """
+        units = self.gate.shape[1]
+        gradient, direction = (
+            t.movedim(self.axis, 0).reshape(units, -1) for t in (gradient, self.direction.detach())
+        )
+        # A product of matrices, so that nothing of the parameter's size is made on the way.
+        of_units = torch.einsum("ui,ui->u", gradient, direction)
+        return self.gate.mean(0) @ of_units.to(self.gate.dtype)
+
 
 class Deltas:
     """What the layer rules of one pass ask: how do parameters respond, and where is the batch?

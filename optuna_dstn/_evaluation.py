@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 import functools
+import threading
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from optuna_dstn._batch import EMPTY_LOADER, batch_size, mean_loss
 from optuna_dstn._model_state import ModelState
 
+
+_CUDNN_SWITCH = threading.Lock()
 
 LossFunction = Callable[[nn.Module, Any], Any]
 
@@ -27,6 +30,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.training = True
+
+
+@contextmanager
+def differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Let a model in evaluation mode be differentiated: cuDNN's recurrent layers cannot be.
+
+    Where there are any, PyTorch's own kernels serve inside. The switch is one of the process, so
+    trials that run in threads take turns.
+    """
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    with _CUDNN_SWITCH, torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ them, one on λ, whose gradient is that of
 
     L_V(w + Θε'),     ε' = λ − stop_grad(λ),
 
-Θ fixed: Θᵀ∇L_V(w). Where the scale σ of the perturbation is tuned too, the step is on λ and σ, on
+Θ fixed: Θᵀ∇L_V(w), for which a plain pass serves. Where the scale σ of the perturbation is tuned
+too, the step is on λ and σ, on
 
     E_ε L_V(w + Θε') − τ·H(ε),     ε' = λ − stop_grad(λ) + ε
 
@@ -37,7 +38,7 @@ from optuna_dstn._config import TunerConfig
 from optuna_dstn._delta import Deltas
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn._evaluation import LossFunction, evaluating
+from optuna_dstn._evaluation import LossFunction, differentiable_in_evaluation, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import CurrentValues, ValidationValues
@@ -56,6 +57,11 @@ _CUT_OFF = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
     "layers and its output."
+)
+_VALIDATION_CUT_OFF = (
+    "The validation loss does not depend on the weights: no gradient reaches them. Let it be "
+    "computed with gradients, not under torch.no_grad() and from nothing detached: the steps on "
+    "the hyperparameters differentiate it. Tuner.evaluate() needs no gradients and takes none."
 )
 ALL_FROZEN = (
     "Every parameter that responds to the hyperparameters has been frozen since the first training "
@@ -275,16 +281,59 @@ class SelfTuning(Training):
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def _hyperparameter_step(self) -> None:
-        state, config = self._settled, self._config
+        state = self._settled
         batch = next(self._valid_batches)
         examples = batch_size(batch, self._batch_axis)
-        # Its value is zero, or ε; its derivative with respect to λ is the identity.
-        raw = state.space.raw
-        point = (raw - raw.detach()).expand(examples, -1)
-        if config.tune_scale:
-            point = point + state.space.perturbation(examples, state.drawn_for_validation)
-        gates = state.response.gates(point)
-        mode = RespondingValidation(self._values, self._deltas(gates, examples))
+        # Its value is zero; its derivative with respect to λ is the identity.
+        displacement = (state.space.raw - state.space.raw.detach())[None]
+        if self._config.tune_scale:
+            gradients = self._perturbed_hypergradient(batch, examples, displacement)
+        else:
+            gradients = self._hypergradient(batch, examples, displacement)
+        self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
+        for tensor, gradient in zip(state.trained, gradients, strict=True):
+            tensor.grad = gradient
+        state.hyper_optimizer.step()
+        self.hyperparameter_steps += 1
+        self._set_values(state.space.current())
+
+    def _hypergradient(
+        self, batch: Any, examples: int, displacement: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return Θᵀ∇L_V(w): no more than a plain pass forth and back, and a product with Θ."""
+        state = self._settled
+        deltas = self._deltas(state.response.gates(displacement), 1)
+        responding = [p for group in state.findings.responding for p in group.values()]
+        responding = [p for p in responding if p in deltas]
+        self._optimizer.zero_grad()  # its memory serves these gradients
+        mode = ValidationValues(self._values)
+        with (
+            mode.leaving(self._model_state.parameters),
+            self._model_state.validation(anew=self._valid_batches.drawn == 1),
+            evaluating(self._model),
+            differentiable_in_evaluation(self._model),
+        ):
+            with mode:
+                loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
+            self._require_finite_validation(loss)
+            if not loss.requires_grad:
+                raise HyperparameterError(_VALIDATION_CUT_OFF)
+            gradients = torch.autograd.grad(loss, responding, materialize_grads=True)
+        changes = [
+            term.inner_product(gradient.to_dense())  # an embedding's may be sparse
+            for parameter, gradient in zip(responding, gradients, strict=True)
+            for term in deltas.of(parameter)
+        ]
+        return torch.autograd.grad(changes, state.trained)
+
+    def _perturbed_hypergradient(
+        self, batch: Any, examples: int, displacement: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
+        state = self._settled
+        noise = state.space.perturbation(examples, state.drawn_for_validation)
+        deltas = self._deltas(state.response.gates(displacement + noise), examples)
+        mode = RespondingValidation(self._values, deltas)
         with mode.leaving(self._model_state.parameters):
             with (
                 self._model_state.validation(anew=self._valid_batches.drawn == 1),
@@ -292,16 +341,12 @@ class SelfTuning(Training):
                 at_response(self._model, mode),
             ):
                 loss = merged_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
-            if config.tune_scale:
-                loss = loss - config.entropy_weight * state.space.entropy()
-            self.require_finite(loss.item(), "validation loss in a step on the hyperparameters")
-            gradients = torch.autograd.grad(loss, state.trained)
-        self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
-        for tensor, gradient in zip(state.trained, gradients, strict=True):
-            tensor.grad = gradient
-        state.hyper_optimizer.step()
-        self.hyperparameter_steps += 1
-        self._set_values(state.space.current())
+            loss = loss - self._config.entropy_weight * state.space.entropy()
+            self._require_finite_validation(loss)
+            return torch.autograd.grad(loss, state.trained)
+
+    def _require_finite_validation(self, loss: torch.Tensor) -> None:
+        self.require_finite(loss.item(), "validation loss in a step on the hyperparameters")
 
     def _set_values(self, values: Mapping[str, float]) -> None:
         self._values = {**self._values, **values}

@@ -520,12 +520,24 @@ def test_a_loss_that_does_not_call_the_model(loss: Any) -> None:
     says(message, "loss_fn uses layers of the model without calling model(...)", "let the loss")
 
 
-def test_a_validation_loss_that_does_not_call_the_model() -> None:
+def test_a_perturbed_validation_loss_that_does_not_call_the_model() -> None:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model.forward(batch[0]), batch[1])
 
-    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=ValueError)
+    config = TunerConfig(warmup_steps=0, train_steps=1, tune_scale=True)
+    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=ValueError, config=config)
     says(message, "The validation loss function uses layers of the model without calling")
+
+
+@pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
+def test_a_validation_loss_without_gradients(method: str) -> None:
+    @torch.no_grad()
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return loss_fn(model, batch)
+
+    config = TunerConfig(warmup_steps=0, train_steps=1, method=method)
+    message = error_of_steps(make_net(drop), valid_loss_fn=loss, config=config)
+    says(message, "The validation loss does not depend on the weights", "torch.no_grad()")
 
 
 # -- models and optimizers -----------------------------------------------------------------------

@@ -305,6 +305,39 @@ def test_the_hypergradient_at_the_hyperparameters(method: str, settings: dict[st
     assert (torch.get_rng_state() == random_state).all()  # there is nothing to draw
 
 
+class Recurrent(nn.Module):
+    def __init__(self, cell: type[nn.RNNBase] | None) -> None:
+        super().__init__()
+        self.cell = None if cell is None else cell(3, 3, batch_first=True)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x if self.cell is None else self.cell(x)[0])
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, None])
+def test_recurrent_layers_can_be_differentiated_in_evaluation_mode(cell: Any) -> None:
+    """cuDNN's cannot: it is off for them in a step on λ, and only then."""
+    with_cudnn: dict[bool, set[bool]] = {True: set(), False: set()}  # by the model's mode
+
+    def make(trial: Any) -> tuple[nn.Module, Optimizer]:
+        model = Recurrent(cell)
+        decay = trial.suggest_float("decay", 1e-3, 1e-1)
+        return model, SGD(model.parameters(), lr=0.1, weight_decay=decay)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            with_cudnn[model.training].add(torch.backends.cudnn.enabled)
+        return model(x).square().mean()
+
+    x = torch.randn(2, 4, 3)
+    tuner = started(make, loss, [x], config=TunerConfig(warmup_steps=0, train_steps=1))
+    with torch.backends.cudnn.flags(enabled=True):
+        tuner.step(x)
+        assert with_cudnn == {True: {True}, False: {cell is None}}
+        assert torch.backends.cudnn.enabled
+
+
 # -- what holds for each method -------------------------------------------------------------------
 
 

@@ -97,6 +97,23 @@ def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter
     assert len(rows.unique()) == len(rows)  # no row of U serves two units
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "units"),
+    [((6, 4), 0, 6), ((6, 4), 1, 4), ((3, 2, 5), 1, 2), ((6,), 0, 6), ((6, 4), 0, 1), ((), 0, 1)],
+)
+def test_the_inner_product_with_a_gradient(shape: tuple[int, ...], axis: int, units: int) -> None:
+    """It is that with the change written out, and so is what it makes of the gate."""
+    gradient, direction = torch.randn(2, *shape, dtype=torch.float64)
+    gate = torch.randn(EXAMPLES, units, dtype=torch.float64, requires_grad=True)
+    delta = Delta(gate, direction, axis)
+    expected = (delta.per_example() * gradient).sum() / EXAMPLES
+    product = delta.inner_product(gradient)
+    torch.testing.assert_close(product, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(product, gate), torch.autograd.grad(expected, gate)
+    )
+
+
 def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> None:
     response = StructuredResponse(groups, HYPERPARAMETERS)
     randomise(response)

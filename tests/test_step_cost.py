@@ -92,7 +92,7 @@ def test_phases_add_up() -> None:
     assert phases.calls["step",] == phases.calls["step", "weight step"] == 10
     assert phases.calls["step", "response step", "half"] == 10
     assert phases.calls["step", "response step", "half", "forward"] == 10
-    assert phases.calls["step", "λ step", "backward"] == 2
+    assert phases.calls["step", "λ step", "backward"] == 2 * 2  # of the loss, of Θ
     for path, seconds in phases.seconds.items():
         below = [s for p, s in phases.seconds.items() if p[:-1] == path]
         assert sum(below) < seconds
