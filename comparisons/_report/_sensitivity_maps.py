@@ -50,6 +50,12 @@ class _Map(NamedTuple):
     losses: NDArray[np.float64]
     best: NDArray[np.float64]
 
+    def at_default_scale(self) -> _Map:
+        """Return its part at the default σ0, or all of plain training, which has none."""
+        there = np.isin(self.scales, (_DEFAULT_SCALE, 0.0))
+        scales = np.asarray(self.scales)[there].tolist()
+        return _Map(self.starts, scales, self.losses[:, there], self.best[:, there])
+
 
 class _SensitivityInfo(NamedTuple):
     """The maps by method, and the range of their colours."""
@@ -104,16 +110,17 @@ def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
     for problem, info in infos.items():
         trainable = _trainable(info)
         for method, each in info.maps.items():
-            at_default = _at_default(method, each, each.losses)
-            best_at_default = _at_default(method, each, each.best)
+            at_default = each.at_default_scale()
             there = np.isin(each.starts, trainable)
             rows.append(
                 {
                     "problem": problem,
                     "method": method,
-                    _AT_DEFAULT: _worst_over_best(at_default),
-                    f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(at_default[there]),
-                    f"the same, {_BEST}": _worst_over_best(best_at_default[there]),
+                    _AT_DEFAULT: _worst_over_best(at_default.losses),
+                    f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(
+                        at_default.losses[there]
+                    ),
+                    f"the same, {_BEST}": _worst_over_best(at_default.best[there]),
                     f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(
                         each.losses[there]
                     ),
@@ -130,15 +137,6 @@ def _trainable(info: _SensitivityInfo) -> list[float]:
     plain = info.maps[PLAIN]
     losses = zip(plain.starts, plain.losses, strict=True)
     return [start for start, (loss,) in losses if math.isfinite(loss)]
-
-
-def _at_default(method: str, each: _Map, losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the column of losses at the default σ0, or of plain training, which has none."""
-    scale = 0.0 if method == PLAIN else _DEFAULT_SCALE
-    if scale not in each.scales:
-        return np.full(len(each.starts), math.nan)
-    column: NDArray[np.float64] = losses[:, each.scales.index(scale)]
-    return column
 
 
 def _worst_over_best(losses: NDArray[np.float64]) -> float:
