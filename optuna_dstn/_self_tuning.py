@@ -59,9 +59,10 @@ _CUT_OFF = (
     "layers and its output."
 )
 _VALIDATION_CUT_OFF = (
-    "The validation loss does not depend on the weights: no gradient reaches them. Let it be "
-    "computed with gradients, not under torch.no_grad() and from nothing detached: the steps on "
-    "the hyperparameters differentiate it. Tuner.evaluate() needs no gradients and takes none."
+    "The validation loss does not depend on the weights that respond: no gradient reaches them. "
+    "Let valid_loss_fn call the model that is trained (no copy of it), and compute with gradients "
+    "(not under torch.no_grad(), from nothing detached): the steps on the hyperparameters "
+    "differentiate it."
 )
 ALL_FROZEN = (
     "Every parameter that responds to the hyperparameters has been frozen since the first training "
@@ -316,14 +317,17 @@ class SelfTuning(Training):
             with mode:
                 loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             self._require_finite_validation(loss)
-            if not loss.requires_grad:
-                raise HyperparameterError(_VALIDATION_CUT_OFF)
-            gradients = torch.autograd.grad(loss, responding, materialize_grads=True)
+            gradients: tuple[torch.Tensor | None, ...] = ()
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, responding, allow_unused=True)
         changes = [
             term.inner_product(gradient.to_dense())  # an embedding's may be sparse
-            for parameter, gradient in zip(responding, gradients, strict=True)
+            for parameter, gradient in zip(responding, gradients, strict=False)
+            if gradient is not None
             for term in deltas.of(parameter)
         ]
+        if not changes:
+            raise HyperparameterError(_VALIDATION_CUT_OFF)
         return torch.autograd.grad(changes, state.trained)
 
     def _perturbed_hypergradient(

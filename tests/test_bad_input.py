@@ -524,20 +524,34 @@ def test_a_perturbed_validation_loss_that_does_not_call_the_model() -> None:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model.forward(batch[0]), batch[1])
 
-    config = TunerConfig(warmup_steps=0, train_steps=1, tune_scale=True)
+    config = replace(SOON, tune_scale=True)
     message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=ValueError, config=config)
     says(message, "The validation loss function uses layers of the model without calling")
 
 
-@pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
-def test_a_validation_loss_without_gradients(method: str) -> None:
-    @torch.no_grad()
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return loss_fn(model, batch)
+@torch.no_grad()
+def without_gradients(model: nn.Module, batch: Batch) -> Tensor:
+    return loss_fn(model, batch)
 
-    config = TunerConfig(warmup_steps=0, train_steps=1, method=method)
+
+class OfCopy:
+    """The loss of another network than the one that is trained."""
+
+    def __init__(self) -> None:
+        self.other = nn.Linear(4, 3)
+
+    def __call__(self, _: nn.Module, batch: Batch) -> Tensor:
+        return loss_fn(self.other, batch)
+
+
+@pytest.mark.parametrize("loss", [without_gradients, OfCopy()])
+@pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
+def test_a_validation_loss_without_gradients(method: str, loss: Any) -> None:
+    config = replace(SOON, method=method)
     message = error_of_steps(make_net(drop), valid_loss_fn=loss, config=config)
-    says(message, "The validation loss does not depend on the weights", "torch.no_grad()")
+    says(
+        message, "The validation loss does not depend on the weights", "no copy", "torch.no_grad()"
+    )
 
 
 # -- models and optimizers -----------------------------------------------------------------------
