@@ -11,6 +11,7 @@ import pandas as pd
 from comparisons._provenance import VERSIONS
 from comparisons._report import (
     _anytime,
+    _best_search,
     _page,
     _papers,
     _ranking,
@@ -118,6 +119,12 @@ def comparison(results: list[Result]) -> Section:
         _page.bullets(_ranking.rank_statements(rankings)),
     ]
     tables = [Table("ranks", ranks)]
+    beside = _best_search.beside_best_search(results)
+    if len(beside):
+        text = _best_search.formatted_best_search(beside)
+        shown = [_page.table(text), _page.note(_best_search.NOTE)]
+        body.append(_page.details("Self-tuning beside the best search", shown))
+        tables.append(Table("best_search", text, beside))
     for measure in rankings:
         against = _ranking.baseline_table(losses[measure])
         duels = _ranking.duel_table(losses[measure])

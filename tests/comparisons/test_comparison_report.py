@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import pytest
 
 from comparisons._report import SENSITIVITY_RUNS, _page, write_report, write_sensitivity
+from comparisons._report._best_search import beside_best_search, formatted_best_search
 from comparisons._report._papers import differences, paper_table
 from comparisons._report._selected import formatted_selected, selected
 from comparisons._report._summary import sentences
@@ -50,7 +51,7 @@ def test_page_and_every_table_are_written(tmp_path: Path) -> None:
     assert written[0] == tmp_path / "new" / "report.html"
     assert {path.suffix for path in written[1:]} == {".md", ".csv"}
     names = {path.stem for path in written}
-    assert {"table", "ranks", "schedules", "duels_test_loss_retrained"} <= names
+    assert {"table", "ranks", "best_search", "schedules", "duels_test_loss_retrained"} <= names
     assert set(written) == set((tmp_path / "new").iterdir())
     table = (tmp_path / "new" / "table.csv").read_text(encoding="utf-8")
     with (tmp_path / "new" / "table.csv").open(encoding="utf-8") as file:
@@ -179,6 +180,34 @@ def test_diverged_runs_are_counted() -> None:
 
 
 # -- what was selected ---------------------------------------------------------------------------
+
+
+def test_self_tuning_stands_beside_the_best_search() -> None:
+    """Over the seeds that both have: two here, of which the means are the medians."""
+    results = [
+        *(result("random", seed, loss=1.0 + seed) for seed in (0, 1, 2)),
+        *(result("gp", seed, retrained=[0.7 + seed, 0.9 + seed]) for seed in (0, 1)),
+        *(result("delta-stn@0.5", s, loss=1.0, retrained=[1.5 + s]) for s in (0, 1, 2)),
+        result("tpe", problem="gone", loss=0.1),
+        result("delta-stn@0.5", problem="gone", loss=0.1, retrained=[math.nan]),
+        result("delta-stn@0.5", problem="alone"),
+    ]
+    table = beside_best_search(results)
+    assert list(table["problem"]) == ["digits", "gone"]
+    digits, gone = (row for _, row in table.iterrows())
+    assert (digits["tuner"], digits["seeds"], digits["best_search"]) == ("delta-stn@0.5", 2, "gp")
+    assert digits["search_test_loss"] == pytest.approx(1.3)  # of 0.8 and 1.8
+    assert digits["retrained_test_loss"] == pytest.approx(2.0)  # of 1.5 and 2.5
+    assert digits["retrained_difference"] == pytest.approx(0.7 / 1.3)
+    assert digits["difference"] == pytest.approx(-0.3 / 1.3)
+    assert digits["plain_runs"] == digits["search_plain_runs"] == 2
+    assert math.isinf(gone["retrained_test_loss"])
+    assert math.isnan(gone["retrained_difference"])
+
+    text = formatted_best_search(table)
+    assert list(text["best search"]) == ["gp, 1.300", "tpe, 0.1000"]
+    assert list(text["retrained"]) == ["2.000 (+53.8 %)", "diverged"]
+    assert list(text["own run"]) == ["1.000 (-23.1 %)", "0.1000 (+0.0 %)"]
 
 
 def test_selected_values_are_spread_over_the_seeds() -> None:
