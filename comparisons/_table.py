@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from comparisons._storage import Result
-from comparisons._study import Retrained
 from comparisons._tuners import TUNERS
 from comparisons.problems import PROBLEMS, Scale
 
@@ -22,16 +21,21 @@ _ENOUGH_FOR_QUARTILES = 5
 
 def retrained_test_loss(result: Result) -> float:
     """Return the mean over the retrained runs: infinity if one diverged, NaN if there is none."""
-    return _mean_test_loss(result.retrained)
+    return _mean(run.test_loss for run in result.retrained)
+
+
+def retrained_validation_loss(result: Result) -> float:
+    """Return the same of their validation losses: what the tuner's objective has come to."""
+    return _mean(run.validation_loss for run in result.retrained)
 
 
 def replayed_test_loss(result: Result) -> float:
     """Return the same over the runs that went through the schedule again."""
-    return _mean_test_loss(result.replayed)
+    return _mean(run.test_loss for run in result.replayed)
 
 
-def _mean_test_loss(runs: Sequence[Retrained]) -> float:
-    losses = [run.test_loss for run in runs]
+def _mean(losses: Iterable[float]) -> float:
+    losses = list(losses)
     return _worst_if_diverged(sum(losses) / len(losses)) if losses else math.nan
 
 
@@ -55,6 +59,12 @@ class _Column(NamedTuple):
 
 _COLUMNS = (
     _Column("validation loss", "validation_loss", lambda r: r.validation_loss, "#.4g"),
+    _Column(
+        "validation loss, retrained",
+        "retrained_validation_loss",
+        retrained_validation_loss,
+        "#.4g",
+    ),
     _Column("test loss, own run", "test_loss", own_test_loss, "#.4g"),
     _Column("test loss, retrained", "retrained_test_loss", retrained_test_loss, "#.4g"),
     _Column(f"less {BASELINE}'s", "difference", lambda _: math.nan, "+#.2g"),  # by `summarise`

@@ -10,12 +10,19 @@ import pandas as pd
 from comparisons._report import _statistics as statistics
 from comparisons._report._statistics import ENOUGH_PAIRS, LEVEL, Duel, Ranking
 from comparisons._storage import Result
-from comparisons._table import BASELINE, number_text, own_test_loss, retrained_test_loss
+from comparisons._table import (
+    BASELINE,
+    number_text,
+    own_test_loss,
+    retrained_test_loss,
+    retrained_validation_loss,
+)
 
 
 MEASURES: Mapping[str, Callable[[Result], float]] = {
     "test loss, retrained": retrained_test_loss,
     "test loss, own run": own_test_loss,
+    "validation loss, retrained": retrained_validation_loss,
     "validation loss": lambda result: result.validation_loss,
 }
 

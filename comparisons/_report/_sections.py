@@ -200,11 +200,12 @@ _TABLE_NOTE = """\
 Median over the seeds [quartiles, of fewer than five seeds the range]. «Validation loss» is the best
 that the search saw; the best of many noisy runs is partly luck, which retraining takes away. «Own
 run» is the test loss of the very network that was selected, «retrained» the mean of plain runs at
-the selected hyperparameters on fresh seeds, the same for every tuner. Networks are taken at their
-best validation loss; test data are looked at only after selection. «Less tpe's» is the retrained
-loss less TPE's at the same seed, on the same data and from the same initial weights. Plain runs are
-the tuner's CPU time over that of a plain training run, seconds are wall time; retraining is not
-counted: it is the same for all."""
+the selected hyperparameters on fresh seeds, the same for every tuner. Retrained validation losses
+show what each tuner made of what it was to minimise, test losses what that was worth. Networks are
+taken at their best validation loss; test data are looked at only after selection. «Less tpe's» is
+the retrained test loss less TPE's at the same seed, on the same data and from the same initial
+weights. Plain runs are the tuner's CPU time over that of a plain training run, seconds are wall
+time; retraining is not counted: it is the same for all."""
 
 
 def _problem_tables(problem: str, summary: pd.DataFrame, results: list[Result]) -> Iterable[str]:

@@ -19,6 +19,8 @@ from comparisons._report._best_search import beside_best_search, formatted_best_
 from comparisons._report._papers import differences, paper_table
 from comparisons._report._selected import formatted_selected, selected
 from comparisons._report._summary import sentences
+from comparisons._storage import Result
+from comparisons._study import Retrained
 from comparisons.problems import PROBLEMS, Digits, PaperResult
 
 
@@ -184,10 +186,15 @@ def test_diverged_runs_are_counted() -> None:
 
 def test_self_tuning_stands_beside_the_best_search() -> None:
     """Over the seeds that both have: two here, of which the means are the medians."""
+
+    def retrained(tuner: str, seed: int, validation: float, test: float) -> Result:
+        losses = [Retrained(0, validation + seed, test + seed)]
+        return result(tuner, seed, loss=1.0)._replace(retrained=losses)
+
     results = [
-        *(result("random", seed, loss=1.0 + seed) for seed in (0, 1, 2)),
-        *(result("gp", seed, retrained=[0.7 + seed, 0.9 + seed]) for seed in (0, 1)),
-        *(result("delta-stn@0.5", s, loss=1.0, retrained=[1.5 + s]) for s in (0, 1, 2)),
+        *(retrained("random", seed, 0.7, 1.0) for seed in (0, 1, 2)),
+        *(retrained("gp", seed, 0.9, 0.8) for seed in (0, 1)),
+        *(retrained("delta-stn@0.5", seed, 1.3, 1.5) for seed in (0, 1, 2)),
         result("tpe", problem="gone", loss=0.1),
         result("delta-stn@0.5", problem="gone", loss=0.1, retrained=[math.nan]),
         result("delta-stn@0.5", problem="alone"),
@@ -196,18 +203,21 @@ def test_self_tuning_stands_beside_the_best_search() -> None:
     assert list(table["problem"]) == ["digits", "gone"]
     digits, gone = (row for _, row in table.iterrows())
     assert (digits["tuner"], digits["seeds"], digits["best_search"]) == ("delta-stn@0.5", 2, "gp")
-    assert digits["search_test_loss"] == pytest.approx(1.3)  # of 0.8 and 1.8
+    assert digits["best_test_loss"] == pytest.approx(1.3)  # of 0.8 and 1.8
     assert digits["retrained_test_loss"] == pytest.approx(2.0)  # of 1.5 and 2.5
-    assert digits["retrained_difference"] == pytest.approx(0.7 / 1.3)
-    assert digits["difference"] == pytest.approx(-0.3 / 1.3)
-    assert digits["plain_runs"] == digits["search_plain_runs"] == 2
+    assert digits["test_loss"] == 1.0
+    assert digits["best_search_in_validation"] == "random"
+    assert digits["best_validation_loss"] == pytest.approx(1.2)  # of 0.7 and 1.7
+    assert digits["retrained_validation_loss"] == pytest.approx(1.8)  # of 1.3 and 2.3
+    assert digits["plain_runs"] == 2
     assert math.isinf(gone["retrained_test_loss"])
-    assert math.isnan(gone["retrained_difference"])
 
     text = formatted_best_search(table)
-    assert list(text["best search"]) == ["gp, 1.300", "tpe, 0.1000"]
-    assert list(text["retrained"]) == ["2.000 (+53.8 %)", "diverged"]
-    assert list(text["own run"]) == ["1.000 (-23.1 %)", "0.1000 (+0.0 %)"]
+    assert list(text["best in test"]) == ["gp 1.300", "tpe 0.1000"]
+    assert list(text["best in validation"]) == ["random 1.200", "tpe 0.1000"]
+    assert list(text["test, retrained"]) == ["2.000 (+53.8 %)", "diverged"]
+    assert list(text["test, own run"]) == ["1.000 (-23.1 %)", "0.1000 (+0.0 %)"]
+    assert list(text["validation, retrained"]) == ["1.800 (+50.0 %)", "diverged"]
 
 
 def test_selected_values_are_spread_over_the_seeds() -> None:
