@@ -388,7 +388,6 @@ class SelfTuning(Training):
         call = functools.partial(self._valid_loss_fn, self._model, batch)
         with (
             self._model_state.validation(anew=True),
-            torch.no_grad(),
             evaluating(self._model),
             self.reading_validation() as mode,
             mode.leaving(self._model_state.parameters),
@@ -399,6 +398,8 @@ class SelfTuning(Training):
                 _VALID_LOSS,
             )
         self.require_finite(loss.item(), "validation loss")
+        if not loss.requires_grad:
+            raise HyperparameterError(_VALIDATION_CUT_OFF)
 
     def _start(self, findings: Findings) -> None:
         """Begin to tune, and store with the trial what is settled."""
