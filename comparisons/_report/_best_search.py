@@ -27,10 +27,10 @@ SEARCHES = ("random", "tpe", "gp")
 NOTE = (
     f"The best of {', '.join(SEARCHES)} has the lowest median loss after retraining, in test and "
     "in validation each; it is known after the fact, to the advantage of the searches. All "
-    "figures are medians over the seeds that the searches and the row's tuner have. In brackets: "
-    "how far from the best search, negative where self-tuning is better. «Own run»: the network of "
-    "the tuned run itself. Where validation losses are level and test losses are not, the tuner "
-    "has done its work, and the validation data are not quite like the test data."
+    "figures are of medians over the seeds that the searches and the row's tuner have. Self-tuning "
+    "is shown by its distance from the best search, negative where it is better. «Own run»: the "
+    "network of the tuned run itself. Where validation losses are level and test losses are not, "
+    "the tuner has done its work, and the validation data are not quite like the test data."
 )
 
 
@@ -133,6 +133,5 @@ def formatted_best_search(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(loss: float, best: float) -> str:
-    """Return the loss as text, with its distance from the best one where neither diverged."""
-    text = number_text(loss)
-    return f"{text} ({100 * (loss / best - 1):+.1f} %)" if math.isfinite(loss - best) else text
+    """Return a loss's distance from the best one, relative to that, as text."""
+    return f"{100 * (loss / best - 1):+.1f} %" if math.isfinite(loss - best) else number_text(loss)
