@@ -307,15 +307,14 @@ class SelfTuning(Training):
         responding = [p for group in state.findings.responding for p in group.values()]
         responding = [p for p in responding if p in deltas]
         self._optimizer.zero_grad()  # its memory serves these gradients
-        mode = ValidationValues(self._values)
         with (
-            mode.leaving(self._model_state.parameters),
             self._model_state.validation(anew=self._valid_batches.drawn == 1),
             evaluating(self._model),
             differentiable_in_evaluation(self._model),
+            self.reading_validation() as mode,
+            mode.leaving(self._model_state.parameters),
         ):
-            with mode:
-                loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
+            loss = mean_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
             self._require_finite_validation(loss)
             gradients: tuple[torch.Tensor | None, ...] = ()
             if loss.requires_grad:

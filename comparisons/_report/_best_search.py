@@ -10,7 +10,6 @@ import pandas as pd
 from comparisons._report import _statistics as statistics
 from comparisons._storage import Result
 from comparisons._table import (
-    Spread,
     by_problem,
     by_tuner,
     number_text,
@@ -59,7 +58,7 @@ def beside_best_search(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def _rows(of_problem: Sequence[Result]) -> Iterator[dict[str, object]]:
-    test, validation, own, runs = (
+    tables = [
         statistics.losses_of(of_problem, value)
         for value in (
             retrained_test_loss,
@@ -67,42 +66,33 @@ def _rows(of_problem: Sequence[Result]) -> Iterator[dict[str, object]]:
             own_test_loss,
             lambda result: result.plain_runs,
         )
-    )
-    searches = [search for search in SEARCHES if search in test]
+    ]
+    searches = [search for search in SEARCHES if search in tables[0]]
     for tuner in filter(_is_self_tuning, by_tuner(of_problem)):
-        common = test[[*searches, tuner]].dropna().index
+        common = tables[0][[*searches, tuner]].dropna().index
         if not searches or common.empty:
             continue
-        best_search, best = _best(test.loc[common, searches])
-        best_in_validation, best_validation = _best(validation.loc[common, searches])
+        test, validation, own, runs = (
+            statistics.medians_of(table.loc[common]).iloc[0] for table in tables
+        )
+        best, best_in_validation = (str(m[searches].idxmin()) for m in (test, validation))
         yield {
             "problem": problem_name(of_problem[0].problem, of_problem[0].scale),
             "tuner": tuner,
             "seeds": len(common),
-            "best_search": best_search,
-            "best_test_loss": best,
-            "retrained_test_loss": _median(test.loc[common, tuner]),
-            "test_loss": _median(own.loc[common, tuner]),
+            "best_search": best,
+            "best_test_loss": test[best],
+            "retrained_test_loss": test[tuner],
+            "test_loss": own[tuner],
             "best_search_in_validation": best_in_validation,
-            "best_validation_loss": best_validation,
-            "retrained_validation_loss": _median(validation.loc[common, tuner]),
-            "plain_runs": _median(runs.loc[common, tuner]),
+            "best_validation_loss": validation[best_in_validation],
+            "retrained_validation_loss": validation[tuner],
+            "plain_runs": runs[tuner],
         }
 
 
 def _is_self_tuning(tuner: str) -> bool:
     return tuner in TUNERS and TUNERS[tuner].makes_schedules
-
-
-def _best(losses: pd.DataFrame) -> tuple[str, float]:
-    """Return the search with the lowest median, and that."""
-    medians = {str(search): _median(losses[search]) for search in losses}
-    best = min(medians, key=medians.__getitem__)
-    return best, medians[best]
-
-
-def _median(values: pd.Series[float]) -> float:
-    return Spread.of(values).median
 
 
 def formatted_best_search(table: pd.DataFrame) -> pd.DataFrame:

@@ -181,7 +181,7 @@ def test_diverged_runs_are_counted() -> None:
     assert any("1 of 2 retrained runs of random diverged" in text for text in sentences(results))
 
 
-# -- what was selected ---------------------------------------------------------------------------
+# -- self-tuning beside the best search ----------------------------------------------------------
 
 
 def test_self_tuning_stands_beside_the_best_search() -> None:
@@ -218,6 +218,9 @@ def test_self_tuning_stands_beside_the_best_search() -> None:
     assert list(text["test, retrained"]) == ["+53.8 %", "diverged"]
     assert list(text["test, own run"]) == ["-23.1 %", "+0.0 %"]
     assert list(text["validation, retrained"]) == ["+50.0 %", "diverged"]
+
+
+# -- what was selected ---------------------------------------------------------------------------
 
 
 def test_selected_values_are_spread_over_the_seeds() -> None:
