@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 import functools
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optuna_dstn._batch import EMPTY_LOADER, batch_size, mean_loss
+from optuna_dstn._cudnn import without_cudnn
 from optuna_dstn._model_state import ModelState
 
-
-_CUDNN_SWITCH = threading.Lock()
 
 LossFunction = Callable[[nn.Module, Any], Any]
 
@@ -36,13 +34,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
     """Let a model in evaluation mode be differentiated: cuDNN's recurrent layers cannot be.
 
-    Where there are any, PyTorch's own kernels serve inside. The switch is one of the process, so
-    trials that run in threads take turns.
+    Where there are any, PyTorch's own kernels serve inside.
     """
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield
         return
-    with _CUDNN_SWITCH, torch.backends.cudnn.flags(enabled=False):
+    with without_cudnn():
         yield
 
 

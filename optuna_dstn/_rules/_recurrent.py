@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._cudnn import without_cudnn
 from optuna_dstn._delta import Delta, Deltas, dual, split
 from optuna_dstn._rules import _dropout
 from optuna_dstn._rules._domain import Domain
@@ -282,7 +283,7 @@ class _Layers:
         hx = states if len(states) > 1 else states[0]
         options = (params, call.has_biases, 1, 0.0, False, call.bidirectional)
         # cuDNN wants the weights of all layers in one piece, and warns where it gets but some.
-        with torch.backends.cudnn.flags(enabled=False):
+        with without_cudnn():
             if call.batch_sizes is None:
                 output = self._function(steps.shaped(rows), hx, *options, False)[0]
             else:
