@@ -1,0 +1,182 @@
+"""Puts the kept results into the tables that the documents quote.
+
+    python -m comparisons.quote
+
+A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->``; it is made from
+what ``report`` wrote to ``comparisons/results``. ``--check`` writes nothing, and fails where a
+document quotes other figures than are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import itertools
+import math
+from pathlib import Path
+import re
+from typing import Any
+
+import click
+import pandas as pd
+
+from comparisons._files import replaced
+from comparisons._table import number_text, to_markdown
+
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "comparisons" / "results"
+DOCUMENTS = (ROOT / "README.md", RESULTS / "README.md")
+
+_SMALL = {
+    "ridge": "ridge regression, 12 weight decays",
+    "linear-dropout": "linear regression, 12 input dropouts",
+    "digits": "digits, MLP, 3 dropouts",
+    "diabetes": "diabetes, MLP, 7 regularisers",
+    "breast-cancer": "breast cancer, MLP, 7 regularisers",
+}
+_LARGER = {
+    "mnist-mlp": "MNIST, MLP, 3 dropouts",
+    "simple-cnn": "MNIST, CNN, 4 dropouts and cutout",
+    "alexnet": "CIFAR-10, thin AlexNet, 18 regularisers",
+    "vgg16": "CIFAR-10, thin VGG16, 26 regularisers",
+    "resnet18": "CIFAR-10, thin ResNet18, 20 regularisers",
+    "lstm": "WikiText-2, LSTM, 5 dropouts, AR, TAR",
+    "transformer": "WikiText-2, Transformer, 5 dropouts, weight decay",
+}
+_TUNERS = {
+    "random": "random",
+    "tpe": "TPE",
+    "gp": "GP",
+    "delta-stn@0.05": "Δ-STN from 0.05",
+    "delta-stn@0.5": "Δ-STN from 0.5",
+}
+_STARTS = {"delta-stn@0.05": "0.05", "delta-stn@0.5": "0.5"}
+
+
+def _loss(value: float) -> str:
+    """Return a loss with three digits, with four from 1 on."""
+    return number_text(value, "#.4g" if value >= 1 or math.isnan(value) else "#.3g")
+
+
+def _spread(row: dict[str, Any], value: str) -> str:
+    median, low, high = (_loss(row[f"{value}_{end}"]) for end in ("median", "low", "high"))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def losses(problems: dict[str, str]) -> pd.DataFrame:
+    """Return what the searches and Δ-STN reached on some problems, and at which cost."""
+    kept = {(row["problem"], row["tuner"]): row for row in _kept("table")}
+    return pd.DataFrame(
+        {
+            "problem": label if tuner == "random" else "",
+            "tuner": name,
+            "seeds": row["seeds"],
+            "test loss, retrained": _spread(row, "retrained_test_loss"),
+            "test loss, own run": _loss(row["test_loss_median"]),
+            "plain runs": number_text(row["plain_runs_median"], ".1f"),
+        }
+        for problem, label in problems.items()
+        for tuner, name in _TUNERS.items()
+        for row in [kept[problem, tuner]]
+    )
+
+
+def aim() -> pd.DataFrame:
+    """Return Δ-STN beside the best search of each problem, and whether it is as good."""
+    ours = [row for row in _kept("best_search") if row["tuner"] in _STARTS]
+    problems = itertools.groupby(ours, key=lambda row: row["problem"])
+    return pd.DataFrame(_beside_best(problem, list(rows)) for problem, rows in problems)
+
+
+def _beside_best(problem: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
+    first = rows[0]  # the search is the same for all starts
+
+    def from_each(value: str, text: Callable[[float], str] = _loss) -> str:
+        return ", ".join(text(row[value]) for row in rows)
+
+    return {
+        "problem": problem,
+        "seeds": first["seeds"],
+        "best search": _search(first["best_search"], first["best_test_loss"]),
+        f"Δ-STN retrained, from {', '.join(_STARTS.values())}": from_each("retrained_test_loss"),
+        "tuned run itself": from_each("test_loss"),
+        "validation: best search": _search(
+            first["best_search_in_validation"], first["best_validation_loss"]
+        ),
+        "Δ-STN": from_each("retrained_validation_loss"),
+        "plain runs": from_each("plain_runs", lambda runs: number_text(runs, ".1f")),
+        "": _verdict(rows),
+    }
+
+
+def _search(name: str, loss: float) -> str:
+    return f"{_TUNERS[name]}, {_loss(loss)}"
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Say which starts lead to a loss not above the best search's, or how far the better one is."""
+    excess = {_STARTS[row["tuner"]]: _excess(row) for row in rows}
+    reached = [start for start, value in excess.items() if value <= 0]
+    if len(reached) == len(rows):
+        return "reached"
+    if reached:
+        return f"reached from {', '.join(reached)}"
+    return f"{100 * min(excess.values()):.1f} % behind"
+
+
+def _excess(row: dict[str, Any]) -> float:
+    both = (row["retrained_test_loss"], row["test_loss"])
+    known = [loss for loss in both if not math.isnan(loss)]
+    return float(min(known, default=math.inf) / row["best_test_loss"] - 1)
+
+
+def _kept(table: str) -> list[dict[str, Any]]:
+    return [
+        {str(name): value for name, value in row.items()}
+        for row in pd.read_csv(RESULTS / f"{table}.csv").to_dict("records")
+    ]
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "small problems": lambda: losses(_SMALL),
+    "larger problems": lambda: losses(_LARGER),
+    "aim": aim,
+}
+_PLACE = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def quoted(document: str) -> str:
+    """Return a document with its tables made anew.
+
+    Raises:
+        KeyError: If it asks for a table that there is not.
+    """
+
+    def filled(place: re.Match[str]) -> str:
+        head, name, end = place.groups()
+        return head + to_markdown(TABLES[name]()) + end
+
+    return _PLACE.sub(filled, document)
+
+
+@click.command(help=__doc__)
+@click.option("--check", is_flag=True, help="Fail where a document is behind the results.")
+def main(check: bool) -> None:
+    """Fill the tables of all documents, or compare them."""
+    behind = []
+    for path in DOCUMENTS:
+        document = path.read_text(encoding="utf-8")
+        new = quoted(document)
+        if new != document:
+            behind.append(str(path.relative_to(ROOT)))
+            if not check:
+                with replaced(path) as file:
+                    file.write_text(new, encoding="utf-8")
+    if check and behind:
+        raise click.ClickException(
+            f"{', '.join(behind)}: not the kept results. Run `python -m comparisons.quote`."
+        )
+
+
+if __name__ == "__main__":
+    main()
