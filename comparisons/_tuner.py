@@ -109,6 +109,39 @@ class Sampling(Tuner):
 
 
 @dataclass(frozen=True)
+class Untuned(Tuner):
+    """Plain training at one of the problem's starts: what tuning from there has to improve on.
+
+    Attributes:
+        start: Label of the start.
+    """
+
+    start: str
+
+    def require_usable(self, problem: Problem | None = None) -> None:
+        super().require_usable(problem)
+        _require_start(problem, self.start)
+
+    def plain_runs(self, trials: int) -> float:
+        return 1.0
+
+    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
+        """Create a study in memory."""
+        study = optuna.create_study(sampler=RandomSampler(seed=seed), pruner=NopPruner())
+        study.enqueue_trial(dict(problem.starts[self.start]))
+        return study
+
+    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+        return StudySearch(
+            self.create_study(problem, seed),
+            problem,
+            seed,
+            training_seed,
+            budget=Budget(1, "trials"),
+        )
+
+
+@dataclass(frozen=True)
 class SelfTuning(Tuner):
     """Tuning by gradient within each of a few trials, one by default.
 
@@ -129,10 +162,8 @@ class SelfTuning(Tuner):
 
     def require_usable(self, problem: Problem | None = None) -> None:
         super().require_usable(problem)
-        if problem is not None and self.start is not None and self.start not in problem.starts:
-            raise UnusableError(
-                f"{problem.name} has no start {self.start!r}, but {', '.join(problem.starts)}."
-            )
+        if self.start is not None:
+            _require_start(problem, self.start)
 
     def plain_runs(self, trials: int) -> float:
         return self.runs_of_a_trial * self.trials
@@ -153,4 +184,11 @@ class SelfTuning(Tuner):
             seed,
             training_seed,
             budget=Budget(self.trials, "trials"),
+        )
+
+
+def _require_start(problem: Problem | None, start: str) -> None:
+    if problem is not None and start not in problem.starts:
+        raise UnusableError(
+            f"{problem.name} has no start {start!r}, but {', '.join(problem.starts)}."
         )

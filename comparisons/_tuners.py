@@ -11,8 +11,11 @@ from optuna.pruners import HyperbandPruner
 from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from comparisons._population import Population
-from comparisons._tuner import Sampling, SelfTuning, Tuner
+from comparisons._tuner import Sampling, SelfTuning, Tuner, Untuned
 from optuna_dstn import TunerConfig
+
+
+_STARTS = ("0.05", "0.5")
 
 
 def _from_each_start(
@@ -22,7 +25,7 @@ def _from_each_start(
         f"{name}@{start}": SelfTuning(
             f"{description}; starts at {start}", start, TunerConfig(**config), is_default=is_default
         )
-        for start in ("0.05", "0.5")
+        for start in _STARTS
     }
 
 
@@ -35,6 +38,10 @@ TUNERS: dict[str, Tuner] = {
     "cmaes": Sampling("evolution strategy CMA-ES", CmaEsSampler, libraries=("cmaes",)),
     "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
     "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
+    **{
+        f"untuned@{start}": Untuned(f"plain training at {start}, nothing tuned", start)
+        for start in _STARTS
+    },
     # Their bias grows with σ, so it starts at the papers' and is tuned, as there.
     **_from_each_start("stn", "STN, one run", method="stn", **_PUBLISHED_SCALE),
     **_from_each_start(

@@ -47,6 +47,8 @@ _TUNERS = {
     "random": "random",
     "tpe": "TPE",
     "gp": "GP",
+    "untuned@0.05": "start 0.05, untuned",
+    "untuned@0.5": "start 0.5, untuned",
     "delta-stn@0.05": "Δ-STN from 0.05",
     "delta-stn@0.5": "Δ-STN from 0.5",
 }

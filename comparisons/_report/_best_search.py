@@ -1,4 +1,4 @@
-"""Self-tuning beside the best of the usual searches, problem by problem."""
+"""Tuners of one run, and plain training, beside the best of the usual searches."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ SEARCHES = ("random", "tpe", "gp")
 NOTE = (
     f"The best of {', '.join(SEARCHES)} has the lowest median loss after retraining, in test and "
     "in validation each; it is known after the fact, to the advantage of the searches. All "
-    "figures are of medians over the seeds that the searches and the row's tuner have. Self-tuning "
+    "figures are of medians over the seeds that the searches and the row's tuner have. The tuner "
     "is shown by its distance from the best search, negative where it is better. «Own run»: the "
-    "network of the tuned run itself. Where validation losses are level and test losses are not, "
-    "the tuner has done its work, and the validation data are not quite like the test data."
+    "network of the tuned run itself, beside the best search's retrained ones. Where validation "
+    "losses are level and test losses are not, the tuner has done its work, and the validation "
+    "data are not quite like the test data."
 )
 
 
 def beside_best_search(results: Sequence[Result]) -> pd.DataFrame:
-    """Return median losses of self-tuning and of the best search, a row per problem and tuner.
+    """Return median losses of a tuner and of the best search, a row per problem and tuner.
 
-    The tuners are those that tune within a run. A search that was not run on a problem takes no
-    part there.
+    The tuners are those that are not given the searches' budget. A search that was not run on a
+    problem takes no part there.
     """
     return pd.DataFrame(
         [row for group in by_problem(results).values() for row in _rows(group)],
@@ -68,7 +69,7 @@ def _rows(of_problem: Sequence[Result]) -> Iterator[dict[str, object]]:
         )
     ]
     searches = [search for search in SEARCHES if search in tables[0]]
-    for tuner in filter(_is_self_tuning, by_tuner(of_problem)):
+    for tuner in filter(_has_own_budget, by_tuner(of_problem)):
         common = tables[0][[*searches, tuner]].dropna().index
         if not searches or common.empty:
             continue
@@ -91,8 +92,8 @@ def _rows(of_problem: Sequence[Result]) -> Iterator[dict[str, object]]:
         }
 
 
-def _is_self_tuning(tuner: str) -> bool:
-    return tuner in TUNERS and TUNERS[tuner].makes_schedules
+def _has_own_budget(tuner: str) -> bool:
+    return tuner in TUNERS and not TUNERS[tuner].takes_budget
 
 
 def formatted_best_search(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from optuna.pruners import NopPruner
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 import pytest
 
 from comparisons._budget import Budget
-from comparisons._tuner import Sampling, SelfTuning
+from comparisons._tuner import Sampling, SelfTuning, Untuned
 from comparisons._tuners import TUNERS, matching
-from comparisons.problems import Digits
+from comparisons.problems import PROBLEMS, Digits, Problem
 import optuna_dstn
 
 
 TINY = Digits.at("smoke", epochs=2)
-STUDIES = [name for name, tuner in TUNERS.items() if isinstance(tuner, (Sampling, SelfTuning))]
+STUDIES = [
+    name for name, tuner in TUNERS.items() if isinstance(tuner, (Sampling, Untuned, SelfTuning))
+]
 
 
 def test_name_without_start_stands_for_every_start() -> None:
@@ -54,6 +56,24 @@ def test_self_tuning_is_one_trial_from_its_start(start: str) -> None:
     assert isinstance(study, optuna_dstn.DSTNStudy)
     assert tuner.trials == 1
     assert study.ask().suggest_float("input_dropout", 0.0, 0.9) == float(start)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_every_start_names_the_same_hyperparameters(problem: type[Problem]) -> None:
+    # The first one is trained at, so it names them all.
+    first, *others = problem.starts.values()
+    assert all(other.keys() == first.keys() for other in others)
+
+
+def test_untuned_is_one_plain_run_at_the_start() -> None:
+    search = TUNERS["untuned@0.5"].search(TINY, 0, 5, Budget(30, "runs"))
+    search.advance()
+    assert search.share(0.0) == 1
+    [trial] = search.trials()
+    assert trial.params == TINY.starts["0.5"]
+    plain = TINY.train(FixedTrial(dict(TINY.starts["0.5"])), 5, 0, lambda share: None)
+    assert trial.value == plain.validation_loss
+    assert search.schedule(trial) is None
 
 
 def test_samplers_follow_their_seed() -> None:
