@@ -47,7 +47,9 @@ class _ComparisonInfo(NamedTuple):
 
 
 def plot_comparison(
-    studies: Sequence[optuna.Study] | Mapping[str, optuna.Study | Sequence[optuna.Study]],
+    studies: optuna.Study
+    | Sequence[optuna.Study]
+    | Mapping[str, optuna.Study | Sequence[optuna.Study]],
     *,
     plain_run_seconds: float | None = None,
     target_name: str = "Objective Value",
@@ -65,7 +67,8 @@ def plot_comparison(
 
     Args:
         studies: Studies of one direction; by name, each one study or several (seeds), of which the
-            mean and the band from worst to best are drawn. A sequence is named after the studies.
+            mean and the band from worst to best are drawn. Otherwise they are named after the
+            studies.
         plain_run_seconds: What one plain training run takes; the axis then counts such runs.
         target_name: What the value is.
 
@@ -76,12 +79,16 @@ def plot_comparison(
 
 
 def _get_comparison_info(
-    studies: Sequence[optuna.Study] | Mapping[str, optuna.Study | Sequence[optuna.Study]],
+    studies: optuna.Study
+    | Sequence[optuna.Study]
+    | Mapping[str, optuna.Study | Sequence[optuna.Study]],
     plain_run_seconds: float | None,
     target_name: str,
 ) -> _ComparisonInfo:
     if plain_run_seconds is not None and not plain_run_seconds > 0:
         raise ValueError(f"plain_run_seconds={plain_run_seconds}: give a positive number.")
+    if isinstance(studies, optuna.Study):
+        studies = [studies]
     named = studies if isinstance(studies, Mapping) else {s.study_name: s for s in studies}
     groups = {
         name: [group] if isinstance(group, optuna.Study) else list(group)

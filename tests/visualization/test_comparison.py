@@ -85,6 +85,12 @@ def test_figure_has_a_line_per_tuner_and_a_band_where_seeds_differ() -> None:
     assert figure.layout.yaxis.title.text == "Best loss so far"
 
 
+def test_one_study_may_come_alone() -> None:
+    study = study_of(trial([3.0, 2.0], 2.0))
+    alone, listed = plot_comparison(study), plot_comparison([study])
+    assert alone.to_dict() == listed.to_dict()
+
+
 def test_studies_that_cannot_be_compared() -> None:
     ended = study_of(trial([0.5], 1))
     with pytest.raises(ValueError, match="no finished trial"):
