@@ -149,7 +149,8 @@ def settle(
             f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
             "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...), "
             "round(...), min(...) or max(...) first, and check that the model is in training mode; "
-            "or take optuna.create_study."
+            "or take optuna.create_study. Where only some trials have one, "
+            "study.optimize(..., catch=(optuna_dstn.HyperparameterError,)) goes on with the others."
         )
     uses = {n: met.uses[id(p)] for group in responding for n, p in group.items()}
     return Findings(

@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_dstn._config import TunerConfig
+from optuna_dstn._errors import logger
 from optuna_dstn._held_parameters import HeldParameters
 from optuna_dstn._showing_storage import ShowingStorage, inner_storage
 from optuna_dstn._trial import DSTNTrial
@@ -45,6 +46,9 @@ class DSTNStudy(optuna.Study):
         sampler: As in Optuna.
         pruner: As in Optuna.
         config: The method's settings; the defaults if ``None``.
+
+    Raises:
+        TypeError: If ``config`` is no :class:`~optuna_dstn.TunerConfig`.
     """
 
     def __init__(
@@ -56,7 +60,13 @@ class DSTNStudy(optuna.Study):
         *,
         config: TunerConfig | None = None,
     ) -> None:
+        if not isinstance(config, TunerConfig | None):
+            raise TypeError(
+                f"config={config!r}: give a TunerConfig, such as "
+                "optuna_dstn.TunerConfig(method='centered-stn')."
+            )
         super().__init__(study_name, storage, sampler, pruner)
+        self._has_warned = False  # that nothing is tuned
         self.config = TunerConfig() if config is None else config
         self._show_held()
 
@@ -124,11 +134,26 @@ class DSTNStudy(optuna.Study):
         @functools.wraps(func)
         def objective(trial: optuna.Trial) -> float | Sequence[float]:
             try:
-                return func(trial)
+                value = func(trial)
+                self._warn_if_nothing_was_tuned(trial)
+                return value
             finally:
                 self._finish(trial)
 
         return objective
+
+    def _warn_if_nothing_was_tuned(self, trial: optuna.Trial) -> None:
+        """Warn, once, of an objective that suggests numbers and makes no Tuner."""
+        if not isinstance(trial, DSTNTrial) or self._has_warned:
+            return
+        if trial.held.final_values is None and trial.open_parameters:
+            self._has_warned = True
+            logger.warning(
+                f"The objective made no Tuner for trial {trial.number}, so nothing was tuned by "
+                f"gradient: {', '.join(trial.open_parameters)} kept the sampler's values. Let a "
+                "Tuner take the training step: tuner = optuna_dstn.Tuner(trial, model, optimizer, "
+                "loss_fn, valid_loader), then tuner.step(batch)."
+            )
 
     def _finish(self, trial: optuna.Trial | int) -> None:
         """Write what a trial, or the trial of a number, holds back."""

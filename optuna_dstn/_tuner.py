@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from optuna_dstn._attributes import DIRECTION, SCHEDULE
 from optuna_dstn._batch import EMPTY_LOADER
@@ -84,8 +84,9 @@ class Tuner:
             Batches that do not complete a step wait for the next epoch's; at the end they are lost.
 
     Raises:
-        ValueError: If the loader is empty, the optimizer holds none of the model's parameters, the
-            study has several directions, or the direction does not fit.
+        ValueError: If the loader is empty, the optimizer holds none of the model's parameters or is
+            LBFGS, ``loss_fn`` is one of torch's loss modules, the study has several directions, or
+            the direction does not fit.
         HyperparameterError: If a hyperparameter is used in a way that cannot be tuned; some of this
             shows in the first step.
     """
@@ -110,6 +111,8 @@ class Tuner:
         _require_count(accumulate_grad_batches)
         _require_batches(valid_loader)
         _require_own_parameters(model, optimizer)
+        _require_one_pass(optimizer)
+        _require_model_and_batch(loss_fn)
         self._trial = trial
         self._model = model
         self._batch_axis = batch_axis
@@ -278,9 +281,14 @@ class Tuner:
                 f"The best evaluation of trial {self._trial.number} came before the first step on "
                 "the hyperparameters, so the trial keeps their start values; those tuned since are "
                 "in optuna_dstn.hyperparameter_schedule(trial). Few validation data, or a start "
-                "that is hard to improve on, can be the reason."
+                f"that is hard to improve on, can be the reason{self._doubt_of_direction()}."
             )
         return self._best.hyperparameters
+
+    def _doubt_of_direction(self) -> str:
+        if self._metric_fn is None:
+            return ""
+        return f"; or that metric_fn is not to be {self._direction}d, as the study's direction says"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer."""
@@ -330,6 +338,24 @@ def _require_count(batches: int) -> None:
     if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
         raise ValueError(
             f"Tuner(accumulate_grad_batches={batches!r}): give a whole number, at least 1."
+        )
+
+
+def _require_one_pass(optimizer: Optimizer) -> None:
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "LBFGS asks for the loss several times a step (its closure), and a Tuner's step has "
+            "one pass. Take an optimizer that steps without a closure: SGD, Adam, AdamW."
+        )
+
+
+def _require_model_and_batch(loss_fn: LossFunction) -> None:
+    if isinstance(loss_fn, nn.Module) and type(loss_fn).__module__ == nn.MSELoss.__module__:
+        name = type(loss_fn).__name__
+        raise ValueError(
+            f"loss_fn is torch's {name}, which takes predictions and targets; the Tuner calls "
+            "loss_fn(model, batch). Write a function around it: def loss_fn(model, batch): "
+            f"x, y = batch; return {name}()(model(x), y)."
         )
 
 

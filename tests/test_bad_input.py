@@ -649,8 +649,39 @@ def test_an_optimizer_that_needs_a_closure() -> None:
         model, _ = make_net(drop)(trial)
         return model, torch.optim.LBFGS(model.parameters())
 
-    message = error_of_steps(make, kind=(TypeError, ValueError))  # type: ignore[arg-type]
-    says(message, "LBFGS", "closure")
+    with pytest.raises(ValueError, match=r"LBFGS.*closure.*SGD"):
+        started(make, loss_fn, [BATCH])
+
+
+def test_a_loss_of_torchs_in_the_place_of_loss_fn() -> None:
+    with pytest.raises(ValueError, match=r"CrossEntropyLoss.*def loss_fn\(model, batch\)"):
+        started(make_net(drop), nn.CrossEntropyLoss(), [BATCH])
+
+
+def test_a_config_that_is_none() -> None:
+    with pytest.raises(TypeError, match=r"config='stn'.*TunerConfig\(method="):
+        optuna_dstn.create_study(config="stn")  # type: ignore[arg-type]
+
+
+def test_an_objective_without_a_tuner_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna_dstn.create_study()
+    optuna.logging.enable_propagation()
+    try:
+        study.optimize(lambda trial: trial.suggest_float("h", 0.0, 1.0), n_trials=2)
+    finally:
+        optuna.logging.disable_propagation()
+    [warning] = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    says(warning, "no Tuner for trial 0", "h kept", "optuna_dstn.Tuner(trial, model")
+
+
+def test_an_objective_without_numbers_needs_no_tuner(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna_dstn.create_study()
+    optuna.logging.enable_propagation()
+    try:
+        study.optimize(lambda trial: trial.suggest_categorical("c", [1, 2]), n_trials=1)
+    finally:
+        optuna.logging.disable_propagation()
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 def test_an_error_in_an_objective_keeps_what_was_tuned() -> None:

@@ -304,3 +304,4 @@ def test_values_from_before_the_tuning_are_told_of(caplog: pytest.LogCaptureFixt
         optuna.logging.disable_propagation()
     assert study.best_params == study.best_trial.user_attrs["dstn:start"]
     assert "trial 0 came before the first step on the hyperparameters" in caplog.text
+    assert "metric_fn is not to be maximized" in caplog.text
