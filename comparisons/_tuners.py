@@ -73,6 +73,11 @@ TUNERS: dict[str, Tuner] = {
 }
 
 
+def method_of(tuner: str) -> str:
+    """Return a tuner's name without its start."""
+    return tuner.partition("@")[0]
+
+
 def matching(names: Iterable[str]) -> list[str]:
     """Return the registered tuners that are meant, each once, in the registry's order.
 
@@ -85,10 +90,9 @@ def matching(names: Iterable[str]) -> list[str]:
     """
     wanted: set[str] = set()
     for name in names:
-        variants = {known for known in TUNERS if name in (known, known.partition("@")[0])}
+        variants = {known for known in TUNERS if name in (known, method_of(known))}
         if not variants:
-            families = (tuner.partition("@")[0] for tuner in TUNERS)
-            raise ValueError(unknown("tuner", name, [*TUNERS, *families]))
+            raise ValueError(unknown("tuner", name, [*TUNERS, *map(method_of, TUNERS)]))
         wanted |= variants
     return [name for name in TUNERS if name in wanted]
 

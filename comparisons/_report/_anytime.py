@@ -15,7 +15,7 @@ from comparisons._report._problems import optimum
 from comparisons._report._style import Style, Styles
 from comparisons._storage import Result
 from comparisons._table import Spread, by_tuner, spread_name
-from optuna_dstn.visualization._comparison import Progress, aligned
+from optuna_dstn.visualization._comparison import Progress, aligned, mode_of
 
 
 Array = NDArray[np.float64]
@@ -101,8 +101,9 @@ def _trace(tuner: str, line: _Line, look: Style, width: float = 2.5) -> go.Scatt
     return go.Scatter(
         x=line.spent,
         y=line.median,
-        mode="lines",
+        mode=mode_of(line.spent),
         line={"color": look.color, "dash": look.dash, "width": width},
+        marker={"color": look.color, "size": 4 * width},
         name=tuner,
         legendgroup=tuner,
     )

@@ -9,6 +9,7 @@ import pandas as pd
 from comparisons._report._problems import difference_from_paper, paper_results
 from comparisons._storage import Result
 from comparisons._table import Spread, by_problem, by_tuner, number_text, own_test_loss
+from comparisons._tuners import method_of
 from comparisons.problems import PaperResult
 
 
@@ -49,7 +50,7 @@ def _ours(results: list[Result]) -> Mapping[str, PaperResult]:
     groups = by_tuner(results)
     ours = {}
     for method in _METHODS:
-        variants = [tuner for tuner in groups if tuner.partition("@")[0] == method]
+        variants = [tuner for tuner in groups if method_of(tuner) == method]
         if variants:
             start = f"{method}@{_START}"
             group = groups[start if start in variants else variants[0]]

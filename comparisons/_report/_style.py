@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 import math
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from comparisons._tuners import method_of
 from optuna_dstn.visualization._comparison import COLORS
 
 
@@ -25,11 +27,19 @@ Styles = dict[str, Style]
 
 
 def styles(tuners: Iterable[str]) -> Styles:
-    """Give each tuner a look of its own; when the colours are used up, they come dashed."""
-    return {
-        tuner: Style(COLORS[index % len(COLORS)], _DASHES[index // len(COLORS) % len(_DASHES)])
-        for index, tuner in enumerate(tuners)
-    }
+    """Give each tuner a look of its own; a method's starts share a colour and differ in dashes.
+
+    When the colours are used up, they come dashed.
+    """
+    tuners = list(tuners)
+    methods = list(dict.fromkeys(map(method_of, tuners)))
+    lines: Counter[str] = Counter()  # by colour
+    looks = {}
+    for tuner in tuners:
+        color = COLORS[methods.index(method_of(tuner)) % len(COLORS)]
+        looks[tuner] = Style(color, _DASHES[lines[color] % len(_DASHES)])
+        lines[color] += 1
+    return looks
 
 
 def with_log_axis(figure: go.Figure, axis: str) -> go.Figure:

@@ -177,12 +177,17 @@ def aligned(studies: Sequence[Progress], *, first: float = 0.0) -> tuple[Array, 
     return grid, rows
 
 
+def mode_of(spent: Array) -> str:
+    """Return plotly's mode for a curve at these costs: of a single one, a line would not show."""
+    return "lines" if spent[0] < spent[-1] else "markers"
+
+
 def curve_traces(name: str, curve: Curve, color: str) -> list[go.Scatter]:
     """Return the line of a curve, behind it its band where there is one."""
     line = go.Scatter(
         x=curve.spent,
         y=curve.mean,
-        mode="lines",
+        mode=mode_of(curve.spent),
         line={"color": color, "width": 2.5},
         name=name,
         legendgroup=name,

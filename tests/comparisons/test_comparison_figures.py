@@ -21,6 +21,7 @@ from comparisons._report._sensitivity_maps import (
 from comparisons._report._studies import _get_studies_info, optuna_figures
 from comparisons._report._style import with_log_axis
 from comparisons._study import Retrained
+from comparisons._tuners import TUNERS
 from optuna_dstn import TunerConfig
 
 
@@ -97,6 +98,21 @@ def test_small_figures_have_medians_alone() -> None:
 def test_every_tuner_looks_different() -> None:
     looks = _style.styles(f"tuner {n}" for n in range(14))
     assert len(set(looks.values())) == 14
+    default = [name for name, tuner in TUNERS.items() if tuner.is_default]
+    assert len(set(_style.styles(default).values())) == len(default)
+
+
+def test_the_starts_of_a_method_share_its_colour() -> None:
+    looks = _style.styles(["random", "delta-stn@0.05", "delta-stn@0.5"])
+    weak, strong = looks["delta-stn@0.05"], looks["delta-stn@0.5"]
+    assert weak.color == strong.color != looks["random"].color
+    assert weak.dash != strong.dash
+
+
+def test_a_single_evaluation_shows() -> None:
+    results = [result("random", trials=[trial(0, [1.0])]), result("tpe")]
+    one, many = plot_anytime(results, _style.styles(["random", "tpe"])).plot.data
+    assert (one.name, one.mode, many.mode) == ("random", "markers", "lines")
 
 
 # -- studies -------------------------------------------------------------------------------------

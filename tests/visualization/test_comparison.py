@@ -91,6 +91,12 @@ def test_one_study_may_come_alone() -> None:
     assert alone.to_dict() == listed.to_dict()
 
 
+def test_a_single_evaluation_shows() -> None:
+    (point,) = plot_comparison(study_of(trial([3.0], 2.0))).data
+    (line,) = plot_comparison(study_of(trial([3.0, 2.0], 2.0))).data
+    assert (point.mode, line.mode) == ("markers", "lines")
+
+
 def test_studies_that_cannot_be_compared() -> None:
     ended = study_of(trial([0.5], 1))
     with pytest.raises(ValueError, match="no finished trial"):
