@@ -84,7 +84,7 @@ def losses(problems: dict[str, str]) -> pd.DataFrame:
 
 
 def aim() -> pd.DataFrame:
-    """Return Δ-STN beside the best search of each problem, and whether it is as good."""
+    """Return Δ-STN beside the best search of each problem, like beside like."""
     ours = [row for row in _kept("best_search") if row["tuner"] in _STARTS]
     problems = itertools.groupby(ours, key=lambda row: row["problem"])
     return pd.DataFrame(_beside_best(problem, list(rows)) for problem, rows in problems)
@@ -99,15 +99,19 @@ def _beside_best(problem: str, rows: Sequence[dict[str, Any]]) -> dict[str, obje
     return {
         "problem": problem,
         "seeds": first["seeds"],
-        "best search": _search(first["best_search"], first["best_test_loss"]),
-        f"Δ-STN retrained, from {', '.join(_STARTS.values())}": from_each("retrained_test_loss"),
-        "tuned run itself": from_each("test_loss"),
+        "retrained: best search": _search(first["best_search"], first["best_test_loss"]),
+        f"retrained: Δ-STN from {', '.join(_STARTS.values())}": from_each("retrained_test_loss"),
+        "retrained: better start": _better_start(rows, "retrained_test_loss", "best_test_loss"),
+        "own run: best search": _search(
+            first["best_search_in_own_run"], first["best_own_test_loss"]
+        ),
+        "own run: Δ-STN": from_each("test_loss"),
+        "own run: better start": _better_start(rows, "test_loss", "best_own_test_loss"),
         "validation: best search": _search(
             first["best_search_in_validation"], first["best_validation_loss"]
         ),
-        "Δ-STN": from_each("retrained_validation_loss"),
+        "validation: Δ-STN": from_each("retrained_validation_loss"),
         "plain runs": from_each("plain_runs", lambda runs: number_text(runs, ".1f")),
-        "": _verdict(rows),
     }
 
 
@@ -115,21 +119,14 @@ def _search(name: str, loss: float) -> str:
     return f"{_TUNERS[name]}, {_loss(loss)}"
 
 
-def _verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Say which starts lead to a loss not above the best search's, or how far the better one is."""
-    excess = {_STARTS[row["tuner"]]: _excess(row) for row in rows}
-    reached = [start for start, value in excess.items() if value <= 0]
-    if len(reached) == len(rows):
-        return "reached"
-    if reached:
-        return f"reached from {', '.join(reached)}"
-    return f"{100 * min(excess.values()):.1f} % behind"
-
-
-def _excess(row: dict[str, Any]) -> float:
-    both = (row["retrained_test_loss"], row["test_loss"])
-    known = [loss for loss in both if not math.isnan(loss)]
-    return float(min(known, default=math.inf) / row["best_test_loss"] - 1)
+def _better_start(rows: Sequence[dict[str, Any]], loss: str, best: str) -> str:
+    """Say from which start the loss is lower, and how far it is from the best search's."""
+    excess = {_STARTS[row["tuner"]]: row[loss] / row[best] - 1 for row in rows}
+    known = {start: value for start, value in excess.items() if math.isfinite(value)}
+    if not known:
+        return number_text(rows[0][loss])
+    start = min(known, key=known.__getitem__)
+    return f"{100 * known[start]:+.1f} % from {start}"
 
 
 def _kept(table: str) -> list[dict[str, Any]]:

@@ -43,16 +43,20 @@ def test_a_check_names_what_is_behind_and_writes_nothing(document: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("losses", "verdict"),
+    ("losses", "retrained", "own_run"),
     [
-        ([(1.0, 1.1), (1.2, 0.9)], "reached"),  # by the retrained run, by the tuned run itself
-        ([(1.1, 1.1), (0.9, 1.2)], "reached from 0.5"),
-        ([(1.2, 1.1), (1.3, 1.05)], "5.0 % behind"),
-        ([(float("inf"), float("nan")), (1.2, 1.2)], "20.0 % behind"),
+        ([(1.0, 1.1), (1.2, 0.9)], "+0.0 % from 0.05", "-55.0 % from 0.5"),
+        ([(1.1, 1.1), (0.9, 1.2)], "-10.0 % from 0.5", "-45.0 % from 0.05"),
+        ([(float("inf"), float("nan")), (1.2, 3.0)], "+20.0 % from 0.5", "+50.0 % from 0.5"),
+        ([(float("inf"), 3.0)] * 2, "diverged", "+50.0 % from 0.05"),
     ],
 )
-def test_the_verdict_is_of_the_better_of_both_runs(
-    losses: list[tuple[float, float]], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_better_start_is_beside_the_best_search_of_its_kind(
+    losses: list[tuple[float, float]],
+    retrained: str,
+    own_run: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     starts = ["delta-stn@0.05", "delta-stn@0.5"]
     rows = pd.DataFrame(losses, columns=["retrained_test_loss", "test_loss"], index=starts)
@@ -61,6 +65,8 @@ def test_the_verdict_is_of_the_better_of_both_runs(
         seeds=3,
         best_search="gp",
         best_test_loss=1.0,
+        best_search_in_own_run="random",
+        best_own_test_loss=2.0,
         best_search_in_validation="tpe",
         best_validation_loss=1.0,
         retrained_validation_loss=1.0,
@@ -68,6 +74,7 @@ def test_the_verdict_is_of_the_better_of_both_runs(
     )
     rows.rename_axis("tuner").reset_index().to_csv(tmp_path / "best_search.csv", index=False)
     monkeypatch.setattr(quote, "RESULTS", tmp_path)
-    (row,) = quote.aim().to_numpy().tolist()
-    assert row[:3] == ["ridge", 3, "GP, 1.000"]
-    assert row[-1] == verdict
+    (row,) = quote.aim().to_dict("records")
+    assert row["retrained: best search"] == "GP, 1.000"
+    assert row["own run: best search"] == "random, 2.000"
+    assert (row["retrained: better start"], row["own run: better start"]) == (retrained, own_run)
