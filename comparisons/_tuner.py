@@ -73,7 +73,24 @@ class Tuner(ABC):
 
 
 @dataclass(frozen=True)
-class Sampling(Tuner):
+class StudyTuner(Tuner):
+    """Searches by an Optuna study; a piece of the search is a trial."""
+
+    @abstractmethod
+    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
+        """Create a study in memory."""
+
+    def ends(self, budget: Budget) -> Budget:
+        """Return when a search ends that is given a budget."""
+        return budget
+
+    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+        study = self.create_study(problem, seed)
+        return StudySearch(study, problem, seed, training_seed, self.ends(budget))
+
+
+@dataclass(frozen=True)
+class Sampling(StudyTuner):
     """One of Optuna's samplers with its default settings; a trial is a plain training run.
 
     No run is cut short unless a pruner is named: the tuner is then another one.
@@ -92,7 +109,6 @@ class Sampling(Tuner):
         return trials
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        """Create a study in memory."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self.sampler(seed=seed)
@@ -102,93 +118,65 @@ class Sampling(Tuner):
         # Hyperband deals trials to its brackets by the study's name, which is random by default.
         return optuna.create_study(study_name=f"seed {seed}", sampler=sampler, pruner=pruner)
 
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        return StudySearch(
-            self.create_study(problem, seed), problem, seed, training_seed, budget=budget
-        )
-
 
 @dataclass(frozen=True)
-class Untuned(Tuner):
-    """Plain training at one of the problem's starts: what tuning from there has to improve on.
+class Starting(StudyTuner):
+    """A few trials, whatever the budget; the first is from one of the problem's starts.
 
     Attributes:
-        start: Label of the start.
-    """
-
-    start: str
-
-    def require_usable(self, problem: Problem | None = None) -> None:
-        super().require_usable(problem)
-        _require_start(problem, self.start)
-
-    def plain_runs(self, trials: int) -> float:
-        return 1.0
-
-    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        """Create a study in memory."""
-        study = optuna.create_study(sampler=RandomSampler(seed=seed), pruner=NopPruner())
-        study.enqueue_trial(dict(problem.starts[self.start]))
-        return study
-
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        return StudySearch(
-            self.create_study(problem, seed),
-            problem,
-            seed,
-            training_seed,
-            budget=Budget(1, "trials"),
-        )
-
-
-@dataclass(frozen=True)
-class SelfTuning(Tuner):
-    """Tuning by gradient within each of a few trials, one by default.
-
-    Attributes:
-        start: Label of one of the problem's starts; ``None`` lets the sampler choose them.
-        config: Of the method.
+        start: Label of the start; ``None`` lets the sampler choose it too.
         sampler: Called with ``seed=``.
-        trials: How many; each is a whole search.
+        trials: How many.
     """
 
     start: str | None
-    config: optuna_dstn.TunerConfig | None = None
-    sampler: Callable[..., BaseSampler] = RandomSampler
-    trials: int = 1
-
-    makes_schedules: ClassVar[bool] = True
-    runs_of_a_trial: ClassVar[float] = 4.0
+    sampler: Callable[..., BaseSampler] = field(default=RandomSampler, kw_only=True)
+    trials: int = field(default=1, kw_only=True)
 
     def require_usable(self, problem: Problem | None = None) -> None:
         super().require_usable(problem)
-        if self.start is not None:
-            _require_start(problem, self.start)
+        if problem is not None and self.start is not None and self.start not in problem.starts:
+            raise UnusableError(
+                f"{problem.name} has no start {self.start!r}, but {', '.join(problem.starts)}."
+            )
 
     def plain_runs(self, trials: int) -> float:
         return self.runs_of_a_trial * self.trials
 
+    def ends(self, budget: Budget) -> Budget:
+        return Budget(self.trials, "trials")
+
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        """Create a study in memory."""
-        study = optuna_dstn.create_study(
-            sampler=self.sampler(seed=seed), pruner=NopPruner(), config=self.config
-        )
+        study = self._new_study(self.sampler(seed=seed))
         if self.start is not None:
             study.enqueue_trial(dict(problem.starts[self.start]))
         return study
 
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        return StudySearch(
-            self.create_study(problem, seed),
-            problem,
-            seed,
-            training_seed,
-            budget=Budget(self.trials, "trials"),
-        )
+    @abstractmethod
+    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
+        """Create a study without trials."""
 
 
-def _require_start(problem: Problem | None, start: str) -> None:
-    if problem is not None and start not in problem.starts:
-        raise UnusableError(
-            f"{problem.name} has no start {start!r}, but {', '.join(problem.starts)}."
-        )
+@dataclass(frozen=True)
+class Untuned(Starting):
+    """Plain training at a start: what tuning from there has to improve on."""
+
+    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
+        return optuna.create_study(sampler=sampler, pruner=NopPruner())
+
+
+@dataclass(frozen=True)
+class SelfTuning(Starting):
+    """Tuning by gradient within each trial, which is a whole search.
+
+    Attributes:
+        config: Of the method.
+    """
+
+    config: optuna_dstn.TunerConfig | None = None
+
+    makes_schedules: ClassVar[bool] = True
+    runs_of_a_trial: ClassVar[float] = 4.0
+
+    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
+        return optuna_dstn.create_study(sampler=sampler, pruner=NopPruner(), config=self.config)

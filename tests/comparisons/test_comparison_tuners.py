@@ -5,16 +5,14 @@ from optuna.trial import FixedTrial, TrialState
 import pytest
 
 from comparisons._budget import Budget
-from comparisons._tuner import Sampling, SelfTuning, Untuned
+from comparisons._tuner import StudyTuner
 from comparisons._tuners import TUNERS, matching
 from comparisons.problems import PROBLEMS, Digits, Problem
 import optuna_dstn
 
 
 TINY = Digits.at("smoke", epochs=2)
-STUDIES = [
-    name for name, tuner in TUNERS.items() if isinstance(tuner, (Sampling, Untuned, SelfTuning))
-]
+STUDIES = [name for name, tuner in TUNERS.items() if isinstance(tuner, StudyTuner)]
 
 
 def test_name_without_start_stands_for_every_start() -> None:
