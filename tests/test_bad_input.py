@@ -8,6 +8,7 @@ import math
 import re
 from typing import Any
 
+from _logged import warnings_of
 from _reference import started
 import optuna
 from optuna.trial import TrialState
@@ -665,23 +666,17 @@ def test_a_config_that_is_none() -> None:
 
 def test_an_objective_without_a_tuner_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     study = optuna_dstn.create_study()
-    optuna.logging.enable_propagation()
-    try:
-        study.optimize(lambda trial: trial.suggest_float("h", 0.0, 1.0), n_trials=2)
-    finally:
-        optuna.logging.disable_propagation()
-    [warning] = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    [warning] = warnings_of(
+        caplog, lambda: study.optimize(lambda t: t.suggest_float("h", 0.0, 1.0), n_trials=2)
+    )
     says(warning, "no Tuner for trial 0", "h kept", "optuna_dstn.Tuner(trial, model")
 
 
 def test_an_objective_without_numbers_needs_no_tuner(caplog: pytest.LogCaptureFixture) -> None:
     study = optuna_dstn.create_study()
-    optuna.logging.enable_propagation()
-    try:
-        study.optimize(lambda trial: trial.suggest_categorical("c", [1, 2]), n_trials=1)
-    finally:
-        optuna.logging.disable_propagation()
-    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    assert not warnings_of(
+        caplog, lambda: study.optimize(lambda t: t.suggest_categorical("c", [1, 2]), n_trials=1)
+    )
 
 
 def test_an_error_in_an_objective_keeps_what_was_tuned() -> None:
@@ -800,12 +795,7 @@ def test_a_constant_penalty_written_by_hand(
     def penalised(model: Any, batch: Batch) -> Tensor:
         return loss_fn(model, batch) + penalty(model)
 
-    optuna.logging.enable_propagation()
-    try:
-        started(make_net(drop), penalised, [BATCH]).step(BATCH)
-    finally:
-        optuna.logging.disable_propagation()
-    messages = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    messages = warnings_of(caplog, lambda: started(make_net(drop), penalised, [BATCH]).step(BATCH))
     assert len(messages) == warnings
     for message in messages:
         says(message, "A penalty on the model's parameters joins the loss", "l2_penalty(")

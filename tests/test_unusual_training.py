@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from _logged import warnings_of
 from _reference import AnyModel
 import optuna
 import pytest
@@ -322,21 +323,6 @@ def test_parameters_that_forward_replaces_advance_once_a_step(method: str) -> No
 
 
 # -- parameters that are frozen, unfrozen, added, replaced --------------------------------------
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture, run: Callable[[], Any]) -> list[str]:
-    """The different warnings that something logs."""
-    caplog.clear()
-    optuna.logging.enable_propagation()
-    try:
-        run()
-    finally:
-        optuna.logging.disable_propagation()
-    found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    counts = {message: found.count(message) for message in found}
-    # The handlers of two loggers may note each.
-    assert all(count <= 2 for count in counts.values())
-    return list(counts)
 
 
 def run(tuner: Tuner, steps: int = 4) -> Callable[[], None]:
