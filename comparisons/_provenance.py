@@ -12,6 +12,8 @@ from pathlib import Path
 import platform
 from typing import Any
 
+import torch
+
 from comparisons._study import Job
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem
@@ -55,12 +57,17 @@ def made_by(problem: type[Problem], tuner: str, libraries: Iterable[str]) -> dic
     }
 
 
-def machine() -> dict[str, Any]:
-    """Return what is worth knowing of the machine, nothing that identifies it."""
+def machine(device: str) -> dict[str, Any]:
+    """Return what is worth knowing of the machine, nothing that identifies it.
+
+    Args:
+        device: Where networks are trained.
+    """
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "cores": available_cores(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
 
 

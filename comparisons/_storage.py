@@ -274,7 +274,7 @@ def write(storage: RDBStorage, record: Record) -> None:
     attributes = {
         _FORMAT: _THIS_FORMAT,
         _SETTINGS: settings(record.job),
-        _MACHINE: machine(),
+        _MACHINE: machine(record.job.problem.device),
         _TUNER: record.job.tuner,
         _SEED: record.job.seed,
         _SELECTED: record.selected,

@@ -313,9 +313,11 @@ def _sources(results: list[Result]) -> str:
 
 def _machine(result: Result) -> str:
     machine = result.machine
+    # Older studies name the kind of device alone.
+    device = machine.get("device", result.settings.get("device", "cpu"))
     return (
         f"{machine['cores']} cores, {machine['architecture']}, {machine['system']}, "
-        f"{result.settings.get('device', 'cpu')}; one thread per process"
+        f"{device}; one thread per process"
     )
 
 

@@ -89,6 +89,14 @@ def test_studies_of_one_tuner_by_different_sources_are_named(tmp_path: Path) -> 
     assert "by different states of the source code: random on digits<" in page
 
 
+def test_machine_is_named_by_its_accelerator(tmp_path: Path) -> None:
+    older, newer = result("random", 0), result("random", 1)
+    newer = newer._replace(machine={**newer.machine, "device": "NVIDIA H100"})
+    page = write_report([older, newer], tmp_path)[0].read_text(encoding="utf-8")
+    assert "2 cores, x86_64, Linux, cpu; one" in page
+    assert "2 cores, x86_64, Linux, NVIDIA H100; one" in page
+
+
 def test_figures_are_json_that_plotly_reads(tmp_path: Path) -> None:
     page = write_report(_several(), tmp_path)[0].read_text(encoding="utf-8")
     figures = re.findall(r'<script type="application/json">(.*?)</script>', page)

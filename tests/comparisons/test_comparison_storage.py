@@ -35,6 +35,7 @@ def test_a_study_is_read_as_it_was_written(records: list[Record], tmp_path: Path
     assert result.test_loss == record.test_loss
     assert result.retrained == record.retrained
     assert result.replayed == record.replayed
+    assert result.machine["device"] == "cpu"
     assert result.validation_loss == min(trial.value for trial in record.trials)
     for stored, trial in zip(result.trials, record.trials, strict=True):
         assert stored.params == trial.params
