@@ -111,7 +111,9 @@ class LanguageModelling(Problem):
 
 def losses(logits: Tensor, following: Tensor) -> Tensor:
     """Return the mean cross entropy of each sequence, (B,), from logits (B, T, vocabulary)."""
-    return F.cross_entropy(logits.transpose(1, 2), following, reduction="none").mean(1)
+    # Classes last: as second axis of three they are several times slower.
+    found = F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
+    return found.view(following.shape).mean(1)
 
 
 @functools.cache
