@@ -17,6 +17,7 @@ from optuna_dstn._direction import direction_of
 from optuna_dstn._errors import logger
 from optuna_dstn._evaluation import LossFunction, mean_over
 from optuna_dstn._model_state import ModelState
+from optuna_dstn._own_step import own_step
 from optuna_dstn._plain_training import PlainTraining
 from optuna_dstn._replay_trial import ReplayTrial
 from optuna_dstn._response_optimizer import OptimizerFactory
@@ -115,6 +116,7 @@ class Tuner:
         _require_model_and_batch(loss_fn)
         self._trial = trial
         self._model = model
+        self._optimizer = optimizer
         self._batch_axis = batch_axis
         self._valid_loader = valid_loader
         self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
@@ -172,9 +174,12 @@ class Tuner:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
             ValueError: If batch normalisation meets a batch of one.
+
+        The optimizer itself raises ``RuntimeError`` if it is stepped once more on this gradient.
         """
         try:
-            return self._training.step(batch)
+            with own_step(self._optimizer):
+                return self._training.step(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
