@@ -468,21 +468,17 @@ def test_an_operation_without_a_derivative_in_forward_mode(operation: Any, named
 
 
 def test_a_training_shorter_than_the_warm_up_warns(caplog: Any) -> None:
-    optuna.logging.enable_propagation()
-    try:
-        study = optuna_dstn.create_study(config=TunerConfig(warmup_steps=100))
+    study = optuna_dstn.create_study(config=TunerConfig(warmup_steps=100))
 
-        def objective(trial: Any) -> float:
-            model, optimizer = make_net(drop)(trial)
-            tuner = Tuner(trial, model, optimizer, loss_fn, [BATCH])
-            tuner.step(BATCH)
-            return tuner.evaluate()
+    def objective(trial: Any) -> float:
+        model, optimizer = make_net(drop)(trial)
+        tuner = Tuner(trial, model, optimizer, loss_fn, [BATCH])
+        tuner.step(BATCH)
+        return tuner.evaluate()
 
-        study.enqueue_trial({"h": 0.3})
-        study.optimize(objective, n_trials=1)
-    finally:
-        optuna.logging.disable_propagation()
-    says(caplog.text, "before its first step on the hyperparameters: h kept", "warmup_steps=100")
+    study.enqueue_trial({"h": 0.3})
+    (warning,) = warnings_of(caplog, lambda: study.optimize(objective, n_trials=1))
+    says(warning, "before its first step on the hyperparameters: h kept", "warmup_steps=100")
     assert study.best_params["h"] == 0.3  # to the last bit
 
 

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from _logged import warnings_of
 from _problems import (
     CLASSES,
     FEATURES,
@@ -234,15 +235,10 @@ def test_a_pruned_trial_holds_what_tuning_found(name: str) -> None:
 def test_a_trial_pruned_before_its_first_hyperparameter_step_is_no_mistake(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    optuna.logging.enable_propagation()
-    try:
-        study = optuna_dstn.create_study(pruner=pruners.ThresholdPruner(upper=0.0))
-        study.optimize(HybridObjective(), n_trials=1)
-    finally:
-        optuna.logging.disable_propagation()
+    study = optuna_dstn.create_study(pruner=pruners.ThresholdPruner(upper=0.0))
+    assert not warnings_of(caplog, lambda: study.optimize(HybridObjective(), n_trials=1))
     (trial,) = study.trials
     assert trial.state == TrialState.PRUNED
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 # -- storages and workers --------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from _logged import warnings_of
 from _reference import started
 import optuna
 import pytest
@@ -297,11 +298,7 @@ def test_values_from_before_the_tuning_are_told_of(caplog: pytest.LogCaptureFixt
     study = optuna_dstn.create_study(
         direction="maximize", config=TunerConfig(warmup_steps=1, train_steps=1)
     )
-    optuna.logging.enable_propagation()
-    try:
-        study.optimize(objective, n_trials=1)
-    finally:
-        optuna.logging.disable_propagation()
+    (warning,) = warnings_of(caplog, lambda: study.optimize(objective, n_trials=1))
     assert study.best_params == study.best_trial.user_attrs["dstn:start"]
-    assert "trial 0 came before the first step on the hyperparameters" in caplog.text
-    assert "metric_fn is not to be maximized" in caplog.text
+    assert "trial 0 came before the first step on the hyperparameters" in warning
+    assert "metric_fn is not to be maximized" in warning
