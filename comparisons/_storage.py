@@ -196,9 +196,10 @@ def missing(storage: RDBStorage, jobs: Iterable[Job], *, keep_older: bool = Fals
     wanted = {name: settings(job) for name, job in asked.items()}
     done = set()
     with _explained(_path(storage)):
-        for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-            name, attributes = summary.study_name, summary.user_attrs
-            if _SETTINGS not in attributes and (summary.n_trials or name not in asked):
+        # Not Optuna's summaries of them, which read all trials of all studies.
+        for study in storage.get_all_studies():
+            name, attributes = study.study_name, study.user_attrs
+            if _SETTINGS not in attributes and (_trials(storage, name) or name not in asked):
                 raise SettingsError(f"No comparison wrote study {name!r}.")
             if not attributes.get(_COMPLETE):
                 optuna.delete_study(study_name=name, storage=storage)
@@ -304,16 +305,20 @@ def read(storage: RDBStorage) -> list[Result]:
     """
     with _explained(_path(storage)):
         results = [
-            _result(storage, summary.study_name, summary.user_attrs)
-            for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)
-            if summary.user_attrs.get(_COMPLETE)
+            _result(storage, study.study_name, study.user_attrs)
+            for study in storage.get_all_studies()
+            if study.user_attrs.get(_COMPLETE)
         ]
     return sorted(results, key=lambda result: result.seed)
 
 
+def _trials(storage: RDBStorage, study_name: str) -> list[FrozenTrial]:
+    return storage.get_all_trials(storage.get_study_id_from_name(study_name), deepcopy=False)
+
+
 def _result(storage: RDBStorage, study_name: str, attributes: Mapping[str, Any]) -> Result:
     _require_format(study_name, attributes)
-    trials = optuna.load_study(study_name=study_name, storage=storage).get_trials()
+    trials = _trials(storage, study_name)
     return Result(
         tuner=attributes[_TUNER],
         seed=attributes[_SEED],
