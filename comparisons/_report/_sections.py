@@ -163,8 +163,8 @@ def budget(results: list[Result]) -> Section:
     text = (
         "Best validation loss so far against the budget in plain training runs; medians over the "
         "seeds, both axes logarithmic. A budget is the CPU time of all that a tuner does, divided "
-        "by the median CPU time of plain runs measured beside it. Grey, with dots: the optimum, "
-        "where it is known."
+        "by the median CPU time of plain runs measured beside it; on a GPU, wall time. Grey, with "
+        "dots: the optimum, where it is known."
     )
     body = [_page.note(text), _page.key(looks), _page.multiples(figures)]
     return Section("What a budget buys", body, [])
@@ -204,8 +204,8 @@ the selected hyperparameters on fresh seeds, the same for every tuner. Retrained
 show what each tuner made of what it was to minimise, test losses what that was worth. Networks are
 taken at their best validation loss; test data are looked at only after selection. «Less tpe's» is
 the retrained test loss less TPE's at the same seed, on the same data and from the same initial
-weights. Plain runs are the tuner's CPU time over that of a plain training run, seconds are wall
-time; retraining is not counted: it is the same for all."""
+weights. Plain runs are the tuner's CPU time, on a GPU its wall time, over that of a plain training
+run; seconds are wall time. Retraining is not counted: it is the same for all."""
 
 
 def _problem_tables(problem: str, summary: pd.DataFrame, results: list[Result]) -> Iterable[str]:
