@@ -124,8 +124,9 @@ class _Progress:
 
     def __init__(self, tasks: Iterable[Task], is_shown: bool) -> None:
         self._is_shown = is_shown
+        self._runs = sum(task.training_runs for task in tasks)
         self._all: tqdm[NoReturn] = tqdm(
-            total=sum(task.training_runs for task in tasks),
+            total=self._runs,
             desc="all",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,  # in a file each one stays
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} runs [{elapsed}<{remaining}]",
@@ -147,8 +148,11 @@ class _Progress:
 
     def update(self, slot: int, share: float) -> None:
         task, bar, before = self._tasks[slot]
+        share = min(share, 1.0)  # of an estimate
         bar.update(share - before)
-        self._all.update(task.training_runs * (share - before))
+        # No further than to the end, which rounding may pass.
+        runs = task.training_runs * (share - before)
+        self._all.update(min(runs, self._runs - self._all.n))
         self._tasks[slot] = task, bar, share
 
     def finish(self, slot: int) -> None:

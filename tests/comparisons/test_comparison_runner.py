@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import os
 import signal
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from optuna.trial import BaseTrial
 import pytest
 
-from comparisons._runner import Failure, TaskError, run
+from comparisons._runner import Failure, TaskError, _Progress, run
 from comparisons._study import Job, Record, run_study
 from comparisons.problems import Problem, Scale, Setup, Size, Trained
 
@@ -71,6 +71,24 @@ def test_leaving_early_ends_what_is_running(capfd: pytest.CaptureFixture[str]) -
     outcomes.close()
     assert time.monotonic() - started < 60
     assert "all:" in capfd.readouterr().err
+
+
+class Estimated(NamedTuple):
+    study_name: str
+    seed: int
+    training_runs: float
+
+
+def test_the_bar_of_all_does_not_pass_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    tasks = [Estimated("some", seed, training_runs=0.1 + seed) for seed in range(30)]
+    progress = _Progress(tasks, is_shown=True)
+    for task in tasks:
+        progress.begin(0, task)
+        for share in (0.3, 0.7, 1.2):  # the last is of a task that costs more than was thought
+            progress.update(0, share)
+        progress.finish(0)
+    progress.close()
+    assert "438/438 runs" in capfd.readouterr().err
 
 
 def test_nothing_to_run() -> None:
