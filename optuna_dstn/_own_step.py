@@ -39,9 +39,8 @@ class _Watch:
     def __init__(self, optimizer: Optimizer) -> None:
         self.is_own = False
         self._left: tuple[ref[Tensor], int] | None = None
-        with suppress(
-            AttributeError
-        ):  # a wrapper that never called Optimizer.__init__ has no hooks
+        # A wrapper that never called Optimizer.__init__ has no hooks.
+        with suppress(AttributeError):
             optimizer.register_step_pre_hook(self._before_step)
 
     def remember(self, optimizer: Optimizer) -> None:
