@@ -49,11 +49,11 @@ class _Watch:
         self._left = None if gradient is None else (ref(gradient), gradient._version)
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        gradient = _first_gradient(optimizer)
-        if self.is_own or self._left is None or gradient is None:
+        if self.is_own or self._left is None:
             return
         left, version = self._left
-        if gradient is left() and gradient._version == version:
+        gradient = _first_gradient(optimizer)
+        if gradient is not None and gradient is left() and gradient._version == version:
             raise RuntimeError(
                 "optimizer.step() after Tuner.step(batch) would apply the same gradient once more: "
                 "Tuner.step computes the loss and its gradient and takes the optimizer's step. "

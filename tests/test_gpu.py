@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from _problems import loss_fn
 import optuna
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import _response
@@ -22,9 +22,8 @@ pytestmark = [
 ]
 
 
-def loss_fn(model, batch):
-    x, y = batch
-    return F.cross_entropy(model(x.cuda()), y.cuda())
+def loss_fn_on_the_gpu(model, batch):
+    return loss_fn(model, [part.cuda() for part in batch])
 
 
 def test_batches_on_the_cpu_tune_a_model_on_the_gpu():
@@ -42,7 +41,7 @@ def test_batches_on_the_cpu_tune_a_model_on_the_gpu():
             nn.Linear(144, 10),
         ).cuda()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, [batch])
+        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn_on_the_gpu, [batch])
         for _ in range(20):
             tuner.step(batch)
         return tuner.evaluate()
@@ -138,11 +137,11 @@ def _schedule(method: str, network: Callable[[], nn.Module], device: str) -> pd.
         def training_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
             x, y = batch
             penalty = optuna_dstn.l2_penalty(model.parameters(), l2)
-            return _classification_loss(model, (x * gain, y)) + penalty
+            return loss_fn(model, (x * gain, y)) + penalty
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         tuner = optuna_dstn.Tuner(
-            trial, model, optimizer, training_loss, batches, valid_loss_fn=_classification_loss
+            trial, model, optimizer, training_loss, batches, valid_loss_fn=loss_fn
         )
         for step in range(20):
             tuner.step(batches[step % 2])
@@ -154,8 +153,3 @@ def _schedule(method: str, network: Callable[[], nn.Module], device: str) -> pd.
     study.enqueue_trial({"gain": 1.0, "l2": 1e-2})
     study.optimize(objective, n_trials=1)
     return optuna_dstn.hyperparameter_schedule(study.best_trial)
-
-
-def _classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    x, y = batch
-    return F.cross_entropy(model(x), y)

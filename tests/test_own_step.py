@@ -6,11 +6,11 @@ import gc
 from typing import Any
 import weakref
 
+from _problems import loss_fn
 import optuna
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.optim import SGD, Optimizer
 
 import optuna_dstn
@@ -18,10 +18,6 @@ from optuna_dstn import Tuner, TunerConfig
 
 
 BATCH = torch.randn(8, 4), torch.randint(3, (8,))
-
-
-def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
 
 
 def tuner(method: str, optimizer: type[Optimizer] | Any = SGD, **options: Any) -> tuple[Any, ...]:
