@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
+import warnings
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 import pandas as pd
 
 from comparisons._budget import Budget, Spent
@@ -93,24 +95,26 @@ class StudySearch(Search):
         self._epochs = 0
 
     def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
-        # The sampler's own work, before and after the training, is within this call.
-        self._study.optimize(
-            lambda trial: self._train(trial, on_epoch),
-            n_trials=1,
-            catch=(optuna_dstn.TrainingDivergedError,),
-        )
+        with warnings.catch_warnings():
+            # Of each trial after one that diverged: the GP takes infinity for the worst loss so far.
+            warnings.filterwarnings("ignore", message="Clip non-finite values")
+            # The sampler's own work, before and after the training, is within this call.
+            self._study.optimize(lambda trial: self._train(trial, on_epoch), n_trials=1)
         trial = self._study.get_trials(deepcopy=False)[self._done]
         evaluations = len(trial.intermediate_values)
         self._done += 1
         # The epoch in which a training diverged has no evaluation; a run may report none at all.
-        epochs = evaluations + (trial.state == TrialState.FAIL)
+        epochs = evaluations + (trial.value == math.inf)
         self._epochs += epochs or self._problem.size.epochs
         return Advance(trial.number, evaluations)
 
     def _train(self, trial: optuna.Trial, on_epoch: Callable[[float], Any]) -> float:
-        trained = self._problem.train(
-            trial, self._training_seed, split=self._seed, on_epoch=on_epoch
-        )
+        try:
+            trained = self._problem.train(
+                trial, self._training_seed, split=self._seed, on_epoch=on_epoch
+            )
+        except optuna_dstn.TrainingDivergedError:
+            return math.inf  # a trial that fails tells a sampler nothing, and it comes back there
         # The earlier trial wins a tie, as in Optuna's storage.
         if self._best is None or trained.validation_loss < self._best.trained.validation_loss:
             self._best = Best(trial.number, trained)

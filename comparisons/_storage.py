@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+import math
 from pathlib import Path
 import sqlite3
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from comparisons._budget import Cost, in_plain_runs
@@ -62,8 +63,8 @@ class Result(NamedTuple):
         trials: The trials, in order.
         costs: What each of them cost.
         plain_cpu_seconds: Cost of each plain run measured beside them.
-        selected: Number of the trial with the best validation loss.
-        test_loss: Test loss of the very network of that trial.
+        selected: Number of the trial with the best validation loss; ``None`` if all diverged.
+        test_loss: Test loss of the very network of that trial; NaN if there is none.
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
         replayed: Plain runs along its schedule of hyperparameters, if it has one.
         settings: What was run.
@@ -76,7 +77,7 @@ class Result(NamedTuple):
     trials: list[FrozenTrial]
     costs: list[Cost]
     plain_cpu_seconds: list[float]
-    selected: int
+    selected: int | None
     test_loss: float
     retrained: list[Retrained]
     replayed: list[Retrained]
@@ -95,9 +96,16 @@ class Result(NamedTuple):
         return str(self.settings["scale"])
 
     @property
+    def selected_trial(self) -> FrozenTrial | None:
+        """The trial with the best validation loss."""
+        return None if self.selected is None else self.trials[self.selected]
+
+    @property
     def validation_loss(self) -> float:
-        """Validation loss of the selected trial."""
-        value = self.trials[self.selected].value
+        """Validation loss of the selected trial; infinity if all diverged."""
+        if self.selected_trial is None:
+            return math.inf
+        value = self.selected_trial.value
         assert value is not None  # a selected trial is complete
         return value
 
@@ -115,7 +123,8 @@ class Result(NamedTuple):
         """Yield what the search had cost at each evaluation, in plain runs, and the loss there.
 
         In the order in which they were made. What a trial, or a piece of one, cost is spread evenly
-        over its evaluations.
+        over its evaluations. The losses of a trial that was pruned or diverged in the end, which
+        cannot be selected, are infinite.
         """
         total = sum(cost.cpu_seconds for cost in self.costs)
         unit = self.plain_runs / total
@@ -132,9 +141,10 @@ class Result(NamedTuple):
 
 
 def _losses(trial: FrozenTrial) -> list[float]:
-    if trial.intermediate_values:
-        return list(trial.intermediate_values.values())
-    return [] if trial.value is None else [trial.value]
+    losses = list(trial.intermediate_values.values())
+    if trial.state != TrialState.COMPLETE or trial.value == math.inf:
+        return [math.inf] * len(losses)
+    return losses or list(trial.values)
 
 
 def open_storage(path: Path) -> RDBStorage:

@@ -8,7 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 import pandas as pd
 
 from comparisons._budget import Budget, Cost, Stopwatch
@@ -94,8 +94,8 @@ class Record(NamedTuple):
         trials: The trials, in order.
         costs: Cost of each trial: the tuner's own share, training and evaluation.
         plain_cpu_seconds: Cost of each plain run measured beside them.
-        selected: Number of the trial with the best validation loss.
-        test_loss: Test loss of the very network of that trial.
+        selected: Number of the trial with the best validation loss; ``None`` if all diverged.
+        test_loss: Test loss of the very network of that trial; NaN if there is none.
         retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
         pieces: How the search went on, where trials were trained in turn; else nothing.
         replayed: Plain runs along that trial's schedule of hyperparameters, if it has one, on the
@@ -106,7 +106,7 @@ class Record(NamedTuple):
     trials: list[FrozenTrial]
     costs: list[Cost]
     plain_cpu_seconds: list[float]
-    selected: int
+    selected: int | None
     test_loss: float
     retrained: list[Retrained]
     pieces: list[Piece] = []  # noqa: RUF012
@@ -133,30 +133,37 @@ def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> 
             study that is done.
 
     Raises:
-        RuntimeError: If no trial completed, so there is nothing to select.
+        RuntimeError: If all trials were pruned, so there is nothing to select.
         BudgetError: If the budget, in minutes, does not suffice for one training run.
     """
     study = _Study(job, report)
     search, pieces = study.search()
+    trials = search.trials()
+    record = Record(
+        job=job,
+        trials=trials,
+        costs=_by_trial(pieces, len(trials)),
+        plain_cpu_seconds=study.plain_cpu_seconds,
+        selected=None,
+        test_loss=math.nan,
+        retrained=[],
+        pieces=pieces if len(pieces) > len(trials) else [],
+    )
     best = search.best()
     if best is None:
-        raise RuntimeError(f"{job.study_name}: no trial completed.")
-    trials = search.trials()
+        if any(trial.state == TrialState.PRUNED for trial in trials):
+            raise RuntimeError(f"{job.study_name}: no trial was trained to the end.")
+        return record  # that all diverged is a result too
     selected = trials[best.trial]
     retrained = [study.retrain(selected.params, n) for n in range(job.retrainings)]
     schedule = search.schedule(selected)
     replayed = []
     if schedule is not None:
         replayed = [study.replay(schedule, selected.params, n) for n in range(job.retrainings)]
-    return Record(
-        job=job,
-        trials=trials,
-        costs=_by_trial(pieces, len(trials)),
-        plain_cpu_seconds=study.plain_cpu_seconds,
+    return record._replace(
         selected=best.trial,
         test_loss=best.trained.test_loss(),
         retrained=retrained,
-        pieces=pieces if len(pieces) > len(trials) else [],
         replayed=replayed,
     )
 

@@ -20,27 +20,32 @@ _ENOUGH_FOR_QUARTILES = 5
 
 
 def retrained_test_loss(result: Result) -> float:
-    """Return the mean over the retrained runs: infinity if one diverged, NaN if there is none."""
-    return _mean(run.test_loss for run in result.retrained)
+    """Return the mean over the retrained runs.
+
+    Infinity if one diverged, or the search did, so that there was nothing to retrain; NaN if there
+    is none otherwise.
+    """
+    return _mean(result, [run.test_loss for run in result.retrained])
 
 
 def retrained_validation_loss(result: Result) -> float:
     """Return the same of their validation losses: what the tuner's objective has come to."""
-    return _mean(run.validation_loss for run in result.retrained)
+    return _mean(result, [run.validation_loss for run in result.retrained])
 
 
 def replayed_test_loss(result: Result) -> float:
     """Return the same over the runs that went through the schedule again."""
-    return _mean(run.test_loss for run in result.replayed)
+    return _mean(result, [run.test_loss for run in result.replayed])
 
 
-def _mean(losses: Iterable[float]) -> float:
-    losses = list(losses)
+def _mean(result: Result, losses: Sequence[float]) -> float:
+    if result.selected is None:
+        return math.inf
     return _worst_if_diverged(sum(losses) / len(losses)) if losses else math.nan
 
 
 def own_test_loss(result: Result) -> float:
-    """Return the test loss of the selected network itself: infinity if it is not a number."""
+    """Return the test loss of the selected network itself: infinity if it, or all, diverged."""
     return _worst_if_diverged(result.test_loss)
 
 

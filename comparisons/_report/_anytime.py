@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,10 @@ _BAND = 0.15  # opacity
 
 
 class _Line(NamedTuple):
-    """The best validation loss so far over the seeds, shape (m,) each."""
+    """The best validation loss so far over the seeds, shape (m,) each.
+
+    From where the median is finite; the upper end is infinite while a seed has found nothing.
+    """
 
     spent: Array
     median: Array
@@ -56,8 +60,9 @@ def plot_small_anytime(problem: str, results: list[Result], looks: Styles) -> Fi
 
 def _get_anytime_info(results: list[Result]) -> _AnytimeInfo:
     groups = by_tuner(results)
+    lines = {tuner: _line([_progress(r) for r in group]) for tuner, group in groups.items()}
     return _AnytimeInfo(
-        lines={tuner: _line([_progress(r) for r in group]) for tuner, group in groups.items()},
+        lines={tuner: line for tuner, line in lines.items() if len(line.spent)},
         optimum=optimum(results),
         spreads=sorted({spread_name(len(group)) for group in groups.values()}),
     )
@@ -65,12 +70,13 @@ def _get_anytime_info(results: list[Result]) -> _AnytimeInfo:
 
 def _line(studies: Sequence[Progress]) -> _Line:
     grid, rows = aligned(studies, first=_FIRST_BUDGET)
-    spreads = [Spread.of(column) for column in rows.T.tolist()]
-    return _Line(grid, *(np.array(values) for values in zip(*spreads, strict=True)))
+    spreads = np.array([Spread.of(column) for column in rows.T.tolist()])
+    return _Line(*np.column_stack([grid, spreads])[np.isfinite(spreads[:, 0])].T)
 
 
 def _progress(result: Result) -> Progress:
-    spent, losses = np.array(list(result.evaluations())).T
+    evaluations = list(result.evaluations()) or [(result.plain_runs, math.inf)]
+    spent, losses = np.array(evaluations).T
     return Progress(spent, np.fmin.accumulate(losses))  # passes over what diverged
 
 
@@ -110,12 +116,13 @@ def _trace(tuner: str, line: _Line, look: Style, width: float = 2.5) -> go.Scatt
 
 
 def _band(tuner: str, line: _Line, look: Style) -> list[go.Scatter]:
-    if not np.any(line.low < line.high):
+    spent, low, high = np.array([line.spent, line.low, line.high])[:, np.isfinite(line.high)]
+    if not np.any(low < high):
         return []
     return [
         go.Scatter(
-            x=np.concatenate([line.spent, line.spent[::-1]]),
-            y=np.concatenate([line.high, line.low[::-1]]),
+            x=np.concatenate([spent, spent[::-1]]),
+            y=np.concatenate([high, low[::-1]]),
             fill="toself",
             fillcolor=look.color,
             opacity=_BAND,

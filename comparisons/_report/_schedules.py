@@ -49,7 +49,7 @@ def get_schedules_info(results: list[Result]) -> _SchedulesInfo:
     tuned = [
         result
         for result in results
-        if result.replayed or SCHEDULE in result.trials[result.selected].user_attrs
+        if result.replayed or SCHEDULE in getattr(result.selected_trial, "user_attrs", ())
     ]
     return _SchedulesInfo(
         {

@@ -33,8 +33,13 @@ def selected(results: list[Result]) -> pd.DataFrame:
 
 def _spreads(results: list[Result]) -> dict[str, Spread]:
     """Return the spread of each hyperparameter over the seeds; choices are left out."""
-    points = [result.trials[result.selected].params for result in results]
-    numeric = [name for name, value in points[0].items() if isinstance(value, (int, float))]
+    points = [result.selected_trial.params for result in results if result.selected_trial]
+    numeric = {
+        name: None
+        for point in points
+        for name, value in point.items()
+        if isinstance(value, (int, float))
+    }
     return {name: Spread.of(point[name] for point in points if name in point) for name in numeric}
 
 

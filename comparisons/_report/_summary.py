@@ -82,6 +82,12 @@ def _duel(which: str, duel: statistics.Duel) -> str:
 
 def _diverged(results: list[Result]) -> Iterator[str]:
     for tuner, group in by_tuner(results).items():
+        lost = sum(result.selected is None for result in group)
+        if lost:
+            yield (
+                f"{lost} of {_count(len(group), 'search', 'searches')} of {tuner} diverged; they "
+                "count as worst."
+            )
         runs = [run.test_loss for result in group for run in result.retrained]
         count = sum(map(math.isnan, runs))
         if count:
@@ -107,5 +113,5 @@ def _range(counts: set[int]) -> str:
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

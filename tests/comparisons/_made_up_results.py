@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import datetime
+import math
 from typing import Any
 
 import optuna
@@ -93,3 +94,11 @@ def result(
         },
         machine={"system": "Linux", "architecture": "x86_64", "cores": 2},
     )
+
+
+def diverged(tuner: str, seed: int = 0, **others: Any) -> Result:
+    """Return a result of a search that diverged in its only trial, after one evaluation."""
+    last = trial(0, [3.0])
+    last.value = math.inf
+    made = result(tuner, seed, trials=[last], retrained=[], **others)
+    return made._replace(selected=None, test_loss=math.nan)

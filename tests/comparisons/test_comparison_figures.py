@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from _made_up_results import result, self_tuned, trial
+from _made_up_results import diverged, result, self_tuned, trial
 import numpy as np
 from optuna.trial import TrialState
 import pandas as pd
@@ -54,12 +54,23 @@ def test_five_seeds_have_quartiles() -> None:
 def test_pruned_and_failed_trials_cost_and_count() -> None:
     trials = [
         trial(0, [3.0, 2.0]),
-        trial(1, [1.0], state=TrialState.PRUNED),  # looked at, so it was found
+        trial(1, [1.0], state=TrialState.PRUNED),  # which is not selected
         trial(2, [], state=TrialState.FAIL),
     ]
     line = _get_anytime_info([result("hyperband", trials=trials)]).lines["hyperband"]
-    assert line.median[-1] == 1.0
+    assert line.median[-1] == 2.0
     assert line.spent[-1] == pytest.approx(2.0)
+
+
+def test_what_diverged_found_nothing() -> None:
+    group = [result("stn@0.05", 0), result("stn@0.05", 1), diverged("stn@0.05", 2)]
+    looks = _style.styles(["stn@0.05"])
+    line = _get_anytime_info(group).lines["stn@0.05"]
+    assert np.isfinite(line.median).all()
+    assert np.isinf(line.high).all()
+    assert [trace.name for trace in plot_anytime(group, looks).plot.data] == ["stn@0.05"]
+    alone = plot_anytime([diverged("stn@0.05")], looks)
+    assert not alone.plot.data
 
 
 def test_the_known_optimum_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import re
 from typing import ClassVar
 
-from _made_up_results import result, self_tuned, trial
+from _made_up_results import diverged, result, self_tuned, trial
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 import pandas as pd
@@ -187,6 +187,28 @@ def test_equal_tuners_are_best_together() -> None:
 def test_diverged_runs_are_counted() -> None:
     results = [result("random", retrained=[0.1, math.nan]), result("tpe")]
     assert any("1 of 2 retrained runs of random diverged" in text for text in sentences(results))
+
+
+def test_a_search_that_diverged_counts_as_worst(tmp_path: Path) -> None:
+    results = [result("tpe", 0), result("tpe", 1), result("stn@0.05", 0), diverged("stn@0.05", 1)]
+    said = sentences(results)
+    assert "1 of 2 searches of stn@0.05 diverged; they count as worst." in said
+    assert any("stn@0.05 against tpe" in text and "0 of 2 pairs" in text for text in said)
+    write_report(results, tmp_path)
+    (row,) = (row for row in _rows(tmp_path / "table.csv") if row["tuner"] == "stn@0.05")
+    for name in ("validation_loss", "test_loss", "retrained_test_loss"):
+        assert row["seeds"] == "2"
+        assert row[f"{name}_high"] == "inf"
+
+
+def test_a_comparison_in_which_all_diverged_is_reported(tmp_path: Path) -> None:
+    write_report([diverged("stn@0.05")], tmp_path)
+    assert "diverged" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # -- self-tuning beside the best search ----------------------------------------------------------

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+import math
 import time
 from typing import Any, ClassVar
 
 import numpy as np
+from optuna import TrialPruned
 from optuna.samplers import RandomSampler
-from optuna.trial import BaseTrial, FixedTrial
+from optuna.trial import BaseTrial, FixedTrial, TrialState
 import pytest
 
 from comparisons._budget import Budget
@@ -26,7 +28,7 @@ class Sketch(Problem):
     size: Size = Size(train=1, valid=1, test=1, epochs=1)  # noqa: RUF009
     log: list[dict[str, Any]] = field(default_factory=list)
     tested: list[float] = field(default_factory=list)
-    diverging: bool = False
+    diverging_above: float = math.inf
 
     name: ClassVar[str] = "sketch"
     description = "a sketch"
@@ -40,7 +42,7 @@ class Sketch(Problem):
     ) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         self.log.append({"x": x, "seed": seed, "is_plain": isinstance(trial, FixedTrial)})
-        if self.diverging and not isinstance(trial, FixedTrial):
+        if x > self.diverging_above and not isinstance(trial, FixedTrial):
             raise optuna_dstn.TrainingDivergedError("nan")
         _burn(0.004)
         trial.report(x, 0)
@@ -171,13 +173,46 @@ def test_too_few_minutes_for_one_run_are_an_error() -> None:
 
 
 def test_a_run_that_diverges_costs_the_epochs_it_took() -> None:
-    search = TUNERS["random"].search(Sketch(diverging=True), 0, 5, Budget(2, "runs"))
+    search = TUNERS["random"].search(Sketch(diverging_above=0.0), 0, 5, Budget(2, "runs"))
     search.advance()
     assert search.share(0.0) == 0.5
     assert search.best() is None
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_no_completed_trial_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="no trial completed"):
-        run_study(Job(Sketch(diverging=True), "random", seed=0, trials=2, retrainings=1))
+@pytest.mark.parametrize("tuner", ["random", "tpe", "gp", "cmaes", "hyperband"])
+def test_a_sampler_is_told_of_a_run_that_diverges(tuner: str) -> None:
+    search = TUNERS[tuner].search(Sketch(diverging_above=0.6), 0, 5, Budget(14, "runs"))
+    for _ in range(14):
+        search.advance()
+    trials = search.trials()
+    diverged = [trial for trial in trials if trial.params["x"] > 0.6]
+    assert diverged
+    assert all(trial.value == math.inf for trial in diverged)
+    assert all(trial.state == TrialState.COMPLETE for trial in trials)
+    best = search.best()
+    assert best is not None
+    assert trials[best.trial].value == min(trial.value for trial in trials)
+
+
+def test_a_search_that_diverges_is_a_result() -> None:
+    record = run_study(Job(Sketch(diverging_above=0.0), "random", seed=0, trials=2, retrainings=1))
+    assert record.selected is None
+    assert math.isnan(record.test_loss)
+    assert record.retrained == []
+    assert len(record.costs) == len(record.trials) == 2
+
+
+def test_no_trial_trained_to_the_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sketch, "train", _pruned_unless_plain(Sketch.train))
+    with pytest.raises(RuntimeError, match="no trial was trained to the end"):
+        run_study(Job(Sketch(), "random", seed=0, trials=2, retrainings=1))
+
+
+def _pruned_unless_plain(train: Callable[..., Trained]) -> Callable[..., Trained]:
+    def pruned(problem: Problem, trial: BaseTrial, *args: Any, **kwargs: Any) -> Trained:
+        trained = train(problem, trial, *args, **kwargs)
+        if not isinstance(trial, FixedTrial):
+            raise TrialPruned
+        return trained
+
+    return pruned
