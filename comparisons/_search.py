@@ -96,7 +96,7 @@ class StudySearch(Search):
 
     def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
         with warnings.catch_warnings():
-            # Of each trial after one that diverged: the GP takes infinity for the worst loss so far.
+            # Of each trial after one that diverged: the GP takes the worst finite loss for its own.
             warnings.filterwarnings("ignore", message="Clip non-finite values")
             # The sampler's own work, before and after the training, is within this call.
             self._study.optimize(lambda trial: self._train(trial, on_epoch), n_trials=1)
