@@ -57,7 +57,10 @@ def _statement(ranking: Ranking) -> str:
         if ranking.left_out
         else ""
     )
-    of = f"{tuners} tuners on {problems} problem{'s' * (problems != 1)}"
+    of = (
+        f"{tuners} tuners on {problems} problem{'s' * (problems != 1)}, "
+        f"{ranking.seeds} seed{'s' * (ranking.seeds != 1)} in all"
+    )
     if math.isnan(ranking.p):
         return (
             f"{of}: too few for Friedman's test, so these ranks show no more than a tendency."

@@ -28,6 +28,7 @@ ENOUGH_PAIRS = 6
 # Below, the χ² approximation of Friedman's test is no guide.
 _ENOUGH_PROBLEMS = 5
 _ENOUGH_TUNERS = 3
+_ENOUGH_SEEDS = 0.75  # of all seeds of all problems, for a tuner to be ranked
 
 
 def losses_of(results: Sequence[Result], loss: Callable[[Result], float]) -> pd.DataFrame:
@@ -145,7 +146,8 @@ class Ranking(NamedTuple):
     Attributes:
         ranks: Average rank of each tuner that was ranked, the best first.
         problems: The problems that count: those with a seed that all of these tuners ran.
-        left_out: Tuners that lack on more than half of the problems.
+        seeds: How many seeds they have in all.
+        left_out: Tuners that lack more than a quarter of all seeds of all problems.
         p: Of Friedman's test that all are equally good; NaN where there is too little for it.
         critical_difference: Nemenyi's: average ranks that differ by less cannot be told apart at
             the level of 5 %; NaN as for ``p``.
@@ -153,6 +155,7 @@ class Ranking(NamedTuple):
 
     ranks: pd.Series[float]
     problems: list[str]
+    seeds: int
     left_out: list[str]
     p: float
     critical_difference: float
@@ -162,10 +165,12 @@ def rank(losses: pd.DataFrame) -> Ranking:
     """Rank tuners by their median over the seeds, on each problem (Demšar, 2006).
 
     Seeds of one problem are no independent problems, so a problem counts once. Only seeds that all
-    ranked tuners have count: some divide their data better than others.
+    ranked tuners have count: some divide their data better than others. A tuner that was run seldom
+    is not ranked, since it would leave few of them for all.
     """
-    run_often = medians_of(losses).notna().mean() >= 0.5
-    shared = medians_of(losses.loc[:, run_often].dropna())
+    run_often = losses.notna().mean() >= _ENOUGH_SEEDS
+    in_common = losses.loc[:, run_often].dropna() if run_often.any() else losses.iloc[:0]
+    shared = medians_of(in_common)
     ranks = shared.rank(axis=1).mean().sort_values(kind="stable")
     n, k = shared.shape
     p = critical = math.nan
@@ -176,6 +181,7 @@ def rank(losses: pd.DataFrame) -> Ranking:
     return Ranking(
         ranks=ranks if n else ranks.iloc[:0],
         problems=[str(problem) for problem in shared.index],
+        seeds=len(in_common),
         left_out=[str(tuner) for tuner in losses.columns[~run_often]],
         p=p,
         critical_difference=critical,

@@ -33,20 +33,24 @@ def sentences(results: list[Result]) -> list[str]:
 
 
 def _best(losses: pd.DataFrame) -> Iterator[str]:
-    medians = statistics.medians_of(losses).dropna(how="all")
-    if medians.empty:
-        return
     won: dict[str, list[str]] = {}
-    for problem, row in medians.iterrows():
-        best = " and ".join(str(tuner) for tuner in row.index[row == row.min()])
+    for problem, rows in losses.groupby("problem", sort=False):
+        # A median of other seeds is of other divisions of the data.
+        known = rows.dropna(how="all").dropna(axis="columns")
+        if known.empty:
+            continue
+        medians = statistics.medians_of(known).iloc[0]
+        best = " and ".join(str(tuner) for tuner in medians.index[medians == medians.min()])
         won.setdefault(best, []).append(str(problem))
+    if not won:
+        return
     shares = (
         f"{tuner} on {len(problems)} ({', '.join(problems)})"
         for tuner, problems in sorted(won.items(), key=lambda item: -len(item[1]))
     )
     yield (
-        f"Lowest median test loss after retraining, of {_count(len(medians), 'problem')}: "
-        f"{'; '.join(shares)}."
+        f"Lowest median test loss after retraining, of tuners with all seeds of a problem, on "
+        f"{_count(sum(map(len, won.values())), 'problem')}: {'; '.join(shares)}."
     )
 
 

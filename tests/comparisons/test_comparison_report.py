@@ -172,11 +172,18 @@ def test_without_a_papers_problem_there_is_no_table(tmp_path: Path) -> None:
 
 def test_summary_counts_what_it_says() -> None:
     text = " ".join(sentences(_several()))
-    assert "of 2 problems: delta-stn@0.5 on 1 (digits); tpe on 1 (gone)" in text
+    assert "on 2 problems: delta-stn@0.5 on 1 (digits); tpe on 1 (gone)" in text
     # 0.3 against 0.4 and 1.4; one plain run against two.
     assert "delta-stn@0.5 against tpe, at 0.50 times its cost" in text
     assert "the lower test loss on 2 of 2 pairs" in text
     assert "Seeds a problem: 1 to 2" in text
+
+
+def test_a_tuner_that_lacks_a_seed_is_not_the_best() -> None:
+    """Its one seed is the easiest for all."""
+    others = [result("tpe", seed, loss=1.0 + seed) for seed in range(3)]
+    (first, *_) = sentences([*others, result("pbt", 0, loss=1.1)])
+    assert "tpe on 1 (digits)" in first
 
 
 def test_equal_tuners_are_best_together() -> None:

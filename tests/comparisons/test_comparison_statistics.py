@@ -130,10 +130,18 @@ def test_a_tuner_that_lacks_here_and_there_shrinks_the_ranking() -> None:
 
 def test_ranks_are_over_the_seeds_that_all_ranked_tuners_have() -> None:
     """The seed that only the first has, a hard one, does not count against it."""
-    seeds = over_seeds(a=[1.0, 9.0, 9.0], b=[2.0, NAN, NAN], rare=[NAN, NAN, 0.0])
-    ranking = statistics.rank(seeds.drop(columns="rare"))
+    seeds = over_seeds(a=[1.0, 1.0, 1.0, 9.0], b=[2.0, 2.0, 2.0, NAN])
+    ranking = statistics.rank(seeds)
     assert ranking.ranks.to_dict() == {"a": 1.0, "b": 2.0}
-    assert statistics.rank(seeds).ranks.empty  # no seed is everybody's
+    assert ranking.seeds == 3
+
+
+def test_one_seed_of_a_tuner_does_not_take_the_others_from_all() -> None:
+    """At the one seed that it has the order of the others is another."""
+    seeds = over_seeds(a=[2.0, 1.0, 1.0], b=[1.0, 2.0, 2.0], seldom=[0.0, NAN, NAN])
+    ranking = statistics.rank(seeds)
+    assert ranking.ranks.to_dict() == {"a": 1.0, "b": 2.0}
+    assert ranking.left_out == ["seldom"]
 
 
 def test_tuners_without_a_problem_in_common_have_no_ranks() -> None:
@@ -145,7 +153,7 @@ def test_tuners_without_a_problem_in_common_have_no_ranks() -> None:
 def test_statements_are_honest_and_not_repeated() -> None:
     few = statistics.rank(losses(a=[1.0] * 4, b=[2.0] * 4, c=[3.0] * 4))
     (statement,) = rank_statements({"one": few, "other": few})
-    assert statement.startswith("«one», «other»: 3 tuners on 4 problems: too few")
+    assert statement.startswith("«one», «other»: 3 tuners on 4 problems, 4 seeds in all: too few")
     same = statistics.rank(losses(a=[1.0] * 5, b=[1.0] * 5, c=[1.0] * 5))
     assert "no evidence" in rank_statements({"one": same})[0]
     many = statistics.rank(losses(a=[1.0] * 9, b=[2.0] * 9, c=[3.0] * 9))
