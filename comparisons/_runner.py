@@ -96,7 +96,7 @@ def run(
                 assert worker.task is not None
                 try:
                     message = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):  # the latter before it read its task
                     message = Failure(worker.task, worker.how_it_died())
                     workers[slot] = worker = _Worker(context, work)
                 if isinstance(message, float):
@@ -177,9 +177,10 @@ class _Worker:
         self.task: Task | None = None
 
     def give(self, task: Task) -> Task:
-        """Let the process do a task."""
+        """Let the process do a task; if it is gone, reading from it says so."""
         self.task = task
-        self.connection.send(task)
+        with suppress(BrokenPipeError):
+            self.connection.send(task)
         return task
 
     def how_it_died(self) -> str:

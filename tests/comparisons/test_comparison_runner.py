@@ -64,6 +64,22 @@ def test_a_study_that_fails_or_whose_process_dies_does_not_stop_the_others() -> 
     assert sorted(o.job.seed for o in outcomes if isinstance(o, Record)) == [3, 4]
 
 
+class Fatal:
+    """Ends the process in which it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+    def __call__(self, task: Job, report: Callable[[float], Any]) -> Record:
+        raise NotImplementedError
+
+
+def test_a_process_that_dies_before_it_reads_its_task_fails_that_task() -> None:
+    jobs = [_job(seed, "fine") for seed in range(2)]
+    outcomes = list(run(jobs, Fatal(), 1, show_progress_bar=False))
+    assert [outcome.error for outcome in outcomes] == ["its process ended with 3"] * 2
+
+
 def test_leaving_early_ends_what_is_running(capfd: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
     outcomes = run([_job(0, "fine"), _job(1, "sleeps")], run_study, 2)
