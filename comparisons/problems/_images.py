@@ -145,7 +145,8 @@ class ImageProblem(Problem):
         optimizer = torch.optim.SGD(model.parameters(), lr=size.learning_rate, momentum=0.9)
         options: dict[str, Any] = {"max_grad_norm": size.max_grad_norm}
         if size.decay:
-            milestones = [round(part * size.epochs) for part in (0.3, 0.6, 0.9)]
+            # Of few epochs several fall together, which would be several steps at once.
+            milestones = sorted({max(1, round(part * size.epochs)) for part in (0.3, 0.6, 0.9)})
             options["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)
         return Setup(
             model=model,

@@ -275,15 +275,25 @@ def test_papers_scale_has_the_papers_network(name: str, folder: Path) -> None:
     assert setup.loss_fn(setup.model, (x[:2], y[:2])).isfinite()
 
 
-def test_learning_rate_decays_at_the_papers_scale(folder: Path) -> None:
-    problem = smoke("resnet18", folder, decay=True, epochs=10, train=8)
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (10, [0.03] * 3 + [0.006] * 3 + [0.0012] * 3 + [0.00024]),
+        (2, [0.03, 0.006]),
+        (1, [0.03]),
+    ],
+)
+def test_learning_rate_decays_at_the_papers_scale(
+    folder: Path, epochs: int, expected: list[float]
+) -> None:
+    problem = smoke("resnet18", folder, decay=True, epochs=epochs, train=8)
     setup = problem.setup(fixed(problem), 0, 0)
     rates = []
-    for _ in range(10):
+    for _ in range(epochs):
         rates.append(round(setup.optimizer.param_groups[0]["lr"], 6))
         setup.optimizer.step()
         setup.options["scheduler"].step()
-    assert rates == [0.03] * 3 + [0.006] * 3 + [0.0012] * 3 + [0.00024]
+    assert rates == expected
 
 
 def test_gradients_are_clipped_where_the_size_says_so(folder: Path) -> None:
