@@ -14,7 +14,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
     A full disk or an interrupt leaves what was there.
     """
-    new = path.with_name(f"{path.name}.new")
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may write the same
     try:
         yield new
         os.replace(new, path)
