@@ -15,6 +15,7 @@ from comparisons.problems import PROBLEMS, Scale
 
 # With which each tuner is compared, seed by seed.
 BASELINE = "tpe"
+BASELINE_DIVERGED = f"{BASELINE} diverged"
 
 _ENOUGH_FOR_QUARTILES = 5
 
@@ -207,10 +208,15 @@ def spread_text(spread: Spread, form: str) -> str:
 
 
 def number_text(value: float, form: str = "#.4g") -> str:
-    """Return a number as text; infinity stands for a run that diverged."""
+    """Return a number as text.
+
+    Infinity stands for a run that diverged; negative, in a difference, for one of the baseline's.
+    """
     if math.isnan(value):
         return "–"
-    return f"{value:{form}}".rstrip(".") if math.isfinite(value) else "diverged"
+    if math.isinf(value):
+        return "diverged" if value > 0 else BASELINE_DIVERGED
+    return f"{value:{form}}".rstrip(".")
 
 
 _NAMES = ("problem", "tuner", "method", "hyperparameter")

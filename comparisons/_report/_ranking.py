@@ -12,6 +12,7 @@ from comparisons._report._statistics import ENOUGH_PAIRS, LEVEL, Duel, Ranking
 from comparisons._storage import Result
 from comparisons._table import (
     BASELINE,
+    BASELINE_DIVERGED,
     number_text,
     own_test_loss,
     retrained_test_loss,
@@ -137,7 +138,9 @@ def percent_text(relative: float) -> str:
     """Return a relative difference in per cent, «+» where the loss is higher."""
     if math.isnan(relative):
         return "–"
-    return "diverged" if relative >= 2.0 else f"{100 * relative:+.1f} %"
+    if abs(relative) >= 2.0:
+        return "diverged" if relative > 0 else BASELINE_DIVERGED
+    return f"{100 * relative:+.1f} %"
 
 
 BASELINE_NOTE = (

@@ -6,11 +6,14 @@ from _made_up_results import result
 import pandas as pd
 import pytest
 
+from comparisons._report._ranking import baseline_table, formatted_baseline
+from comparisons._report._statistics import losses_of
 from comparisons._table import (
     Spread,
     by_problem,
     formatted,
     number_text,
+    retrained_test_loss,
     spread_name,
     spread_text,
     summarise,
@@ -92,6 +95,14 @@ def test_without_the_baseline_there_is_no_difference() -> None:
 def test_a_diverged_run_is_named() -> None:
     results = [result("random", seed, retrained=[0.1, NAN]) for seed in (0, 1)]
     assert formatted(summarise(results)).loc[0, "test loss, retrained"] == "diverged"
+
+
+def test_a_difference_from_a_baseline_that_diverged_says_so() -> None:
+    results = [result("tpe", retrained=[NAN]), result("gp")]
+    table = formatted(summarise(results)).set_index("tuner")
+    assert table.loc["gp", "less tpe's"] == "tpe diverged"
+    against = baseline_table(losses_of(results, retrained_test_loss))
+    assert formatted_baseline(against)["difference"].tolist() == ["tpe diverged"]
 
 
 def test_text_of_a_spread_and_of_numbers() -> None:
