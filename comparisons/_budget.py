@@ -1,7 +1,8 @@
 """What tuning costs and what it may cost: seconds, and the same in plain training runs.
 
-The unit is the cost of one plain training run of the same problem, measured in the same process
-between the tuner's own trials, so it moves with the machine's load as the trials do. Costs are
+The unit is the cost of one plain training run of the same problem, measured in the same process:
+the median of those between the tuner's own trials and of its retraining, so it moves with the
+machine's load as the trials do. Costs are
 compared in CPU time of the process, which a neighbour on the same cores disturbs less than wall
 time; torch runs on one thread, so on an idle machine the two agree. On another device the process
 waits for its work, and costs are compared in wall time.

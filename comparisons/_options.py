@@ -106,5 +106,5 @@ keep_older = click.option(
     "--keep-older",
     is_flag=True,
     help="Keep what is there, though it was run by other versions or with other settings; the "
-    "report says which.",
+    "report says on which problems.",
 )

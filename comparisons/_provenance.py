@@ -29,8 +29,10 @@ _NEUTRAL = {
     *("__init__.py", "__main__.py", "_options.py", "_tuners.py"),
 }
 
-VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn", "source")
-"""Settings that say by what a study was run; the others say what was run."""
+VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn")
+"""Settings that say by which versions a study was run."""
+CODE = ("source", "registered")
+"""Settings that say by which code, and which line of the tuners' registry."""
 BUDGET = ("trials", "budget")
 """Settings that mean nothing to a tuner whose budget is its own."""
 
@@ -43,17 +45,24 @@ def settings(job: Job) -> dict[str, Any]:
         "trials": job.trials,
         "budget": str(job.budget),
         "retrainings": job.retrainings,
-        **made_by(type(job.problem), repr(tuner), (*_LIBRARIES, *tuner.libraries)),
+        **made_by(type(job.problem), (*_LIBRARIES, *tuner.libraries)),
+        "registered": repr(tuner),
     }
 
 
-def made_by(problem: type[Problem], tuner: str, libraries: Iterable[str]) -> dict[str, str]:
-    """Return the versions of Python, libraries and the source code on which results depend."""
+def made_by(problem: type[Problem], libraries: Iterable[str], *also: Path) -> dict[str, str]:
+    """Return the versions of Python, libraries and the source code on which results depend.
+
+    Args:
+        problem: The problem's class.
+        libraries: Their names.
+        *also: Source files that count beside those of :func:`source_digest`.
+    """
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
         "optuna-dstn": optuna_dstn.__version__,
-        "source": source_digest(problem, tuner),
+        "source": source_digest(problem, *also),
     }
 
 
@@ -79,17 +88,17 @@ def available_cores() -> int:
 
 
 @functools.cache  # a source edited while studies run does not change what was run
-def source_digest(problem: type[Problem], tuner: str) -> str:
+def source_digest(problem: type[Problem], *also: Path) -> str:
     """Return a short digest of the source code on which results depend.
 
     A problem's own file counts for it alone; what several problems share counts for all.
 
     Args:
         problem: The problem's class.
-        tuner: The tuner's line in the registry.
+        *also: Files that count too.
     """
-    digest = hashlib.sha256(tuner.encode())
-    for path in sorted(_sources(problem)):
+    digest = hashlib.sha256()
+    for path in sorted([*_sources(problem), *also]):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

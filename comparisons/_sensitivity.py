@@ -189,7 +189,7 @@ def append(path: Path, losses: Losses) -> None:
 
 
 def _made_by(run: Run) -> dict[str, str]:
-    return made_by(type(run.problem), run.method, ("torch", "optuna"))
+    return made_by(type(run.problem), ("torch", "optuna"), Path(__file__))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -213,7 +213,7 @@ def _rows(path: Path) -> pd.DataFrame:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be used: {error}") from error
-    lacking = {*_KEY, "validation_loss", "source"}.difference(rows)
+    lacking = {*_KEY, *_NUMBERS, "source"}.difference(rows)
     if lacking:
         raise StorageError(f"{path} is none of this analysis: no column {min(lacking)!r}.")
     return rows

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from comparisons._budget import Cost, in_plain_runs
-from comparisons._provenance import BUDGET, VERSIONS, machine, settings
+from comparisons._provenance import BUDGET, CODE, VERSIONS, machine, settings
 from comparisons._study import Job, Piece, Record, Retrained
 from comparisons._tuners import TUNERS
 
@@ -198,8 +198,9 @@ def missing(storage: RDBStorage, jobs: Iterable[Job], *, keep_older: bool = Fals
         keep_older: Take studies that are there as they are.
 
     Raises:
-        SettingsError: If a study in the storage was run otherwise, or is none of a comparison's.
-        StorageError: If the storage cannot be read or written.
+        SettingsError: If a study in the storage was run otherwise.
+        StorageError: If the storage cannot be read or written, or has a study that is none of a
+            comparison's.
     """
     asked = {job.study_name: job for job in jobs}
     # Once for all, before anything is run: the source may be edited meanwhile.
@@ -209,16 +210,27 @@ def missing(storage: RDBStorage, jobs: Iterable[Job], *, keep_older: bool = Fals
         # Not Optuna's summaries of them, which read all trials of all studies.
         for study in storage.get_all_studies():
             name, attributes = study.study_name, study.user_attrs
-            if _SETTINGS not in attributes and (_trials(storage, name) or name not in asked):
-                raise SettingsError(f"No comparison wrote study {name!r}.")
             if not attributes.get(_COMPLETE):
-                optuna.delete_study(study_name=name, storage=storage)
+                _drop_cut_off(storage, name, attributes, is_asked=name in asked)
                 continue
             _require_format(name, attributes)
             if not keep_older:
                 _require_comparable(name, attributes, wanted)
             done.add(name)
     return [job for name, job in asked.items() if name not in done]
+
+
+def _drop_cut_off(
+    storage: RDBStorage, study_name: str, attributes: Mapping[str, Any], *, is_asked: bool
+) -> None:
+    """Delete a study of which not all was written, unless it is another program's."""
+    is_empty = not attributes and not _trials(storage, study_name)
+    if _FORMAT in attributes or (is_empty and is_asked):
+        optuna.delete_study(study_name=study_name, storage=storage)
+    elif not is_empty:
+        raise StorageError(
+            f"{_path(storage)} holds a study that no comparison wrote: {study_name!r}."
+        )
 
 
 def _path(storage: RDBStorage) -> Path:
@@ -242,7 +254,7 @@ def _require_comparable(
     if study_name in wanted:
         asked = wanted[study_name]
     else:
-        ignored |= {*VERSIONS}
+        ignored |= {*VERSIONS, *CODE}
         place = stored["problem"], stored["scale"]
         beside = (other for other in wanted.values() if (other["problem"], other["scale"]) == place)
         asked = next(beside, stored)
@@ -283,7 +295,7 @@ def write(storage: RDBStorage, record: Record) -> None:
         StorageError: If the file cannot be written, as on a full disk. What was in it stays.
     """
     attributes = {
-        _FORMAT: _THIS_FORMAT,
+        _FORMAT: _THIS_FORMAT,  # first: it marks a study as a comparison's
         _SETTINGS: settings(record.job),
         _MACHINE: machine(record.job.problem.device),
         _TUNER: record.job.tuner,

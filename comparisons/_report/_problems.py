@@ -17,6 +17,9 @@ def paper_results(name: str) -> Mapping[str, PaperResult]:
 
 def difference_from_paper(result: Result) -> str:
     """Return what differs from the papers' setting, as the problem says it; may be empty."""
+    if "differs_from_paper" in result.settings:
+        return str(result.settings["differs_from_paper"])
+    # Older studies do not say; which data files they were given is a guess.
     return str(getattr(stored_problem(result), "differs_from_paper", ""))
 
 

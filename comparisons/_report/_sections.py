@@ -163,8 +163,8 @@ def budget(results: list[Result]) -> Section:
     text = (
         "Best validation loss so far against the budget in plain training runs; medians over the "
         "seeds, both axes logarithmic. A budget is the CPU time of all that a tuner does, divided "
-        "by the median CPU time of plain runs measured beside it; on a GPU, wall time. Grey, with "
-        "dots: the optimum, where it is known."
+        "by the median CPU time of the plain runs beside and after it; on a GPU, wall time. Grey, "
+        "with dots: the optimum, where it is known."
     )
     body = [_page.note(text), _page.key(looks), _page.multiples(figures)]
     return Section("What a budget buys", body, [])
@@ -295,20 +295,19 @@ def _versions(rows: Iterable[Mapping[Any, Any]]) -> str:
     texts = []
     for name in VERSIONS:
         found = _distinct(str(row[name]) for row in rows if name in row)
-        if found and name != "source":
+        if found:
             texts.append(f"{name} {' or '.join(found)}")
     return ", ".join(texts)
 
 
 def _sources(results: list[Result]) -> str:
-    """Return a warning where the studies of one tuner were not all run by the same source code."""
+    """Return a warning where the studies of a problem were not all run by the same source code."""
     mixed = [
-        f"{tuner} on {problem}"
-        for problem, of_problem in by_problem(results).items()
-        for tuner, group in by_tuner(of_problem).items()
+        problem
+        for problem, group in by_problem(results).items()
         if len({result.settings.get("source") for result in group}) > 1
     ]
-    return f"; by different states of the source code: {', '.join(mixed)}" if mixed else ""
+    return f"; by different states of the source code: on {', '.join(mixed)}" if mixed else ""
 
 
 def _machine(result: Result) -> str:

@@ -165,6 +165,7 @@ class Problem(ABC):
             **asdict(self.size),
             "device": self.device,
             "description": self.description,
+            "differs_from_paper": self.differs_from_paper,
         }
 
     @classmethod

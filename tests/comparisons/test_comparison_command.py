@@ -297,7 +297,7 @@ def _write_older_comparison(path: Path) -> None:
         (_write_text, "file is not a database"),
         (_write_other_database, "holds no studies of Optuna's"),
         (_write_future_schema, "no longer compatible with the table schema"),
-        (_write_others_study, "No comparison wrote study 'theirs'"),
+        (_write_others_study, "a study that no comparison wrote: 'theirs'"),
         (_write_older_comparison, "another version of the comparison"),
     ],
 )

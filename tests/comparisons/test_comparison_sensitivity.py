@@ -163,7 +163,7 @@ def test_rows_of_other_versions_are_refused_or_kept(tmp_path: Path) -> None:
     [
         (b"", "No columns"),
         (b"\xff\xfe\x00", "cannot be used"),
-        (b"a,b\n1,2\n", "no column 'epochs'"),
+        (b"a,b\n1,2\n", "no column 'best_validation_loss'"),
     ],
 )
 def test_a_file_of_something_else_is_left_alone(

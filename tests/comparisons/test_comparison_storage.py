@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from comparisons import _storage
 from comparisons._lock import LockedError, locked
-from comparisons._provenance import _sources, source_digest
+from comparisons._provenance import _sources, settings, source_digest
 from comparisons._storage import (
     SettingsError,
     StorageError,
@@ -58,6 +58,18 @@ def test_optuna_reads_the_file(results: list, tmp_path: Path) -> None:
     )
     assert len(study.trials) == 3
     assert study.best_value == results[0].validation_loss
+
+
+def test_a_study_cut_off_at_its_first_attribute_is_in_nobodys_way(
+    records: list[Record], tmp_path: Path
+) -> None:
+    storage = open_storage(tmp_path / "studies.db")
+    cut_off = optuna.create_study(storage=storage, study_name="digits cpu tpe seed 0")
+    cut_off.set_user_attr("format", 3)
+    optuna.create_study(storage=storage, study_name=records[0].job.study_name)
+    optuna.create_study(storage=storage, study_name="another's, empty")
+    assert missing(storage, [records[0].job]) == [records[0].job]
+    assert [study.study_name for study in storage.get_all_studies()] == ["another's, empty"]
 
 
 def test_only_studies_that_are_not_there_are_missing(records: list[Record], tmp_path: Path) -> None:
@@ -146,7 +158,7 @@ def test_other_versions_are_refused_where_asked_for_and_kept_elsewhere(
     assert read(storage)[0].settings["source"] != "other"
 
 
-def test_source_is_of_the_problem_and_the_tuner_alone() -> None:
+def test_source_is_of_the_problem_alone_and_the_tuner_is_its_line(records: list[Record]) -> None:
     def names(problem: type) -> set[str]:
         return {path.name for path in _sources(problem)}
 
@@ -156,8 +168,10 @@ def test_source_is_of_the_problem_and_the_tuner_alone() -> None:
     tuners = [repr(TUNERS[name]) for name in TUNERS]
     assert len(set(tuners)) == len(tuners)
     assert not any(" at 0x" in text for text in tuners)  # the same in another process
-    assert source_digest(Digits, tuners[0]) != source_digest(Digits, tuners[1])
-    assert source_digest(Digits, tuners[0]) != source_digest(Diabetes, tuners[0])
+    assert source_digest(Digits) != source_digest(Diabetes)
+    random, tuned = (settings(record.job) for record in records[:2])
+    assert random["source"] == tuned["source"] == source_digest(Digits)
+    assert random["registered"] != tuned["registered"]
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(records: list[Record], tmp_path: Path) -> None:
@@ -183,12 +197,15 @@ def test_a_full_disk_is_told_and_nothing_is_lost(records: list[Record], tmp_path
     assert missing(storage, jobs)[0] == jobs[1]
 
 
-def test_somebody_elses_study_is_left_alone(records: list[Record], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["theirs", "digits cpu random seed 0"])
+def test_somebody_elses_study_is_left_alone(
+    records: list[Record], tmp_path: Path, name: str
+) -> None:
     storage = open_storage(tmp_path / "studies.db")
-    optuna.create_study(storage=storage, study_name="theirs").add_trial(records[0].trials[0])
-    with pytest.raises(SettingsError, match="theirs"):
+    optuna.create_study(storage=storage, study_name=name).add_trial(records[0].trials[0])
+    with pytest.raises(StorageError, match=name):
         missing(storage, [records[0].job])
-    assert optuna.get_all_study_names(storage) == ["theirs"]
+    assert optuna.get_all_study_names(storage) == [name]
 
 
 def test_a_directory_is_held_by_one(tmp_path: Path) -> None:
