@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+import copy
 import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 EMPTY_LOADER = (
@@ -103,14 +105,17 @@ class EndlessBatches:
     """A loader's batches, over and over.
 
     Args:
-        loader: It is iterated anew for each pass.
+        loader: It is iterated anew for each pass. An evaluation may iterate it meanwhile.
 
     Attributes:
         drawn: Batches drawn in the present pass.
+
+    Raises:
+        ValueError: If the loader is one around a loader with persistent workers.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        self._loader = loader
+        self._loader = _with_own_iterator(loader)
         self._iterator: Iterator[Any] = iter(())
         self.drawn = 0
 
@@ -136,6 +141,29 @@ class EndlessBatches:
         self._iterator, self.drawn = iter(()), 0
         for _ in range(drawn):
             next(self)
+
+
+def _with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return the loader, as one whose iterator no other pass over it can reset.
+
+    With persistent workers a loader has a single iterator, which each pass resets.
+    """
+    if any(map(_is_persistent, getattr(loader, "__dict__", {}).values())):
+        raise ValueError(
+            f"The validation loader (a {type(loader).__name__}) is one around a DataLoader with "
+            "persistent_workers=True, which can only be iterated by one pass at a time: each "
+            "evaluation would end the pass that the steps on the hyperparameters draw from. Give "
+            "that DataLoader persistent_workers=False."
+        )
+    if not _is_persistent(loader):
+        return loader
+    own: Any = copy.copy(loader)  # of the same sampler and generator
+    own._iterator = None
+    return own  # type: ignore[no-any-return]
+
+
+def _is_persistent(loader: Any) -> bool:
+    return isinstance(loader, DataLoader) and loader.persistent_workers
 
 
 def mean_loss(loss: Any, examples: int, source: str) -> Tensor:

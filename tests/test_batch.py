@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from optuna_dstn._batch import batch_size, part_of
+from optuna_dstn._batch import EndlessBatches, batch_size, part_of
 
 
 SIZE = 4
@@ -69,3 +70,35 @@ def test_what_cannot_be_cut_is_an_error() -> None:
     batch: Any = (torch.zeros(SIZE), object())
     with pytest.raises(TypeError, match=r"holds a object.*response_fraction=1"):
         part_of(batch, slice(0, 2), SIZE)
+
+
+class Moving:
+    """A loader around another, as those that move batches to a device."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Any:
+        return iter(self.loader)
+
+
+def persistent_loader() -> Any:
+    return DataLoader(range(8), 2, num_workers=1, persistent_workers=True)  # type: ignore[arg-type]
+
+
+def test_a_loader_with_persistent_workers_is_shared_with_evaluations() -> None:
+    loader = persistent_loader()
+    batches = EndlessBatches(loader)
+    drawn = []
+    for _ in range(3):
+        drawn += [next(batches).tolist() for _ in range(2)]
+        assert len(list(loader)) == 4
+    assert drawn == [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1], [2, 3]]
+    assert batches.drawn == 2
+    batches.skip_to(3)
+    assert next(batches).tolist() == [6, 7]
+
+
+def test_a_loader_around_persistent_workers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"persistent_workers=True.*persistent_workers=False"):
+        EndlessBatches(Moving(persistent_loader()))
