@@ -43,6 +43,20 @@ def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterEr
     )
 
 
+def late_hyperparameter(formula: str, where: str) -> HyperparameterError:
+    """Return the error for hyperparameters that training did not read in its first step.
+
+    Args:
+        formula: Their formula, quoted.
+        where: What reads them.
+    """
+    return HyperparameterError(
+        f"Hyperparameter {formula} first reaches {where} after the first step, when what is tuned "
+        "by gradient has been settled. Let it take part in the first step (for instance at a "
+        "strength near zero), or write float(...) around it to leave it to the study's sampler."
+    )
+
+
 def first_line(error: Exception) -> str:
     """Return what an error says first."""
     return str(error).partition("\n")[0]

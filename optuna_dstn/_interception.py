@@ -18,7 +18,7 @@ from optuna_dstn._arguments import (
     leaves,
     replaced,
 )
-from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn._errors import HyperparameterError, late_hyperparameter, unknown_hyperparameter
 from optuna_dstn._hyperparameter import Hyperparameter, IntHyperparameter
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import SHAPE_FUNCTIONS, hyperparameter_rules, penalty_rules
@@ -143,12 +143,7 @@ class CurrentValues(Interception[None]):
     def _require_known(self, numbers: Sequence[Hyperparameter], func: Function) -> None:
         late = [n for n in numbers if not n.names <= self._tuned]
         if late:
-            raise HyperparameterError(
-                f"Hyperparameter {formulas(late)} first reaches {function_name(func)} after the "
-                "first step, when what is tuned by gradient has been settled. Let it take part in "
-                "the first step (for instance at a strength near zero), or write float(...) "
-                "around it to leave it to the study's sampler."
-            )
+            raise late_hyperparameter(formulas(late), function_name(func))
 
 
 class ValidationValues(Interception[str]):

@@ -37,7 +37,7 @@ from optuna_dstn._bilevel_state import BilevelState
 from optuna_dstn._config import TunerConfig
 from optuna_dstn._delta import Deltas
 from optuna_dstn._discovery import Discovery
-from optuna_dstn._errors import HyperparameterError, logger
+from optuna_dstn._errors import HyperparameterError, late_hyperparameter, logger
 from optuna_dstn._evaluation import LossFunction, differentiable_in_evaluation, evaluating
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
@@ -128,15 +128,16 @@ class SelfTuning(Training):
         self._values: dict[str, float] = {
             name: value for name, (_, value) in trial.open_parameters.items()
         }
-        self._weight_decay.set(self._values)
-        self._plain_in_optimizer = _made_plain(optimizer)
-        self._valid_batches = EndlessBatches(valid_loader)
+        self._plain_in_optimizer: dict[str, set[str]] = {}
         self._state: BilevelState | None = None
+        self._set_optimizer()
+        self._valid_batches = EndlessBatches(valid_loader)
         self._read: set[str] = set()  # by any response step
 
     # -- the steps -------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
+        self._set_optimizer()
         examples = batch_size(batch, self._batch_axis)
         before = self._model_state.taken() if self._response_is_due else None
         if self._state is None:
@@ -266,10 +267,10 @@ class SelfTuning(Training):
         if unread:
             where = sorted({f for name in unread for f in state.findings.readers[name]})
             raise HyperparameterError(
-                f"Hyperparameter {', '.join(map(repr, sorted(unread)))} was read in the first step "
-                f"(in {', '.join(where)}) and never since, so no gradient could tune it. Do not "
-                "keep a tensor that was made from it (functools.cache, an attribute of the model): "
-                "make it anew in each call of loss_fn."
+                f"Hyperparameter {_listed(unread)} was read in the first step (in "
+                f"{', '.join(where)}) and never since, so no gradient could tune it. Do not keep a "
+                "tensor that was made from it (functools.cache, an attribute of the model): make "
+                "it anew in each call of loss_fn."
             )
 
     def _deltas(
@@ -354,6 +355,17 @@ class SelfTuning(Training):
     def _set_values(self, values: Mapping[str, float]) -> None:
         self._values = {**self._values, **values}
         self._weight_decay.set(self._values)
+
+    def _set_optimizer(self) -> None:
+        """Give the optimizer today's values, groups that it got since the last step included."""
+        self._weight_decay.set(self._values)
+        if self._state is not None:
+            findings = self._state.findings
+            late = self._weight_decay.names - findings.readers.keys() - findings.idle
+            if late:
+                raise late_hyperparameter(_listed(late), self._weight_decay.place)
+        for name, places in _made_plain(self._optimizer).items():
+            self._plain_in_optimizer.setdefault(name, set()).update(places)
 
     # -- what the first step settles -------------------------------------------------------------
 
@@ -515,6 +527,10 @@ class SelfTuning(Training):
                 "which overwrites the suggested one."
             )
         return Findings.restored(saved, self._model, self._trial.open_parameters)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 def _made_plain(optimizer: Optimizer) -> dict[str, set[str]]:

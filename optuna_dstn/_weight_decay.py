@@ -60,7 +60,11 @@ class WeightDecay:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._numbers: dict[int, Hyperparameter] = {}
-        for index, group in enumerate(optimizer.param_groups):
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take the hyperparameters of groups that the optimizer got since the last time."""
+        for index, group in enumerate(self._optimizer.param_groups):
             number = group.get("weight_decay")
             if not isinstance(number, Hyperparameter):
                 continue
@@ -68,8 +72,8 @@ class WeightDecay:
                 decoupled = "decoupled " if group.get("decoupled_weight_decay") else ""
                 raise HyperparameterError(
                     f"Hyperparameter {str(number.expression)!r} is the {decoupled}weight decay of "
-                    f"{type(optimizer).__name__}, whose decay is not known as a term of the loss, "
-                    "so it has no rule. Use SGD, Adam, AdamW or RMSprop, or add "
+                    f"{type(self._optimizer).__name__}, whose decay is not known as a term of the "
+                    "loss, so it has no rule. Use SGD, Adam, AdamW or RMSprop, or add "
                     "optuna_dstn.l2_penalty(model.parameters(), h) to the loss in its place, or "
                     "write float(...) around it to leave it to the study's sampler."
                 )
@@ -78,6 +82,11 @@ class WeightDecay:
     def _is_term(self, group: Mapping[str, Any]) -> bool:
         known = _DECOUPLED if group.get("decoupled_weight_decay") else _COUPLED
         return isinstance(self._optimizer, known)
+
+    @property
+    def place(self) -> str:
+        """What reads a weight decay, for messages."""
+        return f"{type(self._optimizer).__name__}(weight_decay=)"
 
     @property
     def names(self) -> frozenset[str]:
@@ -94,15 +103,15 @@ class WeightDecay:
         return found
 
     def set(self, values: Mapping[str, float]) -> None:
-        """Give the optimizer today's values.
+        """Give the optimizer today's values, groups that it got since the last time included.
 
         Raises:
-            HyperparameterError: If one has no value.
+            HyperparameterError: If one has no value, or the decay of a new group has no rule.
         """
+        self._adopt()
         unknown = self.names - values.keys()
         if unknown:
-            where = f"{type(self._optimizer).__name__}(weight_decay=)"
-            raise unknown_hyperparameter(unknown, where)
+            raise unknown_hyperparameter(unknown, self.place)
         for index, number in self._numbers.items():
             value = float(number.expression.evaluate(values))
             self._optimizer.param_groups[index]["weight_decay"] = value

@@ -456,6 +456,59 @@ def test_groups_of_a_training(kind: Any, lr: float, options: dict[str, Any]) -> 
     assert decays == [first, second, first, 0.5 * second, 0.0]
 
 
+class Growing:
+    """A training whose optimizer can get the second layer in a group of its own, later."""
+
+    def __init__(self) -> None:
+        self.batch = torch.randn(16, FEATURES), torch.randn(16, FEATURES)
+
+        def make(trial: Any) -> tuple[nn.Module, Optimizer]:
+            self.decay = trial.suggest_float("decay", 1e-4, 1.0, log=True)
+            self.late = trial.suggest_float("late", 1e-4, 1.0, log=True)
+            self.model = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES))
+            first = self.model[0].parameters()
+            self.optimizer = SGD(first, lr=0.1, weight_decay=self.decay)
+            return self.model, self.optimizer
+
+        start = {"decay": 0.01, "late": 0.01}
+        config = TunerConfig(warmup_steps=0, train_steps=1)
+        self.tuner = started(make, squared_error, [self.batch], start=start, config=config)
+
+    def add_layer(self, **settings: Any) -> None:
+        self.optimizer.add_param_group({"params": self.model[1].parameters(), **settings})
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.tuner.step(self.batch)
+
+    def settings(self, key: str) -> list[Any]:
+        return [group[key] for group in self.optimizer.param_groups]
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.parametrize("is_default", [True, False])
+def test_a_group_that_is_added_later_decays_as_tuned(steps_before: int, is_default: bool) -> None:
+    run = Growing()
+    run.steps(steps_before)
+    run.add_layer(lr=0.1 + 0 * run.late, **{} if is_default else {"weight_decay": 2 * run.decay})
+    run.steps(3)
+    today = run.tuner.hyperparameters["decay"]
+    assert today != pytest.approx(0.01, rel=1e-6)
+    assert run.settings("weight_decay") == [today, today if is_default else 2 * today]
+    assert all(
+        type(value) is float for key in ("lr", "weight_decay") for value in run.settings(key)
+    )
+
+
+def test_the_decay_of_a_group_that_is_added_later_is_part_of_the_first_step() -> None:
+    run = Growing()
+    run.steps(1)
+    run.add_layer(weight_decay=run.late)
+    with pytest.raises(optuna_dstn.HyperparameterError, match="after the first step") as error:
+        run.steps(1)
+    assert str(error.value).startswith("Hyperparameter 'late' first reaches SGD(weight_decay=)")
+
+
 @pytest.mark.parametrize("start", [0.03, 8.0])
 def test_decoupled_decay_is_tuned_from_either_end(start: float) -> None:
     """Few noisy records: plain training is best at a decay between 0.3 and 1."""
