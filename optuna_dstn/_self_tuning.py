@@ -94,6 +94,7 @@ class SelfTuning(Training):
 
     Attributes:
         hyperparameter_steps: Steps taken on the hyperparameters so far.
+        start: The values that the run began with, in the trial that it was resumed from maybe.
         is_linear: Whether the network is linearised at its weights; else the weights move.
     """
 
@@ -128,6 +129,7 @@ class SelfTuning(Training):
         self._values: dict[str, float] = {
             name: value for name, (_, value) in trial.open_parameters.items()
         }
+        self.start = self._values
         self._plain_in_optimizer: dict[str, set[str]] = {}
         self._state: BilevelState | None = None
         self._set_optimizer()
@@ -421,14 +423,17 @@ class SelfTuning(Training):
         )
         self._state = state
         trial.store({name: opened[name][1] for name in findings.kept})
-        start = {name: opened[name][1] for name in state.space.names}
-        trial.set_user_attr(START, trial.parameter_values(start))
+        self._store_start()
         trial.set_user_attr(TUNED, list(self.tuned))
         trial.set_user_attr(CONFIG, asdict(config))
         logger.info(
             f"Trial {trial.number}: {config.method} tunes {', '.join(self.tuned)}"
             + (f"; kept as suggested: {', '.join(findings.kept)}." if findings.kept else ".")
         )
+
+    def _store_start(self) -> None:
+        start = {name: self.start[name] for name in self._settled.space.names}
+        self._trial.set_user_attr(START, self._trial.parameter_values(start))
 
     @property
     def _settled(self) -> BilevelState:
@@ -485,6 +490,7 @@ class SelfTuning(Training):
         state: dict[str, Any] = {
             "steps": self.steps,
             "hyperparameter_steps": self.hyperparameter_steps,
+            "start": dict(self.start),
             "values": dict(self._values),
             "valid_batches_drawn": self._valid_batches.drawn,
             "read": sorted(self._read),
@@ -498,8 +504,11 @@ class SelfTuning(Training):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "findings" in state:
+            self.start = dict(state.get("start", self.start))  # older states have none
             if self._state is None:
                 self._start(self._restored_findings(state["findings"]))
+            else:
+                self._store_start()
             self._settled.load_state_dict(state["bilevel"])
             self._set_values(state["values"])
         self.steps = state["steps"]

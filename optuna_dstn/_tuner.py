@@ -133,7 +133,7 @@ class Tuner:
         if isinstance(trial, (DSTNTrial, ReplayTrial)):
             _require_eager(model)
         if isinstance(trial, DSTNTrial):
-            self._training = _METHODS[trial.config.method](
+            training = _METHODS[trial.config.method](
                 trial,
                 model,
                 optimizer,
@@ -147,7 +147,8 @@ class Tuner:
                 batch_axis,
                 accumulate_grad_batches,
             )
-            trial.follow(self._final_hyperparameters)
+            self._training = training
+            trial.follow(lambda: self._final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, self._direction)
         else:
             options = max_grad_norm, batch_axis, accumulate_grad_batches
@@ -155,7 +156,6 @@ class Tuner:
                 self._training = ScheduledTraining(trial, model, optimizer, loss_fn, *options)
             else:
                 self._training = PlainTraining(trial, model, optimizer, loss_fn, *options)
-        self._start = self._training.hyperparameters
 
     def step(self, batch: Any) -> float:
         """Train on one batch: in place of zero_grad, forward, backward and the optimizer's step.
@@ -277,11 +277,11 @@ class Tuner:
         """
         return self._training.summary()
 
-    def _final_hyperparameters(self) -> Mapping[str, float]:
-        last = self._training.final_hyperparameters()
+    def _final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
+        last = training.final_hyperparameters()
         if self._best is None:
             return last
-        if self._best.hyperparameters == self._start != last:
+        if self._best.hyperparameters == training.start != last:
             logger.warning(
                 f"The best evaluation of trial {self._trial.number} came before the first step on "
                 "the hyperparameters, so the trial keeps their start values; those tuned since are "

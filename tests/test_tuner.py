@@ -252,6 +252,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, valid: Any, tmp_pa
     assert resumed.best_value == tuner.best_value
 
 
+def test_a_resumed_run_began_where_the_first_part_did() -> None:
+    """Its trial may have suggested other values; a state of before has none to set it right."""
+    tuner = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.2, "wd": 1e-3})
+    train(tuner, range(6))
+    state = everything(tuner)
+    for where in tuner, restored(state, [batch()]):
+        assert where._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
+    other = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.5, "wd": 1e-2})
+    train(other, range(1))
+    other.load_state_dict(state["tuner"])
+    assert other._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
+    del state["tuner"]["training"]["start"]
+    old = restored(state, [batch()])
+    assert old._trial.user_attrs["dstn:start"] == {"rate": 0.5, "wd": 1e-2}
+
+
+def test_a_state_of_before_the_first_step_leaves_the_start_to_the_trial() -> None:
+    tuner = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.2, "wd": 1e-3})
+    resumed = restored(everything(tuner), [batch()])
+    train(resumed, range(1))
+    assert resumed._trial.user_attrs["dstn:start"] == {"rate": 0.5, "wd": 1e-2}
+
+
 def test_a_tuner_made_after_the_optimizer_was_restored() -> None:
     """The order of many scripts. The optimizer's state then holds a plain weight decay."""
     tuner = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.2, "wd": 1e-3})
@@ -281,16 +304,28 @@ def test_a_state_of_another_objective_is_refused() -> None:
         other.load_state_dict(tuner.state_dict())
 
 
-def test_values_from_before_the_tuning_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_values_from_before_the_tuning_are_told_of(
+    is_resumed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """The best evaluation may come in the warm-up: then nothing tuned is kept."""
     values = iter([0.9, 0.1, 0.2])
 
     def metric(model: nn.Module, batch: Batch) -> float:
         return next(values)
 
+    def interrupted(trial: Any) -> float:
+        tuner = Tuner(trial, *make(trial), loss_fn, [batch()], metric_fn=metric)
+        tuner.step(batch())
+        tuner.evaluate()
+        saved.append(everything(tuner))
+        raise KeyboardInterrupt
+
     def objective(trial: Any) -> float:
         tuner = Tuner(trial, *make(trial), loss_fn, [batch()], metric_fn=metric)
-        for _ in range(3):
+        if saved:
+            tuner.load_state_dict(saved[0]["tuner"])
+        for _ in range(3 - len(saved)):
             tuner.step(batch())
             tuner.evaluate()
         return tuner.best_value
@@ -298,7 +333,12 @@ def test_values_from_before_the_tuning_are_told_of(caplog: pytest.LogCaptureFixt
     study = optuna_dstn.create_study(
         direction="maximize", config=TunerConfig(warmup_steps=1, train_steps=1)
     )
+    saved: list[Any] = []
+    if is_resumed:
+        with pytest.raises(KeyboardInterrupt):
+            study.optimize(interrupted, n_trials=1)
+        study.enqueue_trial({"rate": 0.123, "wd": 1e-4})
     (warning,) = warnings_of(caplog, lambda: study.optimize(objective, n_trials=1))
     assert study.best_params == study.best_trial.user_attrs["dstn:start"]
-    assert "trial 0 came before the first step on the hyperparameters" in warning
+    assert f"trial {len(saved)} came before the first step on the hyperparameters" in warning
     assert "metric_fn is not to be maximized" in warning
