@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from optuna_dstn._example_lists import contents, examples_in_list, is_list_of_like_tensors
+
 
 EMPTY_LOADER = (
     "The validation loader yields no batch, so there is nothing to evaluate on. Check the length "
@@ -25,34 +27,39 @@ _ORDINALS = ("first", "second")
 def batch_size(batch: Any, axis: int = 0) -> int:
     """Return the length of the batch axis of the first tensor in ``batch`` that has it.
 
+    If that is in a list of tensors, one for each example, it is the length of the list.
+
     Args:
         batch: What a loader yields: a tensor, or tuples, lists, mappings and dataclasses with
             tensors inside.
         axis: 0, or 1 for sequence-first tensors (T, B, ...).
 
     Raises:
-        ValueError: If there is no tensor with a batch axis in it.
+        ValueError: If there is no tensor with a batch axis in it, or it is not clear what a list of
+            tensors is.
     """
-    tensor = _first_tensor(batch, axis)
-    if tensor is None:
+    examples = _first_length(batch, axis, ())
+    if examples is None:
         raise ValueError(
             f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
             "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
             f"of tensors whose {_ORDINALS[axis]} axis is the batch."
         )
-    return tensor.shape[axis]
+    return examples
 
 
-def _first_tensor(batch: Any, axis: int) -> Tensor | None:
+def _first_length(batch: Any, axis: int, beside: tuple[Any, ...]) -> int | None:
     if isinstance(batch, Tensor):
-        return batch if batch.ndim > axis else None
-    if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif _is_dataclass(batch):
-        batch = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-    elif not isinstance(batch, (tuple, list)):
-        return None
-    return next((t for item in batch if (t := _first_tensor(item, axis)) is not None), None)
+        return batch.shape[axis] if batch.ndim > axis else None
+    if beside and is_list_of_like_tensors(batch) and batch[0].ndim > axis:
+        return examples_in_list(batch, beside, axis)
+    items = contents(batch) or []
+    for index, item in enumerate(items):
+        others = (*beside, *items[:index], *items[index + 1 :])
+        length = _first_length(item, axis, others)
+        if length is not None:
+            return length
+    return None
 
 
 def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
@@ -80,8 +87,17 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         parts = {key: part_of(value, examples, size, axis) for key, value in batch.items()}
         return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
     if isinstance(batch, (tuple, list)):
-        if len(batch) == size and not any(isinstance(item, Tensor) for item in batch):
-            return batch[examples]  # texts or numbers, one for each example
+        if (
+            len(batch) == size
+            and (
+                not any(isinstance(item, Tensor) for item in batch)  # texts or numbers
+                or (
+                    is_list_of_like_tensors(batch)
+                    and not all(size in item.shape[: axis + 1] for item in batch)
+                )
+            )
+        ):
+            return batch[examples]  # one for each example
         items = [part_of(item, examples, size, axis) for item in batch]
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):
             return type(batch)(*items)

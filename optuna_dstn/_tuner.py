@@ -164,7 +164,8 @@ class Tuner:
         ``TunerConfig.train_steps`` steps the hyperparameters on a validation batch.
 
         Args:
-            batch: What ``loss_fn`` takes; tensors in it have the batch as their first axis.
+            batch: What ``loss_fn`` takes; tensors in it have the batch as their first axis, or are
+                in a list of one for each example, beside such a tensor.
 
         Returns:
             The training loss on the batch before the step; under the method ``"stn"``, which has

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader
 
 from optuna_dstn._batch import EndlessBatches, batch_size, part_of
@@ -33,6 +34,66 @@ def test_the_size_of_a_batch() -> None:
     assert batch_size((torch.zeros(5), torch.zeros(5, 7)), axis=1) == 7
     with pytest.raises(ValueError, match="holds no tensor with a batch axis"):
         batch_size(["a", "b"])
+
+
+LABELS, IMAGE = torch.zeros(SIZE), torch.zeros(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        ([IMAGE] * SIZE, LABELS),
+        {"images": (IMAGE,) * SIZE, "labels": LABELS, "scale": torch.ones(1)},
+        ([torch.zeros(length, 2) for length in (7, 2, 4, 5)], LABELS),
+        ([torch.zeros(length, 2) for length in (7, 2, 4, 5)], [LABELS, "text"]),
+        (tuple([IMAGE] * SIZE), tuple({"boxes": torch.zeros(k, 4)} for k in (1, 2, 3, 3))),
+        ([IMAGE] * SIZE, [torch.zeros(k, 4) for k in (1, 2, 3, 3)]),
+        ([IMAGE] * SIZE, list("abcd")),
+        ([IMAGE] * SIZE, [torch.tensor(0.0)] * SIZE),
+    ],
+)
+def test_a_list_of_one_tensor_for_each_example(batch: Any) -> None:
+    assert batch_size(batch) == SIZE
+    part = part_of(batch, slice(1, 3), SIZE)
+    parts = list(part.values()) if isinstance(part, dict) else part
+    whole = list(batch.values()) if isinstance(batch, dict) else batch
+    assert [t.shape for t in parts[0]] == [t.shape for t in whole[0][1:3]]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        ([torch.zeros(SIZE, 2), torch.zeros(SIZE, 2)], LABELS),
+        ([torch.zeros(SIZE, 2)], LABELS),
+        ((torch.zeros(SIZE, 2), torch.zeros(SIZE, 2)), torch.zeros(2), LABELS),
+        ((torch.zeros(SIZE, 2), torch.zeros(SIZE, 2)), (LABELS, LABELS)),
+        ((torch.zeros(SIZE, 2), torch.zeros(SIZE, 2)), (torch.zeros(1, SIZE, 3),) * 2),
+        ((torch.zeros(SIZE, 2), torch.zeros(SIZE, 2)), torch.tensor(0.5), torch.ones(1)),
+        ((torch.zeros(SIZE, 2), LABELS), torch.zeros(7)),
+        ([torch.zeros(SIZE, 2)] * 2, ((LABELS,), (LABELS,))),
+        ([torch.zeros(SIZE, 2), torch.zeros(7, 2)],),
+        [torch.zeros(SIZE, 2), torch.zeros(7, 2), torch.zeros(3)],
+    ],
+)
+def test_lists_of_tensors_that_hold_the_batch(batch: Any) -> None:
+    assert batch_size(batch) == SIZE
+
+
+def test_sequence_first_tensors_in_a_list() -> None:
+    tokens = torch.zeros(7, SIZE)
+    assert batch_size(([tokens, tokens], LABELS), axis=1) == SIZE
+    assert batch_size(([tokens] * 3, tokens), axis=1) == SIZE
+
+
+def test_a_packed_sequence() -> None:
+    packed = pack_sequence([torch.zeros(length, 2) for length in (4, 3, 2, 1)])
+    assert batch_size((packed, torch.zeros(4))) == 10
+    assert batch_size((torch.zeros(4), packed)) == 4
+
+
+def test_a_list_that_may_be_either_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"list of 4 tensors, .*\(3, 8, 8\), .*length 7, .*stack"):
+        batch_size(([IMAGE] * SIZE, torch.zeros(7)))
 
 
 def test_a_part_of_a_batch_is_taken_from_everything_in_it() -> None:
