@@ -8,12 +8,14 @@ other values of the hyperparameters, one per training example.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 import operator
 from typing import Any
 
 import torch
+
+from optuna_dstn._errors import HyperparameterError
 
 
 # An optimizer's lr=h is pickled as a call of float: torch.load would refuse that checkpoint.
@@ -28,10 +30,19 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
 }
 
 
+_DEEPEST = 100  # far beyond what is written down, and within Python's recursion limit
+
+
 class Expression:
-    """A formula over named hyperparameters."""
+    """A formula over named hyperparameters.
+
+    Attributes:
+        names: Those.
+        depth: Operations inside one another.
+    """
 
     names: frozenset[str]
+    depth: int = 0
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """Return the formula's value where each name stands for ``values[name]``.
@@ -65,17 +76,36 @@ class Operation(Expression):
 
     function: Callable[..., Any]
     operands: tuple[Expression | float, ...]
+    names: frozenset[str] = field(init=False, compare=False)
+    depth: int = field(init=False, compare=False)
 
-    @property
-    def names(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset().union(*(x.names for x in self.operands if isinstance(x, Expression)))
+    def __post_init__(self) -> None:
+        inner = [x for x in self.operands if isinstance(x, Expression)]
+        object.__setattr__(self, "names", frozenset().union(*(x.names for x in inner)))
+        object.__setattr__(self, "depth", 1 + max(x.depth for x in inner))
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """Return the formula's value; see :class:`Expression`.
+
+        Raises:
+            HyperparameterError: If it is as deep as only a value that each step computes from that
+                of the last one.
+        """
+        if self.depth > _DEEPEST:
+            names = ", ".join(map(repr, sorted(self.names)))
+            raise HyperparameterError(
+                f"Hyperparameter {names} is read in a formula of more than {_DEEPEST} operations "
+                "inside one another, as when each step computes a number from that of the last "
+                "one (w = w * h). Write it by the number of steps (h ** n), or float(...) around "
+                "the number where its past is not to be tuned."
+            )
         return self.function(
             *(x.evaluate(values) if isinstance(x, Expression) else x for x in self.operands)
         )
 
     def __str__(self) -> str:
+        if self.depth > _DEEPEST:
+            return f"(... of {', '.join(sorted(self.names))})"
         if len(self.operands) == 1:
             return f"-{self.operands[0]}"
         left, right = self.operands

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from optuna_dstn import Hyperparameter
+from optuna_dstn import Hyperparameter, HyperparameterError
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
 
 
@@ -122,6 +122,23 @@ def test_a_checkpoint_with_it_can_be_loaded(tmp_path) -> None:
 def test_a_copied_model_keeps_the_formula(copied) -> None:
     model = copied(nn.Dropout(1 - rate))
     assert model.p.names == {"rate"}
+
+
+def test_a_value_computed_from_itself_step_after_step_cannot_be_read() -> None:
+    value = rate
+    for _ in range(99):  # a long formula is fine
+        value = value * rate
+    assert value.expression.evaluate({"rate": 0.5}) == 0.5**100
+    assert str(value.expression).count("rate") == 100
+    for _ in range(2000):  # as a plain number it serves ever after
+        value = value * rate
+    assert value == 0.0
+    assert value.names == {"rate"}
+    with pytest.raises(HyperparameterError, match=r"'rate' is read in.*w = w \* h.*float\(...\)"):
+        value.expression.evaluate({"rate": 0.5})
+    for _ in range(200):
+        value = float(value) * rate
+    assert str(value.expression) == "(0.0 * rate)"
 
 
 def test_it_does_not_add_to_other_types() -> None:
