@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any, NamedTuple
 
@@ -182,6 +182,11 @@ class Discovery(Interception[_Reading]):
             raise HyperparameterError(
                 f"{reading.function} fails with hyperparameter {reading.formula}: {error}"
             ) from error
+
+    def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
+        for number in sizes:
+            for name in number.names:
+                self.plain_readers.setdefault(name, set()).add(function_name(func))
 
     def _noted_call(
         self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -79,13 +79,33 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (
-            holds_hyperparameter(args)
-            or (kwargs and holds_hyperparameter(kwargs.values()))
-            or (self.tracked and self._holds_tracked(args, kwargs))
-        ):
+        if _holds_hyperparameter(args, kwargs):
+            args, kwargs = self._with_plain_sizes(func, args, kwargs)
+            if _holds_hyperparameter(args, kwargs):
+                return self.read(func, args, kwargs)
+        if self.tracked and self._holds_tracked(args, kwargs):
             return self.read(func, args, kwargs)
         return self.call(func, args, kwargs)
+
+    def _with_plain_sizes(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call, those plain that its rule takes as sizes."""
+        rule = hyperparameter_rules.get(func)
+        if rule is None or not rule.sizes:
+            return args, kwargs
+        given = rule.arguments(*args, **kwargs)
+        sizes = [n for name in rule.sizes if isinstance(n := given.get(name), IntHyperparameter)]
+        self.note_sizes(func, sizes)
+
+        def value(number: Hyperparameter) -> Any:
+            is_size = any(number is size for size in sizes)
+            return self._value_of(number, func) if is_size else number
+
+        return replaced((args, kwargs), value, Hyperparameter)  # type: ignore[no-any-return]
+
+    def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
+        """Take note of hyperparameters that a function with a rule takes as plain integers."""
 
     def _holds_tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return any(tensor in self.tracked for tensor in leaves((args, kwargs), Tensor))
@@ -104,18 +124,25 @@ class Interception(TorchFunctionMode, Generic[Tracked]):
     ) -> Any:
         """Run the call with today's values as plain numbers."""
 
-        def value(h: Hyperparameter) -> Any:
-            if not h.names <= self._values.keys():
-                raise unknown_hyperparameter(h.names - self._values.keys(), function_name(func))
-            return h.expression.evaluate(self._values)
+        def value(number: Hyperparameter) -> Any:
+            return self._value_of(number, func)
 
         return self.call(
             func, replaced(args, value, Hyperparameter), replaced(kwargs, value, Hyperparameter)
         )
 
+    def _value_of(self, number: Hyperparameter, func: Function) -> Any:
+        if not number.names <= self._values.keys():
+            raise unknown_hyperparameter(number.names - self._values.keys(), function_name(func))
+        return number.expression.evaluate(self._values)
+
     def untracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """Return the tensors among the arguments that were not made from hyperparameters."""
         return [t for t in leaves((args, kwargs), Tensor) if t not in self.tracked]
+
+
+def _holds_hyperparameter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return holds_hyperparameter(args) or bool(kwargs and holds_hyperparameter(kwargs.values()))
 
 
 class CurrentValues(Interception[None]):

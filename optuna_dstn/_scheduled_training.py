@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -124,7 +125,13 @@ class _ScheduledValues(Interception[None]):
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is None or rule.is_active(*args, **kwargs):
-            for number in leaves((args, kwargs), Hyperparameter):
-                for name in number.names:
-                    self._readers.setdefault(name, set()).add(func)
+            self._note(func, leaves((args, kwargs), Hyperparameter))
         return self.call_with_values(func, args, kwargs)
+
+    def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
+        self._note(func, sizes)
+
+    def _note(self, func: Function, numbers: Sequence[Hyperparameter]) -> None:
+        for number in numbers:
+            for name in number.names:
+                self._readers.setdefault(name, set()).add(func)

@@ -103,6 +103,68 @@ def test_what_is_kept_is_stored_at_once() -> None:
     assert stored.keys() == {"choice", "lr", "unused"}
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer, and a classifier of what it ends with."""
+
+    def __init__(self, layer: Any, rate: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Sequential(nn.Dropout(rate), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+def attention(size: int, rate: float) -> nn.Module:
+    encoder = nn.TransformerEncoderLayer(4 * size, size, 6, dropout=rate, batch_first=True)
+    return nn.Sequential(nn.Linear(4, 4 * size), encoder, nn.Flatten(), nn.Linear(20 * size, 3))
+
+
+def recurrent(kind: Any) -> Any:
+    def make(size: int, rate: float) -> nn.Module:
+        return Recurrent(kind(4, 8, num_layers=size, batch_first=True), rate)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("network", "reader"),
+    [
+        (attention, "torch.nn.functional.multi_head_attention_forward"),
+        (recurrent(nn.LSTM), "torch.lstm"),
+        (recurrent(nn.GRU), "torch.gru"),
+        (recurrent(nn.RNN), "torch.rnn_tanh"),
+    ],
+    ids=["attention", "LSTM", "GRU", "RNN"],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_sizes_of_a_function_that_tunes_its_dropout_are_kept(
+    network: Any, reader: str, size: int
+) -> None:
+    batch = torch.randn(6, 5, 4), torch.randint(0, 3, (6,))
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = network(trial.suggest_int("size", 1, 4), trial.suggest_float("rate", 0.1, 0.5))
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    tuner = started(
+        make,
+        lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        [batch],
+        start={"size": size, "rate": 0.3},
+        config=optuna_dstn.TunerConfig(warmup_steps=0, train_steps=1),
+    )
+    for _ in range(3):
+        tuner.step(batch)
+    tuner.evaluate()
+    summary = tuner.summary()
+    assert tuner.tuned == ("rate",)
+    assert reader in summary.kept["size"]
+    assert not summary.alike
+    assert tuner.hyperparameters["size"] == size
+    assert tuner.hyperparameters["rate"] != 0.3
+
+
 def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
     """Then all examples of a batch share an ε, for its change must be the same in both places."""
 

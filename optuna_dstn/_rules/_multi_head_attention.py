@@ -82,6 +82,7 @@ def _drops(*args: Any, **kwargs: Any) -> bool:
     is_active=_drops,
     domain=RATE,
     arguments=_by_name,
+    sizes=("embed_dim_to_check", "num_heads"),
 )
 def multi_head_attention_forward(
     deltas: Deltas, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any

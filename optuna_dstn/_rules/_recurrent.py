@@ -405,6 +405,7 @@ for _function, _cell in _NETWORKS.items():
         is_active=_drops,
         domain={"dropout": Domain(0.0, 1.0, high_open=True)},
         arguments=_arguments,
+        sizes=("num_layers",),
     )(_rule)
 
 

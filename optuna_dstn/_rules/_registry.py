@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import inspect
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ class HyperparameterRule(NamedTuple):
             it can be computed for a tensor that no data takes part in.
         takes_deltas: Whether ``apply`` is a layer's rule, which takes the :class:`Deltas` of the
             pass before all else.
+        sizes: Names of the arguments that stay plain integers.
     """
 
     apply: Callable[..., Any]
@@ -37,6 +38,7 @@ class HyperparameterRule(NamedTuple):
     arguments: Callable[..., Mapping[str, Any]]
     takes_tensors: bool = False
     takes_deltas: bool = False
+    sizes: frozenset[str] = frozenset()
 
 
 class Examples(NamedTuple):
@@ -143,6 +145,7 @@ def layer_rule(
     is_active: Callable[..., bool] | None = None,
     domain: Mapping[str, Domain] = _ANYWHERE,
     arguments: Callable[..., Mapping[str, Any]] | None = None,
+    sizes: Iterable[str] = (),
     examples: Callable[..., Examples | None] = _first,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register the decorated function as the responding form of torch ``functions``.
@@ -160,6 +163,7 @@ def layer_rule(
         domain: As in :class:`HyperparameterRule`.
         arguments: As in :class:`HyperparameterRule`; by default they are named as in the decorated
             function.
+        sizes: As in :class:`HyperparameterRule`.
     """
 
     def register(apply: RuleFunction) -> RuleFunction:
@@ -168,7 +172,7 @@ def layer_rule(
             if is_active is not None:
                 by_name = arguments or _arguments_of(apply, None)
                 hyperparameter_rules[function] = HyperparameterRule(
-                    apply, is_active, domain, by_name, takes_deltas=True
+                    apply, is_active, domain, by_name, takes_deltas=True, sizes=frozenset(sizes)
                 )
         return apply
 
