@@ -20,6 +20,7 @@ from optuna_dstn._rules import (
     _layers,
     _multi_head_attention,
     _normalization,
+    _norms,
     _operations,
     _parametrizations,
     _penalty,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._delta import dual, is_dual, split
+from optuna_dstn._rules._norms import vector_norm
 from optuna_dstn._rules._registry import operation_rule
 
 
@@ -72,7 +73,7 @@ def cdist(
     if x_change is None and y_change is None:
         return torch.cdist(x1, x2, p, compute_mode)
     if p != 2:
-        return _norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p)
+        return vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1).squeeze(-1)
     distance = torch.cdist(x, y, p, compute_mode)
     mean = y.mean(-2, keepdim=True)
     x, y = x - mean, y - mean
@@ -93,12 +94,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     if not is_dual(input):
         return F.pdist(input, p)
     first, second = torch.triu_indices(len(input), len(input), 1, device=input.device)
-    return _norm(input[first] - input[second], p)
-
-
-def _norm(difference: Tensor, p: float) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(difference, p, -1)
-    return norm
+    return vector_norm(input[first] - input[second], p, -1).squeeze(-1)
 
 
 @operation_rule(F.embedding_bag)

@@ -395,6 +395,8 @@ TENSORS: dict[str, Case] = {
     "norm": case(torch.norm, M),
     "vector_norm": case(lambda x: torch.linalg.vector_norm(x, 3, 1), M),
     "matrix_norm": case(torch.linalg.matrix_norm, M),
+    "norm of complex numbers": case(lambda x, y: torch.complex(x, y).norm(dim=1), M, M),
+    "norm in a given precision": case(lambda x: torch.norm(x, dim=0, dtype=torch.float64), M),
     "renorm": case(lambda x: torch.renorm(x, 2, 0, 0.5), M),
     "det": case(torch.linalg.det, (3, 3)),
     "slogdet": case(lambda x: torch.linalg.slogdet(x)[1], (3, 3)),
@@ -554,6 +556,67 @@ def test_a_plain_number_passes_as_ever(name: str) -> None:
     for primal, value in zip(primals, results(one, inputs), strict=True):
         torch.testing.assert_close(primal, value, rtol=1e-13, atol=1e-14)
     assert not any(tangent.any() for tangent in tangents)
+
+
+NORMS: dict[str, Callable[[Tensor], Any]] = {
+    **{f"norm, p={p}": lambda x, p=p: x.norm(p=p, dim=1) for p in (1, 1.5, 2, 3, float("inf"))},
+    "norm of all": lambda x: torch.norm(x[0]),
+    "norm, kept": lambda x: torch.norm(x, 2, 1, True),
+    "linalg.norm": lambda x: torch.linalg.norm(x, dim=1),
+    "linalg.norm by other names": lambda x: torch.linalg.norm(x, ord=3, axis=1, keepdims=True),
+    "vector_norm": lambda x: torch.linalg.vector_norm(x=x, ord=2, dim=(1,)),
+    "matrix_norm": lambda x: torch.linalg.matrix_norm(x[:, None]),
+    "dist": lambda x: torch.dist(x[0], torch.zeros_like(x[0])),
+    "pdist": lambda x: F.pdist(torch.cat([x, x])),
+    "cdist": lambda x: torch.cdist(x, x, 3.0),
+    "normalize": F.normalize,
+    "normalize, p=3": lambda x: F.normalize(x, 3.0, -1, 1e-6),
+    "cosine_similarity": lambda x: F.cosine_similarity(x, torch.ones_like(x)),
+    "cosine_similarity of all pairs": lambda x: F.cosine_similarity(x[:, None], x[None], -1),
+    "std": lambda x: x.std(1, keepdim=True),
+    "std of all": lambda x: torch.std(x[0]),
+    "std, biased": lambda x: torch.std(x[0], False),
+    "std, biased, along an axis": lambda x: x.std(axis=1, unbiased=False),
+    "std, corrected": lambda x: torch.std(x, dim=(1,), correction=2),
+    "std_mean": lambda x: torch.std_mean(x, 1),
+    "lp_pool1d": lambda x: F.lp_pool1d(x[:, None], 3, 2),
+    "lp_pool2d": lambda x: F.lp_pool2d(x[:, None], 2, (1, 2)),
+    "lp_pool3d": lambda x: F.lp_pool3d(x[:, None, None], 2, (1, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_has_a_finite_slope_at_a_row_of_zeros(name: str) -> None:
+    """Behind a ReLU and a dropout: PyTorch's own tangent is 0 there, and the gradient of it NaN."""
+    x, x_change = torch.rand(2, 3, 4, dtype=torch.float64) + 0.5
+    x[0] = 0
+    one = Case(NORMS[name], (x.shape,))
+    change = x_change.clone().requires_grad_()
+    primals, tangents = by_engine(one, [x], [change])
+    leaf = x.clone().requires_grad_()
+    plain = results(one, [leaf])
+    seeds = [torch.randn_like(y) for y in plain]
+    (mine,), (theirs,) = gradients(tangents, [change], seeds), gradients(plain, [leaf], seeds)
+    assert theirs.isfinite().all()
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+    for primal, value in zip(primals, plain, strict=True):
+        torch.testing.assert_close(primal, value.detach(), rtol=1e-10, atol=1e-12)
+    for tangent, value in zip(tangents, plain, strict=True):
+        assert tangent.shape == value.shape
+    whole = sum((t * v).sum() for t, v in zip(tangents, seeds, strict=True))
+    torch.testing.assert_close(whole.detach(), (theirs * x_change).sum())
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if "dist" not in name])
+def test_the_tangent_of_a_norm_is_pytorchs(name: str) -> None:
+    x, change = torch.randn(2, 3, 4, dtype=torch.float64)
+    if name.startswith("lp_pool"):
+        x = x.abs() + 0.1
+    one = Case(NORMS[name], (x.shape,))
+    mine = by_engine(one, [x], [change])[1]
+    theirs = torch.func.jvp(lambda x: tuple(results(one, [x])), (x,), (change,))[1]
+    for tangent, reference in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(tangent, reference, rtol=1e-10, atol=1e-12)
 
 
 def test_a_function_without_a_derivative_is_named_as_users_write_it() -> None:
