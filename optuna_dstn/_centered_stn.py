@@ -71,7 +71,7 @@ class CenteredSTN(SelfTuning):
             return
         response_optimizer = self._settled.response_optimizer
         norm = response_optimizer.clip(self._max_grad_norm)
-        self.require_finite(norm, "gradient of the response's training loss")
+        self._require_finite_gradient(norm, "gradient of the response's training loss")
         response_optimizer.step()
         response_optimizer.zero_grad()  # its memory serves the weights' gradients
 

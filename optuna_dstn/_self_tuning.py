@@ -53,6 +53,10 @@ from optuna_dstn._weight_decay import WeightDecay
 
 
 _VALID_LOSS = "The validation loss function"
+_NO_SECOND_DERIVATIVE = (
+    "The loss itself is finite: an operation of the network may have no second derivative in "
+    'PyTorch where it was, such as torch.sinc at 0; TunerConfig(method="centered-stn") needs none. '
+)
 _CUT_OFF = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
     "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
@@ -294,7 +298,7 @@ class SelfTuning(Training):
             gradients = self._perturbed_hypergradient(batch, examples, displacement)
         else:
             gradients = self._hypergradient(batch, examples, displacement)
-        self.require_finite(torch.cat(gradients).sum().item(), "hypergradient")
+        self._require_finite_gradient(torch.cat(gradients).sum().item(), "hypergradient")
         for tensor, gradient in zip(state.trained, gradients, strict=True):
             tensor.grad = gradient
         state.hyper_optimizer.step()
@@ -350,6 +354,10 @@ class SelfTuning(Training):
             loss = loss - self._config.entropy_weight * state.space.entropy()
             self._require_finite_validation(loss)
             return torch.autograd.grad(loss, state.trained)
+
+    def _require_finite_gradient(self, norm: float, what: str) -> None:
+        """Check the gradient of a loss that is finite, with respect to the response or to λ."""
+        self.require_finite(norm, what, _NO_SECOND_DERIVATIVE if self.is_linear else "")
 
     def _require_finite_validation(self, loss: torch.Tensor) -> None:
         self.require_finite(loss.item(), "validation loss in a step on the hyperparameters")

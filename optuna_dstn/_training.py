@@ -93,8 +93,13 @@ class Training(ABC):
         self.steps += self._is_first_of_step
         return self._is_first_of_step
 
-    def require_finite(self, value: float, what: str) -> None:
+    def require_finite(self, value: float, what: str, advice: str = "") -> None:
         """Raise if a loss, or the norm of its gradient, is NaN or infinite.
+
+        Args:
+            value: It.
+            what: What it is.
+            advice: What to do about it besides the usual, a sentence that ends in a blank.
 
         Raises:
             TrainingDivergedError: With the step and the hyperparameters.
@@ -106,6 +111,7 @@ class Training(ABC):
         raise TrainingDivergedError(
             f"The {what} became {value} at step {self.steps} (hyperparameters: "
             f"{settings or 'none'}). Nothing of it was applied, so the weights are still finite. "
+            f"{advice}"
             "Lower the optimizer's learning rate, clip gradients (Tuner(max_grad_norm=...)), or "
             "narrow the ranges; give study.optimize(..., catch=(TrainingDivergedError,)) to go on "
             "with other trials."

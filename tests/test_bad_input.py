@@ -142,6 +142,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial(
     message = str(error.value)
     says(message, f"The {what} became", "at step", "hyperparameters: h=0.", "catch=(Training")
     assert re.search(r"learning rate|clip|narrow", message)
+    assert "centered-stn" not in message
 
 
 def test_an_evaluation_that_is_not_finite_fails_the_trial() -> None:
@@ -170,6 +171,31 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_finite() -> None:
     message = error_of_steps(making, loss, kind=TrainingDivergedError, valid_loss_fn=loss_fn)
     says(message, "at step", "h=0.")
     assert all(p.isfinite().all() for p in models[0].parameters())
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_derivative_that_pytorch_cannot_differentiate_is_named_as_the_cause(batches: int) -> None:
+    """Of sin(πx)/(πx) at 0, behind a dropout, while loss and weights stay finite."""
+
+    def making(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(
+            nn.Linear(4, 5), nn.Dropout(trial.suggest_float("h", 0.1, 0.9)), Sinc(), nn.Linear(5, 3)
+        )
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    options = {"accumulate_grad_batches": batches}
+    message = error_of_steps(making, kind=TrainingDivergedError, **options)
+    says(message, "gradient of the response's training loss", "second derivative", "centered-stn")
+    for method in ("centered-stn", "stn"):
+        config = replace(SOON, method=method)
+        tuner = started(making, loss_fn, [BATCH], config=config, **options)
+        for _ in range(4):
+            tuner.step(BATCH)
+
+
+class Sinc(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sinc(x)
 
 
 # -- hyperparameters in the wrong place ----------------------------------------------------------
