@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optuna_dstn._arguments import leaves
 from optuna_dstn._identity import ByIdentity
+from optuna_dstn._moved_axis import MOVING, TURNING, moved_axis, prescribed_axis
 
 
 # What may merge the batch axis with others, or cut it out of them again.
@@ -16,14 +19,6 @@ _RESHAPING = frozenset(
     {
         *(torch.reshape, torch.flatten, torch.unflatten),
         *(Tensor.reshape, Tensor.view, Tensor.flatten, Tensor.unflatten),
-    }
-)
-# What exchanges it with another.
-_TURNING = frozenset(
-    {
-        *(torch.transpose, torch.permute, torch.swapaxes, torch.movedim, torch.t),
-        *(Tensor.transpose, Tensor.permute, Tensor.swapaxes, Tensor.movedim, Tensor.t),
-        *(Tensor.T.__get__, Tensor.mT.__get__),  # type: ignore[attr-defined]
     }
 )
 # What torch.nn.utils.rnn sorts, packs and pads sequences by.
@@ -184,22 +179,54 @@ class BatchLayout:
             if order is not None:
                 self._orders[output] = order.to(index.device)[index]
 
-    def note(self, func: Callable[..., Any], args: tuple[Any, ...], output: Any) -> None:
-        """Follow the batch through a call that may have moved its axis or merged it with others."""
+    def note(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        is_constant: Callable[[Tensor], bool] = lambda tensor: False,
+    ) -> None:
+        """Follow the batch through a call that may have moved its axis or merged it with others.
+
+        Args:
+            func: What was called.
+            args: Its arguments.
+            kwargs: Likewise.
+            output: What it returned.
+            is_constant: Whether a tensor has no examples, whatever its lengths.
+        """
         if func in _SORTING:
             self._note_sequences(func, args, output)
-        if not isinstance(output, Tensor) or not output.ndim:
-            return
-        rows = output.shape[0]
+        if isinstance(output, Tensor):
+            self._note_result(func, args, kwargs, output, 0, is_constant)
+        elif isinstance(output, (tuple, list)) and func is not torch._pack_padded_sequence:
+            for place, result in enumerate(output):
+                if isinstance(result, Tensor):
+                    self._note_result(func, args, kwargs, result, place, is_constant)
+
+    def _note_result(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+        place: int,
+        is_constant: Callable[[Tensor], bool],
+    ) -> None:
+        rows = output.shape[0] if output.ndim else 0
         if rows == self.examples:
             if output.ndim > 1 and output.shape[1] == rows:
-                self._note_axis(func, args, output)
+                tensors = [t for t in leaves((args, kwargs), Tensor) if not is_constant(t)]
+                axis = self._axis_after(func, args, kwargs, tensors, output, place)
+                if axis is not None:
+                    self._axes[output] = axis
             return
         is_reshaping = func in _RESHAPING
         if not (is_reshaping or self._rows) or not rows:
             return
-        for tensor in args:
-            if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] == rows:
+        for tensor in leaves((args, kwargs), Tensor):
+            if tensor.ndim and tensor.shape[0] == rows:
                 followed = self._followed.get(tensor)
                 if followed is not None:
                     self._followed[output] = followed
@@ -210,27 +237,43 @@ class BatchLayout:
                 self.note_rows(example)
                 self._followed[output] = example
 
-    def _note_axis(self, func: Callable[..., Any], args: tuple[Any, ...], output: Tensor) -> None:
-        """Remember which of the first two axes of a tensor is the batch, as both are as long."""
+    def _axis_after(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: Sequence[Tensor],
+        output: Tensor,
+        place: int,
+    ) -> int | None:
+        """Return which of the first two axes of a result is the batch, as both are as long.
+
+        Args:
+            func: What was called.
+            args: Its arguments.
+            kwargs: Likewise.
+            tensors: Those among the arguments that may have the examples.
+            output: The result.
+            place: Which of several it is.
+        """
+        axis = prescribed_axis(func, args, kwargs, place)
+        if axis is not None:
+            return axis
+        if func in MOVING:
+            held = ((t, a) for t in tensors if (a := self.axis_of(t)) is not None)
+            for tensor, axis in itertools.islice(held, 1):
+                moved = moved_axis(func, args, kwargs, place, tensor, axis)
+                if moved is not None or func in TURNING:
+                    return moved if moved is not None and moved < 2 else None
         input = args[0] if args and isinstance(args[0], Tensor) else None
-        if func in _TURNING and input is not None:
-            axis = self.axis_of(input)
-            # The same call on axes of different lengths shows where each of them goes.
-            lengths = torch.empty(tuple(range(1, input.ndim + 1)), device="meta")
-            turned = func(lengths, *args[1:]).shape
-            if axis is not None and turned.index(axis + 1) < 2:
-                self._axes[output] = turned.index(axis + 1)
-            return
         if func in _RESHAPING and input is not None and len(input) == self.examples**2:
             example = self._followed.get(input)
-            if example is not None:
-                self._axes[output] = 0 if example[0] == example[1] else 1
-            return
-        for tensor in args:
+            return None if example is None else 0 if example[0] == example[1] else 1
+        for tensor in tensors:
             axis = self._axes.get(tensor)
             if axis is not None and tensor.shape[:2] == output.shape[:2]:
-                self._axes[output] = axis
-                return
+                return axis
+        return None
 
     def _merged(self, input: Tensor, rows: int) -> Tensor | None:
         """Return the example of each of the rows that the entries of ``input`` are merged into."""

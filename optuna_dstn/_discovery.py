@@ -97,7 +97,7 @@ class Discovery(Interception[_Reading]):
         for reading in filter(None, map(self._weights_read.get, tensors)):
             self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
-        self._batch.note(func, args, output)
+        self._batch.note(func, args, kwargs, output, self._sight.is_constant)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
             func, args, kwargs, tensors, output, in_model=self.in_model

@@ -72,7 +72,7 @@ class Responding(Interception[Tracked]):
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._sight, args, kwargs):
             output = rule.apply(deltas, *args, **kwargs)
-            deltas.batch.note(func, args, output)
+            self._follow(func, args, kwargs, output)
             return output
         self.before_writing(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
@@ -86,8 +86,13 @@ class Responding(Interception[Tracked]):
             self._sight.forget(args[0])
         elif not meets_examples:
             self._sight.note(func, tensors, output)
-        deltas.batch.note(func, args, output)
+        self._follow(func, args, kwargs, output)
         return output
+
+    def _follow(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self.deltas.batch.note(func, args, kwargs, output, self._sight.is_constant)
 
     def _combined(
         self,
@@ -212,6 +217,7 @@ class PerturbedValues(Responding[PerExample]):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
+            self._follow(func, own_args, own_kwargs, output)
             self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
             self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from _reference import AnyModel, started
+from _reference import AnyModel, perturbing, started
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import optuna_dstn
 from optuna_dstn._batch import batch_size
 from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._hyperparameter import Symbol, hyperparameter
 
 
 EXAMPLES = 5
@@ -73,7 +74,7 @@ def test_values_are_aligned(
 def rows_of(layout: BatchLayout, tensor: Tensor, *shape: int) -> Tensor:
     """The tensor in another shape, as the layout sees the call."""
     output = tensor.reshape(shape)
-    layout.note(Tensor.reshape, (tensor, *shape), output)
+    layout.note(Tensor.reshape, (tensor, *shape), {}, output)
     return output
 
 
@@ -91,7 +92,7 @@ def test_rows_of_both_orders() -> None:
     # as many rows, in two orders: each tensor is followed
     assert layout.per_row(numbers, by_example)[1] == 0
     output = by_example.relu()
-    layout.note(Tensor.relu, (by_example,), output)
+    layout.note(Tensor.relu, (by_example,), {}, output)
     assert layout.per_row(numbers, output)[1] == 0
     # one that is not followed has the order that was last made
     assert layout.per_row(numbers, torch.zeros(15, 7))[1] == 1
@@ -189,6 +190,117 @@ def test_windows(body: Callable[[Any, Tensor], Tensor], linear: bool) -> None:
     case = AnyModel(Model(body), torch.randn(EXAMPLES, 6, 4), linear=linear)
     assert not case.alike
     case.require_right()
+
+
+class Layered(Model):
+    """With a layer for sequences (T, B, 4) or, if it is batch-first, (B, T, 4)."""
+
+    def __init__(self, layer: nn.Module, body: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__(body)
+        self.layer = layer
+
+
+def _stepped(m: Any, x: Tensor) -> Tensor:
+    """A loop over the steps, whose results are put together sequence-first."""
+    state, states = torch.zeros_like(x[:, 0]), []
+    for step in x.unbind(1):
+        state = m.layer(step, state)
+        states.append(state)
+    return m.b(torch.stack(states)).transpose(0, 1)
+
+
+def _weighed(m: Any, x: Tensor) -> Tensor:
+    """What attention returns beside its output."""
+    _, weights = m.layer(x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1))
+    return m.b(weights @ m.a(x))
+
+
+TURNED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "chunk": lambda m, x: torch.cat([-half for half in x.chunk(2, -1)], -1),
+    "unbind and stack": lambda m, x: torch.stack(x.unbind(0)),
+    "unbind and stack behind": lambda m, x: torch.stack(
+        x.transpose(0, 1).unbind(1), dim=1
+    ).transpose(0, 1),
+    "steps": lambda m, x: torch.stack([x[t] for t in reversed(range(len(x)))]),
+    "sort": lambda m, x: x.sort(-1)[0],
+    "largest": lambda m, x: x.max(-1, keepdim=True)[0] + x,
+    "mean of steps": lambda m, x: x.mean(0, keepdim=True).expand_as(x) + x,
+    "repeated": lambda m, x: m.a(x[:1].repeat(len(x), 1, 1)) + x,
+    "another in front": lambda m, x: torch.cat([x[1:], m.a(x[:1])]),
+    "back and forth": lambda m, x: (
+        x.unsqueeze(2)[:, :, 0].transpose(dim0=0, dim1=1).transpose(0, 1)
+    ),
+    "weights": lambda m, x: x @ m.c.weight.t() + m.c.weight.mT[0],
+}
+LAYERED: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor]]] = {
+    **{
+        name: (layer, lambda m, x: m.b(m.layer(x.transpose(0, 1))[0].transpose(0, 1)))
+        for name, layer in {
+            "LSTM": lambda: nn.LSTM(4, 4),
+            "GRU": lambda: nn.GRU(4, 4),
+            "RNN of two directions": lambda: nn.RNN(4, 2, bidirectional=True),
+        }.items()
+    },
+    "LSTM, batch first": (lambda: nn.LSTM(4, 4, batch_first=True), lambda m, x: m.b(m.layer(x)[0])),
+    "last states": (
+        lambda: nn.GRU(4, 4, 5),
+        lambda m, x: m.b(m.layer(x.transpose(0, 1))[1]).transpose(0, 1),
+    ),
+    "last states, batch first": (
+        lambda: nn.LSTM(4, 4, 5, batch_first=True),
+        lambda m, x: m.b(m.layer(x)[1][1]).transpose(0, 1),
+    ),
+    "attention": (
+        lambda: nn.MultiheadAttention(4, 2),
+        lambda m, x: m.b(m.layer(*[x.transpose(0, 1)] * 3)[0]).transpose(0, 1),
+    ),
+    "attention, batch first": (
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda m, x: m.b(m.layer(x, x, x, need_weights=False)[0]),
+    ),
+    "attention's weights": (lambda: nn.MultiheadAttention(4, 2), _weighed),
+    "encoder": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True),
+        lambda m, x: m.b(m.layer(x)),
+    ),
+    "decoder": (
+        lambda: nn.TransformerDecoderLayer(4, 2, 8, dropout=0.0, batch_first=True),
+        lambda m, x: m.b(m.layer(x, m.a(x))),
+    ),
+    "cell": (lambda: nn.GRUCell(4, 4), _stepped),
+}
+
+
+@pytest.mark.parametrize("steps", [EXAMPLES - 1, EXAMPLES])
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.usefixtures("double_precision")
+def test_as_many_steps_as_examples(name: str, steps: int) -> None:
+    """Sequence-first inside the model, through functions of several tensors or of fewer axes."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return m.b(TURNED[name](m, m.a(x).transpose(0, 1)).sin()).transpose(0, 1)
+
+    AnyModel(Model(body), torch.randn(EXAMPLES, steps, 4)).require_right()
+
+
+@pytest.mark.parametrize("steps", [EXAMPLES - 1, EXAMPLES])
+@pytest.mark.parametrize("name", LAYERED)
+@pytest.mark.usefixtures("double_precision")
+def test_as_many_steps_as_examples_in_layers_for_sequences(name: str, steps: int) -> None:
+    layer, body = LAYERED[name]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        AnyModel(Layered(layer(), body), torch.randn(EXAMPLES, steps, 4)).require_right()
+
+
+def test_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
+    """What a rule for a hyperparameter returns is followed as what any other call does."""
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    x = torch.ones(EXAMPLES, EXAMPLES, 4)
+    with perturbing({"h": values}):
+        turned = x.transpose(0, 1) * h
+        assert torch.equal((turned * h)[0, :, 0], values**2)
+        assert torch.equal((torch.stack(list(turned.unbind(0))) * h)[0, :, 0], values**2)
 
 
 # -- what users get wrong ------------------------------------------------------------------------
