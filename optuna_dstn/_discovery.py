@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from optuna_dstn._arguments import Function, formulas, function_name, leaves
+from optuna_dstn._batch import tensors_of
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn._hyperparameter import Hyperparameter
@@ -83,13 +84,17 @@ class Discovery(Interception[_Reading]):
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
         # What l2_penalty and its like returned.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
-        self._vectors = Vectors(batch.examples)
+        self._vectors = Vectors(batch.examples, self._sight.is_constant)
         self._has_warned = False
         self._model: Module | None = None
 
     def meet(self, model: Module) -> None:
         self._sight.buffers = {id(buffer) for buffer in model.buffers()}
         self._model = model
+
+    def take(self, batch: Any) -> None:
+        """Take note of the batch that the pass is about to see."""
+        self._vectors.note_data(tensors_of(batch))
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
@@ -98,13 +103,12 @@ class Discovery(Interception[_Reading]):
             self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
         self._batch.note(func, args, kwargs, output, self._sight.is_constant)
+        self._vectors.note(output, tensors, reads=False)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
             func, args, kwargs, tensors, output, in_model=self.in_model
         )
         if outputs:
-            if len(outputs) == 1:
-                self._vectors.note(output, tensors, reads=False)
             if not meets_examples and all(self._is_without_data(t) for t in tensors):
                 for result in outputs:
                     self._note_without_data(func, tensors, result)

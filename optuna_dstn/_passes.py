@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from optuna_dstn._arguments import Function, function_name, leaves, replaced
+from optuna_dstn._batch import tensors_of
 from optuna_dstn._delta import Deltas, is_dual
 from optuna_dstn._discovery import without_rule
 from optuna_dstn._errors import HyperparameterError, first_line
@@ -163,12 +164,16 @@ class PerturbedValues(Responding[PerExample]):
         self._columns = perturbed
         self._examples = perturbed.matrix.shape[0]
         self._perturbed: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
-        self._vectors = Vectors(self._examples)
+        self._vectors = Vectors(self._examples, self._sight.is_constant)
+
+    def take(self, batch: Any) -> None:
+        """Take note of the batch that the pass is about to see."""
+        self._vectors.note_data(tensors_of(batch))
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
         output = super().call(func, args, kwargs)
-        if isinstance(output, Tensor) and output.ndim == 1:
+        if not isinstance(output, Tensor) or output.ndim == 1:
             self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
         return output
 
@@ -222,7 +227,9 @@ class PerturbedValues(Responding[PerExample]):
             self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
         if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
-            return self._by_rule(rule, perturbed, own_args, own_kwargs)
+            output = self._by_rule(rule, perturbed, own_args, own_kwargs)
+            self._vectors.note(output, others, reads=True)
+            return output
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
 
     def _form(self, rule: HyperparameterRule) -> Function:

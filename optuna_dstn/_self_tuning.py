@@ -234,6 +234,7 @@ class SelfTuning(Training):
             state.space.columns(values, without=alike),
             {name: perturbed[name][0].item() for name in alike},
         )
+        mode.take(batch)
         with ExitStack() as keeping:
             if not deltas.trains_weights:
                 keeping.enter_context(self._model_state.unchanged())
@@ -389,6 +390,7 @@ class SelfTuning(Training):
             linear=self.is_linear,
         )
         met.plain_readers.update(self._plain_in_optimizer)
+        met.take(batch)
         with inside(self._model, met):
             loss = self._weight_step(met, batch, examples)
         findings = settle(

@@ -8,7 +8,7 @@ would be mixed up: that is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn._arguments import Function, function_name
+from optuna_dstn._delta import is_dual
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules import hyperparameter_rules
@@ -26,30 +27,58 @@ _CONTRACTIONS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__, torch
 
 
 class Vectors:
-    """The vectors of the batch's length that were made without data, in one pass.
+    """The vectors of the batch's length that were made without data: in one pass, or before it.
+
+    One that no call of the pass has returned, and that is not of the batch, was made before: a
+    buffer, an attribute of the model, what NumPy has made.
 
     Args:
         examples: The size of the batch.
+        is_constant: Whether a tensor of any shape is known to be made without data.
     """
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, is_constant: Callable[[Tensor], bool]) -> None:
         self._examples = examples
+        self._is_constant = is_constant
         # Whether a hyperparameter took part in it.
         self._read: ByIdentity[bool] = ByIdentity()
+        # Those that are of the batch, or were computed from it.
+        self._data: ByIdentity[None] = ByIdentity()
+
+    def note_data(self, tensors: Iterable[Tensor]) -> None:
+        """Count vectors among these as data."""
+        for tensor in tensors:
+            if tensor.shape == (self._examples,):
+                self._read.forget(tensor)
+                self._data[tensor] = None
 
     def note(self, output: Any, sources: Iterable[Tensor], *, reads: bool) -> None:
-        """Remember the result of a call, if it is such a vector.
+        """Remember what a call returned, if it is such a vector, or several.
 
         Args:
             output: The result.
             sources: The tensors that it was computed from, other than those of hyperparameters.
             reads: Whether a hyperparameter took part.
         """
-        if not isinstance(output, Tensor) or output.shape != (self._examples,):
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        outputs = [t for t in outputs if isinstance(t, Tensor) and t.shape == (self._examples,)]
+        if not outputs:
             return
-        known = [self._read.get(tensor) for tensor in sources]
-        if None not in known:
-            self._read[output] = reads or any(known)
+        sources = list(sources)
+        if not all(map(self._is_without_data, sources)):
+            self.note_data(outputs)
+            return
+        reads = reads or any(map(self._read.get, sources))
+        for vector in outputs:
+            self._read[vector] = reads
+
+    def _is_without_data(self, tensor: Tensor) -> bool:
+        if tensor in self._read or self._is_constant(tensor):
+            return True
+        is_vector = tensor.shape == (self._examples,)
+        # What learns is data too: torch.vmap and the like return it unseen.
+        learns = tensor.requires_grad or is_dual(tensor)
+        return is_vector and tensor not in self._data and not learns
 
     def require_clear(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check that a call does not take the examples' entries for those of columns.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from _reference import perturbing
+from _reference import perturbing, started
+import numpy as np
 from optuna.distributions import FloatDistribution
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optuna_dstn import HyperparameterError
+from optuna_dstn import HyperparameterError, TunerConfig
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._discovery import Discovery
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
@@ -21,6 +22,8 @@ from optuna_dstn._hyperparameter import Symbol, hyperparameter
 SIZE = 4
 VALUES = torch.tensor([0.2, 0.4, 0.6, 0.8])
 LABELS = torch.arange(SIZE)
+DATA = torch.rand(SIZE)
+MADE_BEFORE = torch.linspace(0.5, 1.0, SIZE)
 h: Any = hyperparameter(0.5, Symbol("h"))
 
 
@@ -43,6 +46,11 @@ AMBIGUOUS: dict[str, Callable[[Tensor], Tensor]] = {
     "where": lambda x: x * torch.where(torch.arange(SIZE) == 1, h, 1.0),
     "class weights": lambda x: F.cross_entropy(x, LABELS, weight=torch.full((SIZE,), h)),
     "matrix product": lambda x: x @ (torch.ones(SIZE) * h),
+    "made before": lambda x: x * (MADE_BEFORE * h),
+    "made before, further": lambda x: x * (1 - (MADE_BEFORE.exp() + torch.ones(SIZE)) * h),
+    "made before, in place": lambda x: x * MADE_BEFORE.clone().mul_(h),
+    "made by NumPy": lambda x: x * (torch.from_numpy(np.ones(SIZE, np.float32)) * h),
+    "largest of a table": lambda x: x * (torch.ones(3, SIZE).max(0)[0] * h),
 }
 CLEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "a list": lambda x: x * torch.tensor([h, h, 1.0, h]),
@@ -56,14 +64,24 @@ CLEAR: dict[str, Callable[[Tensor], Tensor]] = {
         (LABELS, torch.zeros(SIZE).long()), torch.ones(SIZE) * h
     ),
     "class weights": lambda x: F.cross_entropy(x, LABELS, weight=torch.tensor([h, h, 1.0, h])),
+    "weights of the batch": lambda x: (DATA * h) @ x,
+    "weights by labels": lambda x: (MADE_BEFORE[LABELS] * h) @ x,
+    "weights by labels, mixed": lambda x: (((LABELS == 1) + MADE_BEFORE) * h) @ x,
+    "weights of all pairs": lambda x: x @ x.T / (x.norm(dim=1) * h),
+    "weights, one of several results": lambda x: (x.max(1)[0] * h) @ x,
+    "weights of an iteration": lambda x: sum((row * h) @ x for row in DATA.expand(2, -1)),
+    "a vector made before for each loss": lambda x: x.mean(1) * (MADE_BEFORE * h),
 }
 
 
 def modes() -> list[Any]:
-    return [
+    found: list[Any] = [
         Discovery({"h": 0.5}, BatchLayout(SIZE), {"h": FloatDistribution(0, 1)}),
         perturbing({"h": VALUES}),
     ]
+    for mode in found:
+        mode.take((DATA, {"labels": [LABELS]}))
+    return found
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
@@ -86,3 +104,60 @@ def test_what_is_clear_passes(name: str) -> None:
 def test_with_another_batch_size_they_are_columns(name: str) -> None:
     with perturbing({"h": torch.linspace(0.1, 0.9, SIZE + 1)}):
         assert AMBIGUOUS[name](torch.rand(SIZE + 1, SIZE)).shape[0] == SIZE + 1
+
+
+class Scaled(nn.Module):
+    """Noise on the columns, scaled by what the model keeps."""
+
+    def __init__(self, h: Any, scale: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.h, self.scale, self.layer = h, scale, nn.Linear(SIZE, 3)
+        self.register_buffer("row", torch.ones(SIZE))
+        self.register_buffer("table", torch.ones(2, SIZE))
+        self.attribute = torch.ones(SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x + torch.randn_like(x) * (self.scale(self) * self.h)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda m: m.row, lambda m: m.table[1], lambda m: m.attribute, lambda m: m.row.sqrt()]
+)
+def test_what_the_model_keeps_for_its_columns(scale: Callable[[Any], Tensor]) -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Scaled(trial.suggest_float("h", 0.1, 0.9), scale)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        loss: Tensor = F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+        return loss * batch["weight"]
+
+    def batch_of(size: int) -> dict[str, Tensor]:
+        labels = torch.arange(size) % 3
+        return {"x": torch.rand(size, SIZE), "y": labels, "weight": torch.rand(size)}
+
+    with pytest.raises(HyperparameterError, match=r"A vector of 4 entries.*batch size"):
+        started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE))
+    assert started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE + 1)) > 0
+
+
+def test_weights_of_the_examples_in_a_batch_as_long_as_another_axis() -> None:
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Linear(SIZE, SIZE)
+        model.h = trial.suggest_float("h", 0.1, 0.9)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss_fn(model: Any, batch: Any) -> Tensor:
+        x, (weights,) = batch
+        weights = weights.to(torch.float32)
+        if model.training:
+            weights = weights * model.h
+        return ((weights[:, None] * model(x)).square() @ torch.ones(SIZE)) * weights
+
+    batch = torch.rand(SIZE, SIZE), (torch.rand(SIZE),)
+    config = TunerConfig(warmup_steps=0, train_steps=1)
+    tuner = started(make, loss_fn, [batch], config=config)
+    for _ in range(3):
+        assert tuner.step(batch) > 0
