@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optuna_dstn._arguments import leaves
 from optuna_dstn._identity import ByIdentity
-from optuna_dstn._moved_axis import MOVING, TURNING, moved_axis, prescribed_axis
+from optuna_dstn._moved_axis import MOVING, TURNING, moved_axis, prescribed_axis, written_axis
 
 
 # What may merge the batch axis with others, or cut it out of them again.
@@ -198,12 +198,26 @@ class BatchLayout:
         """
         if func in _SORTING:
             self._note_sequences(func, args, output)
+        if func is Tensor.__setitem__:
+            self._note_written(args[0], args[1], args[2], is_constant)
         if isinstance(output, Tensor):
             self._note_result(func, args, kwargs, output, 0, is_constant)
         elif isinstance(output, (tuple, list)) and func is not torch._pack_padded_sequence:
             for place, result in enumerate(output):
                 if isinstance(result, Tensor):
                     self._note_result(func, args, kwargs, result, place, is_constant)
+
+    def _note_written(
+        self, target: Tensor, index: Any, value: Any, is_constant: Callable[[Tensor], bool]
+    ) -> None:
+        """Follow the examples into a tensor of which another axis is as long."""
+        if target.shape[:2] != (self.examples, self.examples) or not isinstance(value, Tensor):
+            return
+        axis = None if is_constant(value) else self.axis_of(value)
+        if axis is not None and value.ndim <= target.ndim:
+            axis = written_axis(target, index, value, axis)
+            if axis is not None and axis < 2:
+                self._axes[target] = axis
 
     def _note_result(
         self,

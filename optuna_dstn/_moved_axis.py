@@ -79,6 +79,18 @@ def moved_axis(
     return shape.index(first + axis) if first + axis in shape else None
 
 
+def written_axis(target: Tensor, index: Any, value: Tensor, axis: int) -> int | None:
+    """Return where an axis of ``value`` lies in ``target`` after ``target[index] = value``."""
+    first = max(target.shape) + 1
+    blank = torch.empty(tuple(range(first, first + target.ndim)), device="meta")
+    try:
+        shape = blank[index].shape
+        place = shape[axis + len(shape) - value.ndim]
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return None
+    return place - first if place >= first else None  # else it was made by the index
+
+
 def prescribed_axis(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], place: int
 ) -> int | None:

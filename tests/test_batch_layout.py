@@ -209,6 +209,21 @@ def _stepped(m: Any, x: Tensor) -> Tensor:
     return m.b(torch.stack(states)).transpose(0, 1)
 
 
+def _assigned(m: Any, x: Tensor) -> Tensor:
+    """A loop over the steps, whose results are written into a tensor made before."""
+    states = torch.zeros(x.shape[1], len(x), 4)
+    for step in range(x.shape[1]):
+        states[step] = m.layer(x[:, step])
+    return m.b(states).transpose(0, 1)
+
+
+def _assigned_behind(m: Any, x: Tensor) -> Tensor:
+    states = x.new_zeros(x.shape)
+    for step in range(x.shape[1]):
+        states[:, step] = m.layer(x[:, step])
+    return m.b(states)
+
+
 def _weighed(m: Any, x: Tensor) -> Tensor:
     """What attention returns beside its output."""
     _, weights = m.layer(x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1))
@@ -268,6 +283,8 @@ LAYERED: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor
         lambda m, x: m.b(m.layer(x, m.a(x))),
     ),
     "cell": (lambda: nn.GRUCell(4, 4), _stepped),
+    "cell, assigned": (lambda: nn.GRUCell(4, 4), _assigned),
+    "cell, assigned behind": (lambda: nn.GRUCell(4, 4), _assigned_behind),
 }
 
 
