@@ -66,13 +66,7 @@ def tensors_of(batch: Any) -> list[Tensor]:
     """Return all tensors in what a loader yields."""
     if isinstance(batch, Tensor):
         return [batch]
-    if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif _is_dataclass(batch):
-        batch = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-    elif not isinstance(batch, (tuple, list)):
-        return []
-    return [tensor for item in batch for tensor in tensors_of(item)]
+    return [tensor for item in contents(batch) or [] for tensor in tensors_of(item)]
 
 
 def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
