@@ -94,17 +94,8 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         parts = {key: part_of(value, examples, size, axis) for key, value in batch.items()}
         return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
     if isinstance(batch, (tuple, list)):
-        if (
-            len(batch) == size
-            and (
-                not any(isinstance(item, Tensor) for item in batch)  # texts or numbers
-                or (
-                    is_list_of_like_tensors(batch)
-                    and not all(size in item.shape[: axis + 1] for item in batch)
-                )
-            )
-        ):
-            return batch[examples]  # one for each example
+        if len(batch) == size and _is_one_for_each(batch, size, axis):
+            return batch[examples]
         items = [part_of(item, examples, size, axis) for item in batch]
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):
             return type(batch)(*items)
@@ -118,6 +109,14 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         "response. Let the loader yield tensors in tuples, lists or dicts, or set "
         "TunerConfig(response_fraction=1)."
     )
+
+
+def _is_one_for_each(items: Any, size: int, axis: int) -> bool:
+    """Whether a list as long as the batch has an item for each example: a text, a tensor."""
+    if not any(isinstance(item, Tensor) for item in items):
+        return True
+    hold_all = (size in item.shape[: axis + 1] for item in items)
+    return is_list_of_like_tensors(items) and not all(hold_all)
 
 
 def _is_dataclass(batch: Any) -> bool:
