@@ -8,7 +8,7 @@ sees it. The result can be differentiated in reverse mode with respect to Δ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 import functools
 import threading
@@ -49,9 +49,6 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
     """
-    parameters: list[nn.Parameter] = []
-    if not mode.deltas.trains_weights:
-        parameters = [p for p in model.parameters() if p.requires_grad]
 
     def complete(_: nn.Module, __: Any, output: Any) -> Any:
         with past_the_mode():
@@ -59,9 +56,12 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
 
     hook = model.register_forward_hook(complete)
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        with _dual_level() if mode.deltas.linear else nullcontext(), inside(model, mode), mode:
+        with (
+            nullcontext() if mode.deltas.trains_weights else frozen(model.parameters()),
+            _dual_level() if mode.deltas.linear else nullcontext(),
+            inside(model, mode),
+            mode,
+        ):
             yield
     except NotImplementedError as error:
         raise NotImplementedError(
@@ -72,9 +72,20 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
         hook.remove()
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let no parameter require grad."""
+    training = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in training:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in training:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -74,10 +74,11 @@ class PlainTraining(Training):
         return Summary(method="plain")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, **self._accumulated()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
+        self._load_accumulated(state)
 
 
 def _is_number(value: object) -> bool:

@@ -42,7 +42,7 @@ from optuna_dstn._evaluation import LossFunction, differentiable_in_evaluation, 
 from optuna_dstn._findings import Findings, settle
 from optuna_dstn._hyperparameter import Hyperparameter, plain
 from optuna_dstn._interception import CurrentValues, ValidationValues
-from optuna_dstn._linearize import at_response, inside, merged_loss
+from optuna_dstn._linearize import at_response, frozen, inside, merged_loss
 from optuna_dstn._model_state import ModelState
 from optuna_dstn._passes import PerturbedValues, RespondingValidation
 from optuna_dstn._response_optimizer import OptimizerFactory
@@ -239,7 +239,9 @@ class SelfTuning(Training):
             if not deltas.trains_weights:
                 keeping.enter_context(self._model_state.unchanged())
                 keeping.enter_context(mode.leaving(self._model_state.parameters))
-            with at_response(self._model, mode):
+            # The loss function's own parameters too, whose gradients are of the weights' pass.
+            others = [] if deltas.trains_weights else self._optimized
+            with frozen(others), at_response(self._model, mode):
                 loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             self._read |= mode.names
             self._add_gradient(loss, share)
@@ -504,6 +506,7 @@ class SelfTuning(Training):
             "values": dict(self._values),
             "valid_batches_drawn": self._valid_batches.drawn,
             "read": sorted(self._read),
+            **self._accumulated(),
         }
         if self._state is not None:
             state |= {
@@ -525,6 +528,12 @@ class SelfTuning(Training):
         self.hyperparameter_steps = state["hyperparameter_steps"]
         self._valid_batches.skip_to(state["valid_batches_drawn"])
         self._read = set(state["read"])
+        self._load_accumulated(state)
+
+    @property
+    def _accumulating(self) -> list[torch.Tensor]:
+        response = [] if self._state is None else self._settled.response.parameters()
+        return [*super()._accumulating, *response]
 
     def _restored_findings(self, saved: Mapping[str, Any]) -> Findings:
         missing = saved["readers"].keys() - self._trial.open_parameters.keys()

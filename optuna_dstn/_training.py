@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -92,6 +92,29 @@ class Training(ABC):
         self._batches_seen = (self._batches_seen + 1) % self._batches_of_step
         self.steps += self._is_first_of_step
         return self._is_first_of_step
+
+    @property
+    def _optimized(self) -> list[nn.Parameter]:
+        """The optimizer's parameters."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    @property
+    def _accumulating(self) -> list[Tensor]:
+        """What gets a gradient from each batch of a step."""
+        return [*self._optimized]
+
+    def _accumulated(self) -> dict[str, Any]:
+        """Return what a state holds of a step that is not complete yet: nothing if none is."""
+        if self._is_first_of_step:
+            return {}
+        gradients = [None if p.grad is None else p.grad.clone() for p in self._accumulating]
+        return {"batches_seen": self._batches_seen, "gradients": gradients}
+
+    def _load_accumulated(self, state: Mapping[str, Any]) -> None:
+        self._batches_seen = state.get("batches_seen", 0)
+        if not self._is_first_of_step:
+            for parameter, gradient in zip(self._accumulating, state["gradients"], strict=True):
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
     def require_finite(self, value: float, what: str, advice: str = "") -> None:
         """Raise if a loss, or the norm of its gradient, is NaN or infinite.

@@ -185,3 +185,83 @@ def test_a_schedule_of_the_users_optimizer_holds_for_the_response() -> None:
 def test_a_count_that_is_none(count: Any) -> None:
     with pytest.raises(ValueError, match="accumulate_grad_batches"):
         started(optuna.create_study(), accumulate_grad_batches=count)
+
+
+@pytest.mark.parametrize("method", ["delta-stn", "centered-stn"])
+def test_parameters_of_the_loss_function_get_the_gradients_of_the_weights_pass_alone(
+    method: str,
+) -> None:
+    """Until the first step on λ training is the ordinary loop."""
+
+    def scaled_loss(model: nn.Module, batch: Batch, scale: Tensor, smoothing: float) -> Tensor:
+        return F.cross_entropy(model(batch[0]) * scale, batch[1], label_smoothing=smoothing)
+
+    def parts() -> tuple[nn.Linear, nn.Parameter, torch.optim.SGD]:
+        torch.manual_seed(0)
+        model, scale = nn.Linear(FEATURES, CLASSES), nn.Parameter(torch.ones(CLASSES))
+        return model, scale, torch.optim.SGD([*model.parameters(), scale], lr=0.1)
+
+    train = batches(6)
+    study = optuna_dstn.create_study(config=TunerConfig(method=method))
+    study.enqueue_trial({"smoothing": 0.3})
+    smoothing = (trial := study.ask()).suggest_float("smoothing", 0.0, 0.9)
+    model, scale, optimizer = parts()
+    tuner = Tuner(
+        trial,
+        model,
+        optimizer,
+        lambda model, batch: scaled_loss(model, batch, scale, smoothing),
+        train[:1],
+        valid_loss_fn=loss_fn,
+        accumulate_grad_batches=2,
+    )
+    for batch in train:
+        tuner.step(batch)
+
+    mine, mine_scale, by_hand = parts()
+    for index, batch in enumerate(train, start=1):
+        (scaled_loss(mine, batch, mine_scale, 0.3) / 2).backward()
+        if index % 2 == 0:
+            by_hand.step()
+            by_hand.zero_grad()
+    assert torch.allclose(scale, mine_scale)
+    assert torch.allclose(model.weight, mine.weight)
+
+
+@pytest.mark.parametrize("seen", [4, 5])
+@pytest.mark.parametrize("method", ["plain", "delta-stn", "centered-stn", "stn"])
+def test_a_run_resumed_amid_a_step_is_the_uninterrupted_one(method: str, seen: int) -> None:
+    def study() -> optuna.Study:
+        if method == "plain":
+            return optuna.create_study()
+        config = TunerConfig(method=method, warmup_steps=1, train_steps=1)
+        return optuna_dstn.create_study(config=config)
+
+    train = batches(10)
+    whole, model = started(study(), momentum=0.0, accumulate_grad_batches=2)
+    first, interrupted = started(study(), momentum=0.0, accumulate_grad_batches=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for batch in train:
+            whole.step(batch)
+    torch.manual_seed(1)
+    for batch in train[:seen]:
+        first.step(batch)
+    resumed, again = started_again(study(), interrupted, first)
+    for batch in train[seen:]:
+        resumed.step(batch)
+    for mine, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs)
+    assert resumed.hyperparameters == pytest.approx(whole.hyperparameters)
+
+
+def started_again(
+    study: optuna.Study, interrupted: nn.Module, tuner: Tuner
+) -> tuple[Tuner, nn.Module]:
+    """Return a new start that goes on from another's state, at its random numbers."""
+    random = torch.get_rng_state()
+    resumed, model = started(study, momentum=0.0, accumulate_grad_batches=2)
+    model.load_state_dict(interrupted.state_dict())
+    resumed.load_state_dict(tuner.state_dict())
+    torch.set_rng_state(random)
+    return resumed, model
