@@ -153,6 +153,15 @@ def is_dual(tensor: Tensor | None) -> bool:
     return tensor is not None and torch._unpack_dual(tensor, 0)[1] is not None
 
 
+def is_in_graph(primal: Tensor) -> bool:
+    """Whether gradients in a primal may be asked for, as where a loss takes those in the input.
+
+    Parameters are frozen in a pass at the response, so primals are constants there as a rule, and
+    only tangents are differentiated.
+    """
+    return torch.is_grad_enabled() and primal.requires_grad
+
+
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:
     """Return the dual number (x, ẋ), inside a dual level."""
     return torch._make_dual(primal, tangent, 0)

@@ -7,13 +7,14 @@ response must not count it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import Deltas, is_dual, split
+from optuna_dstn._delta import Deltas, is_dual, is_in_graph, split
 from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
 from optuna_dstn._rules._symmetric import symmetric
@@ -26,6 +27,8 @@ def scaled(
     axes: Sequence[int],
     weight: Tensor | None,
     bias: Tensor | None,
+    over: Sequence[int] | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Return y = x̂⊙w + b, x̂ or the dual number (x̂, x̂̇), with Δw and Δb of each example:
 
@@ -38,11 +41,15 @@ def scaled(
         axes: The axes of y along which those of w and b lie.
         weight: w.
         bias: b.
+        over: The axes of x over which mean and variance are taken, for norms that torch does not
+            differentiate three times: its derivative of the second one takes them as constants.
+        eps: Added to that variance.
     """
     responds = deltas.of(weight) or deltas.of(bias)
     if not responds and not any(map(is_dual, (input, weight, bias))):
         return normalise(input, weight, bias)
-    of_input = symmetric(lambda x: normalise(x, None, None), input)
+    formula = None if over is None else functools.partial(_standardised, axes=over, eps=eps)
+    of_input = symmetric(lambda x: normalise(x, None, None), input, formula)
     if is_dual(weight) or is_dual(bias):
         return _mixed(deltas, of_input, axes, weight, bias)
     normalised, change = split(of_input)
@@ -52,6 +59,16 @@ def scaled(
             change = change * weight.view(_beside(output, axes))
         return deltas.moved(output, change)
     return _scaled(deltas, input, normalised, change, axes, weight, bias)
+
+
+def _standardised(input: Tensor, axes: Sequence[int], eps: float) -> Tensor:
+    """Return x̂ = (x − μ)/√(σ² + ε) by elementary operations."""
+    axes = tuple(axes)
+    exact = input.to(torch.promote_types(input.dtype, torch.float32))
+    centred = exact - exact.mean(axes, keepdim=True)
+    variance = centred.square().mean(axes, keepdim=True)
+    normalised: Tensor = centred * (variance + eps).rsqrt()
+    return normalised.to(input.dtype)
 
 
 def _scaled(
@@ -173,13 +190,14 @@ def batch_norm(
     """Normalise each channel by the batch, in training, or by the running averages."""
     if training and not deltas.trains_weights:
         running_mean = running_var = None
-        if deltas.linear and not is_dual(weight) and not is_dual(bias):
+        if _has_constant_jacobian(deltas, input, weight, bias):
             return _batch_norm_in_training(deltas, input, weight, bias, momentum, eps)
 
     def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
-    return scaled(deltas, input, normalise, (1,), weight, bias)
+    over = [0, *range(2, input.ndim)] if training else None
+    return scaled(deltas, input, normalise, (1,), weight, bias, over, eps)
 
 
 @layer_rule(
@@ -208,7 +226,8 @@ def instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
 
-    return scaled(deltas, input, normalise, (1,), weight, bias)
+    over = range(2, input.ndim) if use_input_stats else None
+    return scaled(deltas, input, normalise, (1,), weight, bias, over, eps)
 
 
 def _scale_and_shift(
@@ -232,7 +251,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise over the last axes, those of ``normalized_shape``."""
-    if deltas.linear and not is_dual(weight) and not is_dual(bias):
+    if _has_constant_jacobian(deltas, input, weight, bias):
         primal, tangent = split(input)
         shape = list(normalized_shape)
         normalised, mean, inverse = torch.native_layer_norm(primal, shape, None, None, eps)
@@ -246,7 +265,8 @@ def layer_norm(
     def normalise(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
-    return scaled(deltas, input, normalise, range(-len(normalized_shape), 0), weight, bias)
+    axes = range(-len(normalized_shape), 0)
+    return scaled(deltas, input, normalise, axes, weight, bias, axes, eps)
 
 
 @layer_rule(F.group_norm, responding=_scale_and_shift, takes_batch=False, examples=_with_channels)
@@ -290,6 +310,18 @@ def rms_norm(
 #
 # So J ẋ is what torch's kernel for the backward pass computes, and so is the gradient of J ẋ. Taken
 # apart into elementary operations, as torch's own forward mode does, each costs several times that.
+# Gradients in x are not among them: J is a constant.
+
+
+def _has_constant_jacobian(
+    deltas: Deltas, input: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> bool:
+    return (
+        deltas.linear
+        and not is_in_graph(split(input)[0])
+        and not is_dual(weight)
+        and not is_dual(bias)
+    )
 
 
 class _BatchNormTangent(torch.autograd.Function):

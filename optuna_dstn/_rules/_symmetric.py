@@ -13,24 +13,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import dual, split
+from optuna_dstn._delta import dual, is_in_graph, split
 from optuna_dstn._rules._registry import operation_rule
 
 
-def symmetric(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+def symmetric(
+    function: Callable[[Tensor], Tensor],
+    input: Tensor,
+    formula: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Return y = f(x), and of a dual number (y, Jẋ), where J is symmetric.
 
     Args:
         function: f.
         input: x.
+        formula: f again, where torch's own has no right third derivative. A loss that takes
+            gradients in the input needs it, since the tangent is the first one already.
     """
     primal, tangent = split(input)
     if tangent is None:
         return function(input)
+    if is_in_graph(primal):  # J is no constant
+        output = function(primal)
+        smooth = output if formula is None else formula(primal)
+        (change,) = torch.autograd.grad(smooth, primal, tangent, create_graph=True)
+        return dual(output, change)
     with torch.enable_grad():
         leaf = primal.detach().requires_grad_()
         output = function(leaf)
-    change: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+    change = _Product.apply(  # type: ignore[no-untyped-call]
         tangent, lambda v: _pulled_back(output, leaf, v)
     )
     return dual(output.detach(), change)

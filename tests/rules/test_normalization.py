@@ -95,6 +95,25 @@ def test_sequence_first(norm: Callable[[int], nn.Module], steps: int, linear: bo
     case.require_right()
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", ["layer", "group", "instance", "RMS", "batch"])
+def test_gradients_in_the_input(name: str, first: bool) -> None:
+    """A loss may take them, and those of a penalty on them, of the merged prediction."""
+    make, spatial, shape = {**BY_EXAMPLE, "batch": (lambda: nn.BatchNorm1d(4), 0, (3,))}[name]
+    model = between(make(), 4, spatial=spatial)
+    if first:  # no tangent has come up before the norm
+        model, shape = model[2:], (4, *shape[1:])
+    case = AnyModel(model, torch.randn(EXAMPLES, *shape))
+
+    def prediction(x: Tensor) -> Tensor:
+        case.inputs = (x,)
+        return case.by_engine()
+
+    x = case.inputs[0].clone().requires_grad_()
+    assert torch.autograd.gradcheck(prediction, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(prediction, x, fast_mode=True)
+
+
 class Written(nn.Module):
     """Linear, batch norm by the batch's own mean and variance, SiLU, for weights of each example.
 

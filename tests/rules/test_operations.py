@@ -8,6 +8,7 @@ plain gradient: since ẏ = Jẋ is linear in ẋ, the gradient of ⟨v, ẏ⟩ 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -558,6 +559,31 @@ def test_a_plain_number_passes_as_ever(name: str) -> None:
     assert not any(tangent.any() for tangent in tangents)
 
 
+IN_GRAPH = """
+    activation: glu / activation: relu / activation: sigmoid / activation: silu in place
+    activation: silu / activation: softmax / activation: softmax along the first axis
+    activation: tanh / activation: normalize / layer: batch_norm in evaluation
+    layer: batch_norm / layer: group_norm / layer: instance_norm / layer: layer_norm
+    layer: rms_norm / tensor: exp / tensor: softmax along an axis / tensor: std along an axis
+"""
+
+
+@pytest.mark.parametrize("name", re.split(r" / |\n +", IN_GRAPH.strip()))
+def test_gradients_in_a_primal(name: str) -> None:
+    """A loss may take those in the input, and those of a penalty on them."""
+    one = CASES[name]
+    inputs = draws(one)
+    leaves = [t.requires_grad_() for t in (*inputs, *map(torch.randn_like, inputs))]
+
+    def prediction(*tensors: Tensor) -> tuple[Tensor, ...]:
+        x, changes = tensors[: len(inputs)], tensors[len(inputs) :]
+        primals, tangents = by_engine(one, list(x), list(changes))
+        return (*primals, *tangents)
+
+    assert torch.autograd.gradcheck(prediction, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(prediction, leaves, fast_mode=True)
+
+
 NORMS: dict[str, Callable[[Tensor], Any]] = {
     **{f"norm, p={p}": lambda x, p=p: x.norm(p=p, dim=1) for p in (1, 1.5, 2, 3, float("inf"))},
     "norm of all": lambda x: torch.norm(x[0]),
@@ -617,6 +643,20 @@ def test_the_tangent_of_a_norm_is_pytorchs(name: str) -> None:
     theirs = torch.func.jvp(lambda x: tuple(results(one, [x])), (x,), (change,))[1]
     for tangent, reference in zip(mine, theirs, strict=True):
         torch.testing.assert_close(tangent, reference, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ctc_loss", "multi_margin_loss", "multilabel_margin_loss"])
+def test_gradients_in_a_primal_that_torch_lacks(name: str) -> None:
+    """They are refused, rather than left out of the sum."""
+    one = LOSSES[name]
+    (x,) = draws(one)
+    change = torch.randn_like(x)
+    _, (tangent,) = by_engine(one, [x.requires_grad_()], [change])
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.autograd.grad(tangent, x)
+    with torch.no_grad():
+        _, (tangent,) = by_engine(one, [x], [change])
+    assert not tangent.requires_grad
 
 
 def test_a_function_without_a_derivative_is_named_as_users_write_it() -> None:
