@@ -72,6 +72,8 @@ class BatchLayout:
         known = self._axes.get(tensor)
         if known is not None:
             return None if known in taken else known
+        if 0 not in taken and tensor in self._followed:  # rows, whatever the second axis is
+            return 0
         # Of rows of features the second axis is no batch; of numbers (T, B) for a lookup it may be.
         is_sequence = len(shape) > 2 - self._axis or (len(shape) == 2 and _is_whole(tensor))
         is_second = is_sequence and 1 not in taken and shape[1] == self.examples

@@ -152,9 +152,9 @@ def _interleaved(m: Any, x: Tensor) -> Tensor:
 
 
 def _windows(m: Any, x: Tensor) -> Tensor:
-    """Windows (B·k, w, 4), as of a transformer that looks at them one by one."""
+    """Windows (B·2, w, 4), as of a transformer that looks at them one by one."""
     batch, length = x.shape[:2]
-    windows = m.a(x).sin().view(batch, length // 2, 2, 4).reshape(-1, 2, 4)
+    windows = m.a(x).sin().view(batch, 2, length // 2, 4).reshape(2 * batch, -1, 4)
     mixed = torch.softmax(m.b(windows) @ windows.mT, -1) @ m.c(windows)
     return mixed.view(batch, length, 4)
 
@@ -162,9 +162,22 @@ def _windows(m: Any, x: Tensor) -> Tensor:
 def _patches(m: Any, x: Tensor) -> Tensor:
     """Windows of windows: a permutation before each reshape."""
     batch = len(x)
-    patches = m.a(x).sin().view(batch, 3, 2, 4).permute(0, 2, 1, 3).reshape(-1, 3, 4)
+    half = x.shape[1] // 2
+    patches = m.a(x).sin().view(batch, half, 2, 4).permute(0, 2, 1, 3).reshape(-1, half, 4)
     patches = m.b(patches).cos()
-    return m.c(patches.view(batch, 2, 3, 4).transpose(1, 2).reshape(batch, 6, 4))
+    return m.c(patches.view(batch, 2, half, 4).transpose(1, 2).reshape(x.shape))
+
+
+def _heads(m: Any, x: Tensor) -> Tensor:
+    """The heads of an attention, folded into the batch: (B·2, T, 2)."""
+    batch, length = x.shape[:2]
+
+    def folded(y: Tensor) -> Tensor:
+        return y.reshape(batch, length, 2, 2).transpose(1, 2).reshape(-1, length, 2)
+
+    weights = torch.bmm(folded(m.a(x)), folded(m.b(x)).mT).softmax(-1)
+    mixed = torch.cat([weights @ folded(x)] * 2, -1)
+    return m.c(mixed).view(batch, 2, length, 4).sum(1)
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -184,10 +197,14 @@ def test_sequences(
 
 
 @pytest.mark.parametrize("linear", [True, False])
-@pytest.mark.parametrize("body", [_windows, _patches])
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [(_windows, 6), (_windows, 10), (_patches, 6), (_patches, 10), (_heads, 6), (_heads, EXAMPLES)],
+)
 @pytest.mark.usefixtures("double_precision")
-def test_windows(body: Callable[[Any, Tensor], Tensor], linear: bool) -> None:
-    case = AnyModel(Model(body), torch.randn(EXAMPLES, 6, 4), linear=linear)
+def test_windows(body: Callable[[Any, Tensor], Tensor], length: int, linear: bool) -> None:
+    """With as many steps as examples in a window too."""
+    case = AnyModel(Model(body), torch.randn(EXAMPLES, length, 4), linear=linear)
     assert not case.alike
     case.require_right()
 
@@ -318,6 +335,16 @@ def test_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
         turned = x.transpose(0, 1) * h
         assert torch.equal((turned * h)[0, :, 0], values**2)
         assert torch.equal((torch.stack(list(turned.unbind(0))) * h)[0, :, 0], values**2)
+
+
+def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    x = torch.ones(EXAMPLES, 2, EXAMPLES, 4)
+    with perturbing({"h": values}):
+        heads = x.reshape(-1, EXAMPLES, 4)
+        scaled = (heads @ heads.mT / 4) * h
+    assert torch.equal(scaled, values.repeat_interleave(2)[:, None, None].expand_as(scaled))
 
 
 # -- what users get wrong ------------------------------------------------------------------------
