@@ -25,7 +25,13 @@ from optuna_dstn._rules import (
     hyperparameter_rules,
     penalty_rules,
 )
-from optuna_dstn._tracking import draws_rows, is_in_place, is_spread_over_batch, makes_tensor
+from optuna_dstn._tracking import (
+    draws_rows,
+    is_in_place,
+    is_spread_over_batch,
+    makes_tensor,
+    may_have_examples,
+)
 from optuna_dstn._uses import Uses
 from optuna_dstn._vectors import Vectors
 from optuna_dstn._written_parameters import storage_of, writes, written_by
@@ -214,7 +220,7 @@ class Discovery(Interception[_Reading]):
 
         others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
         learning = [t for t in others if t.requires_grad]
-        if any(self._has_batch_axis(t) for t in others) or draws_rows(
+        if any(self._has_batch_axis(t, func) for t in others) or draws_rows(
             func, args, kwargs, self._examples
         ):
             if rule is None:
@@ -261,8 +267,8 @@ class Discovery(Interception[_Reading]):
         formula = ", ".join(filter(None, [formulas(numbers), *(s.formula for s in sources)]))
         return _Reading(names, formula, function_name(func))
 
-    def _has_batch_axis(self, tensor: Tensor) -> bool:
-        return self._batch.holds(tensor) and not self._is_of_parameters(tensor)
+    def _has_batch_axis(self, tensor: Tensor, func: Function) -> bool:
+        return may_have_examples(func, tensor, self._sight) and not self._is_of_parameters(tensor)
 
     def _track(
         self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]

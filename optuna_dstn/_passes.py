@@ -41,6 +41,7 @@ from optuna_dstn._tracking import (
     is_in_place,
     is_spread_over_batch,
     makes_tensor,
+    may_have_examples,
     values_of_new_tensor,
 )
 from optuna_dstn._vectors import Vectors
@@ -216,7 +217,7 @@ class PerturbedValues(Responding[PerExample]):
             return self.call_with_values(func, args, kwargs)  # sizes
         if func in METADATA_FUNCTIONS:
             others = []
-        if any(self.deltas.batch.holds(t) for t in others) or draws_rows(
+        if any(may_have_examples(func, t, self._sight) for t in others) or draws_rows(
             func, args, kwargs, self._examples
         ):
             if rule is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optuna_dstn._arguments import Function, leaves, replaced
 from optuna_dstn._hyperparameter import Expression, Hyperparameter, Symbol
-from optuna_dstn._rules import ENTRYWISE_FUNCTIONS, PerExample
+from optuna_dstn._rules import ENTRYWISE_FUNCTIONS, PerExample, Sight, hyperparameter_rules
 from optuna_dstn._space import Columns
 
 
@@ -59,6 +59,21 @@ def is_spread_over_batch(func: Function, output: Tensor, examples: int) -> bool:
     Its row b then holds the value of example b, and it is a tensor like any other from then on.
     """
     return func in _SPREADING and output.ndim > 0 and output.shape[0] == examples
+
+
+def may_have_examples(func: Function, tensor: Tensor, sight: Sight) -> bool:
+    """Whether an axis of a tensor that meets a hyperparameter in a call is taken for the batch.
+
+    An axis of a constant is not, where the result can be brought along for each example. The only
+    one that is longer than 1, if it is the first, is the batch whatever the tensor was made of:
+    ``torch.ones(examples, 1)`` has a number for each example.
+    """
+    if not sight.batch.holds(tensor):
+        return False
+    rule = hyperparameter_rules.get(func)
+    can_be_tracked = rule is None or rule.takes_tensors
+    has_others = any(length > 1 for length in tensor.shape[1:])
+    return not (can_be_tracked and has_others and sight.is_constant(tensor))
 
 
 def draws_rows(

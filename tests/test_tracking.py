@@ -216,11 +216,12 @@ def test_draws_from_a_tensor_of_hyperparameters() -> None:
         lambda: torch.full((UNITS,), a).bernoulli(),
         lambda: torch.bernoulli(torch.tensor(a)).expand(UNITS),
     ]
+    ones = torch.ones(EXAMPLES, UNITS)
     for draw in draws:
         with Discovery({"a": 0.5}, BatchLayout(EXAMPLES), {"a": FloatDistribution(0.0, 1.0)}):
             draw()
         with perturbing({"a": chances}):
-            result = torch.ones(EXAMPLES, UNITS) * draw()
+            result = ones * draw()
         assert torch.equal(result, chances[:, None].expand(-1, UNITS))
 
 

@@ -106,6 +106,33 @@ def test_with_another_batch_size_they_are_columns(name: str) -> None:
         assert AMBIGUOUS[name](torch.rand(SIZE + 1, SIZE)).shape[0] == SIZE + 1
 
 
+CONSTANT: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "a mask of steps": lambda x, h: x * (torch.ones(1, SIZE, 1) * h),
+    "positions": lambda x, h: x + torch.ones(SIZE, 3) * h,
+    "distances": lambda x, h: x @ x.mT - h * (torch.arange(SIZE)[:, None] - torch.arange(SIZE)),
+    "powers": lambda x, h: x[..., 0] * h ** torch.arange(SIZE)[None],
+    "steps that are left": lambda x, h: x[..., 0] * (torch.arange(SIZE)[None] < h * SIZE),
+    "an identity": lambda x, h: x @ x.mT + torch.eye(SIZE) * (1 - h),
+    "a column": lambda x, h: x[..., 0] * (torch.ones(len(x), 1) * h),
+    "a column of several": lambda x, h: x[:, 0] * (torch.ones(len(x), 3) * h),
+}
+
+
+@pytest.mark.parametrize("examples", [SIZE, SIZE + 1])
+@pytest.mark.parametrize("name", CONSTANT)
+def test_constants_have_no_batch_axis(name: str, examples: int) -> None:
+    values = torch.linspace(0.15, 0.9, examples)
+    x = torch.rand(examples, SIZE, 3)
+    with Discovery({"h": 0.5}, BatchLayout(examples), {"h": FloatDistribution(0, 1)}) as mode:
+        CONSTANT[name](x, h)
+    assert mode.readers.keys() == {"h"}
+    assert not mode.shared
+    with perturbing({"h": values}):
+        result = CONSTANT[name](x, h)
+    for example, value in enumerate(values.tolist()):
+        torch.testing.assert_close(result[example], CONSTANT[name](x, value)[example])
+
+
 class Scaled(nn.Module):
     """Noise on the columns, scaled by what the model keeps."""
 
