@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import dual, is_dual, split
+from optuna_dstn._delta import dual, is_dual, is_in_graph, split
 from optuna_dstn._rules._registry import operation_rule
 
 
@@ -29,13 +29,14 @@ def _sloped(
     primal, tangent = split(input)
     if tangent is None:
         return function(input)
+    in_graph = is_in_graph(primal)
     with torch.enable_grad():
-        x = primal if primal.requires_grad else primal.detach().requires_grad_()
+        x = primal if in_graph else primal.detach().requires_grad_()
         output = function(x)
-        (slope,) = torch.autograd.grad(output.sum(), x, create_graph=primal.requires_grad)
+        (slope,) = torch.autograd.grad(output.sum(), x, create_graph=in_graph)
     axes = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     change = torch.real(slope.conj() * tangent).sum(axes, keepdim=True)
-    output = output if primal.requires_grad else output.detach()
+    output = output if in_graph else output.detach()
     return dual(output, change.to(output.dtype).reshape(output.shape))
 
 
