@@ -95,7 +95,7 @@ class Discovery(Interception[_Reading]):
         self._model: Module | None = None
 
     def meet(self, model: Module) -> None:
-        self._sight.meet(model)
+        self._sight.buffers = {id(buffer) for buffer in model.buffers()}
         self._model = model
 
     def take(self, batch: Any) -> None:

@@ -67,7 +67,7 @@ class Responding(Interception[Tracked]):
         self._sight = Sight(deltas.batch, deltas.__contains__)
 
     def meet(self, model: nn.Module) -> None:
-        self._sight.meet(model)
+        self._sight.buffers = {id(buffer) for buffer in model.buffers()}
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         deltas = self.deltas

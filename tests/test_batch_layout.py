@@ -15,7 +15,6 @@ import optuna_dstn
 from optuna_dstn._batch import batch_size
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._rules import Sight
 
 
 EXAMPLES = 5
@@ -346,51 +345,6 @@ def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> N
         heads = x.reshape(-1, EXAMPLES, 4)
         scaled = (heads @ heads.mT / 4) * h
     assert torch.equal(scaled, values.repeat_interleave(2)[:, None, None].expand_as(scaled))
-
-
-class Keeping(nn.Module):
-    """Adds an embedding of what it keeps: the numbers of its steps, or of what else they are."""
-
-    def __init__(self, kept: Any, numbers: Callable[[Any], Tensor]) -> None:
-        super().__init__()
-        self.kept, self.numbers = kept, numbers
-        self.embedding, self.head = nn.Embedding(EXAMPLES, 4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((x + self.embedding(self.numbers(self.kept))).tanh().mean(1))
-
-
-@pytest.mark.parametrize(
-    ("kept", "numbers"),
-    [
-        (torch.arange(EXAMPLES), lambda kept: kept),
-        ([torch.arange(EXAMPLES)], lambda kept: kept[0]),
-        ({"steps": (1, torch.arange(EXAMPLES))}, lambda kept: kept["steps"][1].flip(0)),
-    ],
-)
-@pytest.mark.usefixtures("double_precision")
-def test_what_a_model_keeps_has_no_examples(kept: Any, numbers: Callable[[Any], Tensor]) -> None:
-    case = AnyModel(Keeping(kept, numbers), torch.randn(EXAMPLES, EXAMPLES, 4))
-    assert not case.alike
-    case.require_right()
-
-
-def test_what_a_model_keeps_from_its_examples() -> None:
-    model = Keeping(torch.zeros(EXAMPLES), lambda kept: kept)
-    first, later = (Sight(BatchLayout(EXAMPLES), lambda _: False) for _ in range(2))
-    written = model.written = torch.zeros(EXAMPLES)
-    first.meet(model)
-    assert first.is_constant(model.kept)
-    assert first.is_constant(written)
-    assert not first.is_constant(torch.zeros(EXAMPLES))
-    written += 1
-    first.forget(written)
-    assert not first.is_constant(written)
-    model.state = torch.rand(EXAMPLES, 4)
-    later.meet(model)
-    assert later.is_constant(model.kept)
-    assert not later.is_constant(written)
-    assert not later.is_constant(model.state)
 
 
 # -- what users get wrong ------------------------------------------------------------------------

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
-import weakref
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 
-from optuna_dstn._arguments import leaves
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._identity import ByIdentity
 from optuna_dstn._rules._names import functions
@@ -25,25 +23,10 @@ _DRAWING_FUNCTIONS = functions(
 )
 
 
-# Of each model, the tensors among its attributes when a pass first met it, and their versions.
-_Versions = list[tuple["weakref.ref[Tensor]", int]]
-_ATTRIBUTES: weakref.WeakKeyDictionary[Module, _Versions] = weakref.WeakKeyDictionary()
-
-
-def _attributes_of(model: Module) -> _Versions:
-    """Return the tensors among the attributes of a model's modules, and in containers there."""
-    return [
-        (weakref.ref(tensor), tensor._version)
-        for module in model.modules()
-        for tensor in leaves(vars(module), Tensor)
-        if not (tensor.requires_grad or isinstance(tensor, Parameter) or tensor.is_inference())
-    ]
-
-
 class Sight:
     """Tells weights, constants and examples apart.
 
-    Constants are the parameters, what else the model keeps, and what is computed from these or from
+    Constants are the parameters, the model's buffers, and what is computed from these or from
     nothing: an axis of theirs that is as long as the batch is so by chance. What is drawn at random
     with the batch as an axis is data.
 
@@ -54,37 +37,21 @@ class Sight:
     Attributes:
         batch: As given.
         is_weight: As given.
+        buffers: ``id`` of each of the model's buffers.
     """
 
     def __init__(self, batch: BatchLayout, is_weight: Callable[[Any], bool]) -> None:
         self.batch = batch
         self.is_weight = is_weight
-        self._buffers: set[int] = set()
-        self._attributes: ByIdentity[None] = ByIdentity()
+        self.buffers: Collection[int] = ()
         self._computed: ByIdentity[None] = ByIdentity()
-
-    def meet(self, model: Module) -> None:
-        """Take note of what the model keeps.
-
-        Its attributes are those of the first pass that has met it: what is assigned or written
-        later may be the state of examples.
-        """
-        attributes = _ATTRIBUTES.get(model)
-        if attributes is None:
-            attributes = _ATTRIBUTES[model] = _attributes_of(model)
-        self._buffers = {id(buffer) for buffer in model.buffers()}
-        for reference, version in attributes:
-            tensor = reference()
-            if tensor is not None and tensor._version == version:
-                self._attributes[tensor] = None
 
     def is_constant(self, tensor: Any) -> bool:
         """Whether a tensor is made without data."""
         return (
             tensor in self._computed
             or (type(tensor) is not Tensor and isinstance(tensor, Parameter))
-            or id(tensor) in self._buffers
-            or tensor in self._attributes
+            or id(tensor) in self.buffers
             or self.is_weight(tensor)
         )
 
@@ -103,7 +70,6 @@ class Sight:
     def forget(self, tensor: Tensor) -> None:
         """Count a tensor as data from now on: something has been written into it."""
         self._computed.forget(tensor)
-        self._attributes.forget(tensor)
 
     def note(self, func: Callable[..., Any], tensors: Sequence[Tensor], output: Any) -> None:
         """Follow a call that has these tensors among its arguments, and no examples."""
