@@ -209,6 +209,14 @@ class BatchLayout:
                 if isinstance(result, Tensor):
                     self._note_result(func, args, kwargs, result, place, is_constant)
 
+    def note_alike(self, tensor: Tensor, other: Tensor) -> None:
+        """Remember that the examples are in another tensor where they are in this one."""
+        axis, followed = self._axes.get(tensor), self._followed.get(tensor)
+        if axis is not None:
+            self._axes[other] = axis
+        if followed is not None:
+            self._followed[other] = followed
+
     def _note_written(
         self, target: Tensor, index: Any, value: Any, is_constant: Callable[[Tensor], bool]
     ) -> None:

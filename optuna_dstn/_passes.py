@@ -63,7 +63,7 @@ class Responding(Interception[Tracked]):
     def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
         super().__init__(values)
         self.deltas = deltas
-        self.prediction = Prediction()
+        self.prediction = Prediction(deltas.batch)
         self._sight = Sight(deltas.batch, deltas.__contains__)
 
     def meet(self, model: nn.Module) -> None:

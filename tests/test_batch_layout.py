@@ -337,6 +337,31 @@ def test_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
         assert torch.equal((torch.stack(list(turned.unbind(0))) * h)[0, :, 0], values**2)
 
 
+def test_as_many_steps_as_examples_in_what_the_model_returns() -> None:
+    """A loss that reads a hyperparameter finds the examples where the model left them."""
+    seen = []
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
+        output = model(batch[0])
+        weights = torch.ones_like(output) * h
+        seen.append(weights.detach())
+        return (output * weights).square().mean()
+
+    study = optuna_dstn.create_study()
+    trial = study.ask()
+    h = trial.suggest_float("h", 0.1, 0.9)
+    model = Model(lambda m, x: m.a(x).transpose(0, 1))
+    batch = (torch.randn(EXAMPLES, EXAMPLES, 4),)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tuner = optuna_dstn.Tuner(
+        trial, model, optimizer, loss_fn, [batch], valid_loss_fn=lambda m, b: m(b[0]).mean()
+    )
+    tuner.step(batch)
+    _, perturbed, *_ = seen
+    assert torch.equal(perturbed, perturbed[:1].expand_as(perturbed))
+    assert len(perturbed[0, :, 0].unique()) == EXAMPLES
+
+
 def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
     values = torch.linspace(0.1, 0.9, EXAMPLES)
     h: Any = hyperparameter(0.5, Symbol("h"))
