@@ -29,15 +29,21 @@ def _sloped(
     primal, tangent = split(input)
     if tangent is None:
         return function(input)
+    output, slope = value_and_slope(function, primal)
+    every = range(input.ndim)
+    axes = tuple(every) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    change = torch.real(slope.conj() * tangent).sum(axes, keepdim=True)
+    return dual(output, change.to(output.dtype).reshape(output.shape))
+
+
+def value_and_slope(function: Callable[[Tensor], Tensor], primal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y = f(x), and ∂Σy/∂x; in the graph of x where it has one, else constants."""
     in_graph = is_in_graph(primal)
     with torch.enable_grad():
         x = primal if in_graph else primal.detach().requires_grad_()
         output = function(x)
         (slope,) = torch.autograd.grad(output.sum(), x, create_graph=in_graph)
-    axes = tuple(range(x.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    change = torch.real(slope.conj() * tangent).sum(axes, keepdim=True)
-    output = output if in_graph else output.detach()
-    return dual(output, change.to(output.dtype).reshape(output.shape))
+    return output if in_graph else output.detach(), slope
 
 
 def _rule(function: Callable[..., Any], *more: Callable[..., Any]) -> Callable[[_Rule], _Rule]:

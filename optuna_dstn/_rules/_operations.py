@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._delta import dual, is_dual, is_in_graph, split
-from optuna_dstn._rules._norms import vector_norm
+from optuna_dstn._delta import dual, is_dual, split
+from optuna_dstn._rules._norms import value_and_slope, vector_norm
 from optuna_dstn._rules._registry import operation_rule
 
 
@@ -253,13 +253,9 @@ def _loss(function: Callable[..., Any], batch_axis: int) -> None:
         if tangent is None:
             output: Tensor = function(input, *args, **kwargs)
             return output
-        in_graph = is_in_graph(primal)
-        with torch.enable_grad():
-            x = primal if in_graph else primal.detach().requires_grad_()
-            output = function(x, *args, **kwargs)
-            (slope,) = torch.autograd.grad(output.sum(), x, create_graph=in_graph)
-        others = [a for a in range(x.ndim) if not output.ndim or a != batch_axis]
-        return dual(output if in_graph else output.detach(), (slope * tangent).sum(others))
+        output, slope = value_and_slope(lambda x: function(x, *args, **kwargs), primal)
+        others = [a for a in range(input.ndim) if not output.ndim or a != batch_axis]
+        return dual(output, (slope * tangent).sum(others))
 
 
 _loss(F.ctc_loss, 1)
