@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from optuna_dstn._example_lists import contents, examples_in_list, is_list_of_like_tensors
+from optuna_dstn._example_lists import (
+    contents,
+    examples_in_list,
+    is_dataclass,
+    is_list_of_like_tensors,
+)
 
 
 EMPTY_LOADER = (
@@ -100,7 +105,7 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):
             return type(batch)(*items)
         return type(batch)(items)
-    if _is_dataclass(batch):
+    if is_dataclass(batch):
         fields = [field.name for field in dataclasses.fields(batch) if field.init]
         parts = {name: part_of(getattr(batch, name), examples, size, axis) for name in fields}
         return dataclasses.replace(batch, **parts)
@@ -117,10 +122,6 @@ def _is_one_for_each(items: Any, size: int, axis: int) -> bool:
         return True
     hold_all = (size in item.shape[: axis + 1] for item in items)
     return is_list_of_like_tensors(items) and not all(hold_all)
-
-
-def _is_dataclass(batch: Any) -> bool:
-    return dataclasses.is_dataclass(batch) and not isinstance(batch, type)
 
 
 class EndlessBatches:

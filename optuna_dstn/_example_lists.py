@@ -13,9 +13,14 @@ def contents(batch: Any) -> list[Any] | None:
     """Return what a container holds, whatever its kind; ``None`` if it is none."""
     if isinstance(batch, Mapping):
         return list(batch.values())
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+    if is_dataclass(batch):
         return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
     return list(batch) if isinstance(batch, (tuple, list)) else None
+
+
+def is_dataclass(batch: Any) -> bool:
+    """Whether this is an object of a dataclass."""
+    return dataclasses.is_dataclass(batch) and not isinstance(batch, type)
 
 
 def is_list_of_like_tensors(batch: Any) -> TypeGuard[Sequence[Tensor]]:
