@@ -2,10 +2,9 @@
 
 The unit is the cost of one plain training run of the same problem, measured in the same process:
 the median of those between the tuner's own trials and of its retraining, so it moves with the
-machine's load as the trials do. Costs are
-compared in CPU time of the process, which a neighbour on the same cores disturbs less than wall
-time; torch runs on one thread, so on an idle machine the two agree. On another device the process
-waits for its work, and costs are compared in wall time.
+machine's load as the trials do. Costs are compared in CPU time of the process, which a neighbour on
+the same cores disturbs less than wall time; torch runs on one thread, so on an idle machine the two
+agree. On another device the process waits for its work, and costs are compared in wall time.
 
 A sampler's budget is counted otherwise: in epochs trained, over those of a plain run. That does not
 depend on the machine, so a study with the same seed takes the same trials everywhere.

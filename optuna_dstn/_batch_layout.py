@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import itertools
 from typing import Any
 
 import torch
@@ -284,9 +283,10 @@ class BatchLayout:
         if axis is not None:
             return axis
         if func in MOVING:
-            held = ((t, a) for t in tensors if (a := self.axis_of(t)) is not None)
-            for tensor, axis in itertools.islice(held, 1):
-                moved = moved_axis(func, args, kwargs, place, tensor, axis)
+            first = next((t for t in tensors if self.holds(t)), None)
+            axis = None if first is None else self.axis_of(first)
+            if first is not None and axis is not None:
+                moved = moved_axis(func, args, kwargs, place, first, axis)
                 if moved is not None or func in TURNING:
                     return moved if moved is not None and moved < 2 else None
         input = args[0] if args and isinstance(args[0], Tensor) else None
