@@ -174,8 +174,7 @@ class PerturbedValues(Responding[PerExample]):
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
         output = super().call(func, args, kwargs)
-        if not isinstance(output, Tensor) or output.ndim == 1:
-            self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
+        self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
         return output
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -253,7 +252,8 @@ class PerturbedValues(Responding[PerExample]):
             raise HyperparameterError(
                 f"{sources[0].function} fails with one value of {formula} for each of the "
                 f"{self._examples} examples ({error}). Let what it meets have the batch as its "
-                "first axis, whole: x * torch.where(chosen[:, None], h, 1.0), not x[chosen] * h."
+                f"first axis, or write float(...) around {formula} to leave it to the study's "
+                "sampler."
             ) from error
 
     def _new_tensor(

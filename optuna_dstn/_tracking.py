@@ -17,7 +17,8 @@ from torch import Tensor
 
 from optuna_dstn._arguments import Function, leaves, replaced
 from optuna_dstn._hyperparameter import Expression, Hyperparameter, Symbol
-from optuna_dstn._rules import ENTRYWISE_FUNCTIONS, PerExample, Sight, hyperparameter_rules
+from optuna_dstn._rules import PerExample, Sight, hyperparameter_rules
+from optuna_dstn._slicewise import ENTRYWISE_FUNCTIONS
 from optuna_dstn._space import Columns
 
 

@@ -10,19 +10,18 @@ from torch import Tensor
 
 from optuna_dstn._arguments import Function, function_name, leaves
 from optuna_dstn._identity import ByIdentity
+from optuna_dstn._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules import (
     EXPANDING_FUNCTIONS,
-    INDEX_FUNCTIONS,
     METADATA_FUNCTIONS,
     Sight,
     examples_met,
-    follow,
-    is_affine,
     is_of_weights,
     layer_rules,
     looks_only,
     preferred_axes,
 )
+from optuna_dstn._slicewise import follow, is_affine
 from optuna_dstn._tracking import is_in_place
 
 

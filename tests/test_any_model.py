@@ -155,6 +155,27 @@ LINEARISED_OWN_VALUE: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "fixed operator": lambda: rows(
         lambda m, y: F.linear(y, m.p @ m.a), p=(5, 4), width=5, buffers={"a": torch.ones(4, 6)}
     ),
+    "product of stacks": lambda: rows(
+        lambda m, y: F.linear(y, torch.bmm(m.p, m.q).flatten(0, 1)),
+        p=(2, 3, 4),
+        q=(2, 4, 6),
+        width=6,
+    ),
+    "product by letters": lambda: rows(
+        lambda m, y: F.linear(y, torch.einsum("or,ri->oi", m.p, m.q)), p=(5, 2), q=(2, 6), width=5
+    ),
+    "largest of several": lambda: rows(
+        lambda m, y: F.linear(y, m.p.max(0)[0]), p=(3, 5, 6), width=5
+    ),
+    "the larger of two": lambda: rows(
+        lambda m, y: F.linear(y, torch.max(m.p, m.q)), p=(5, 6), q=(5, 6), width=5
+    ),
+    "gathered": lambda: rows(
+        lambda m, y: F.linear(y, m.p.gather(1, m.index)),
+        p=(5, 3),
+        width=5,
+        buffers={"index": torch.arange(6).remainder(3).expand(5, -1)},
+    ),
     "probabilities": lambda: rows(
         lambda m, y: F.linear(y, torch.softmax(m.p, -1)), p=(5, 6), width=5
     ),

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError, TrainingDivergedError, Tuner, TunerConfig
+from optuna_dstn._rules import hyperparameter_rules
 
 
 EXAMPLES = 8
@@ -823,10 +824,13 @@ def test_a_constant_penalty_written_by_hand(
         says(message, "A penalty on the model's parameters joins the loss", "l2_penalty(")
 
 
-def test_a_part_of_the_batch() -> None:
-    def use(h: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        x[:2] = x[:2] * h
-        return x
+def test_a_rule_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one value per example only, after it has worked at today's."""
 
-    says(error_of_steps(make_net(use)), "fails with one value of h for each", "first axis, whole")
+    def failing(*args: Any) -> Tensor:
+        raise RuntimeError("no memory")
+
+    rule = hyperparameter_rules[Tensor.mul]._replace(apply=failing)
+    monkeypatch.setitem(hyperparameter_rules, Tensor.mul, rule)
+    message = error_of_steps(make_net(lambda h, x: x * h))
+    says(message, "fails with one value of h for each of the 8", "(no memory)", "float(...)")

@@ -317,6 +317,127 @@ def test_as_many_steps_as_examples(name: str, steps: int) -> None:
     AnyModel(Model(body), torch.randn(EXAMPLES, steps, 4)).require_right()
 
 
+def _of_views(m: Any, x: Tensor) -> Tensor:
+    """Two views of each example, first side by side, then one after the other."""
+    views = m.a(x[:, :2].flatten(0, 1)).sin()
+    views = m.b(torch.cat([views[0::2], views[1::2]])).cos()
+    return m.c(torch.stack(views.chunk(2), 1))
+
+
+def _of_copies(m: Any, x: Tensor) -> Tensor:
+    """Of each example two copies, in both orders."""
+    one = m.a(x[:, 0].repeat(2, 1)).sin().view(2, -1, 4)
+    other = m.b(x[:, 1].repeat_interleave(2, 0)).sin().view(-1, 2, 4)
+    return m.c(one.transpose(0, 1) + other)
+
+
+def _of_some(m: Any, x: Tensor) -> Tensor:
+    """Those steps that a mask keeps, as rows."""
+    kept = torch.cat([x[..., 0] > 0, torch.ones_like(x[:, :1, 0], dtype=torch.bool)], 1)
+    x = torch.cat([x, x[:, :1]], 1)
+    output = torch.zeros_like(x)
+    output[kept] = m.b(m.a(x[kept]).sin())
+    return output
+
+
+def _of_parts(m: Any, x: Tensor) -> Tensor:
+    """The batch in parts of two examples."""
+    return torch.cat([m.b(m.a(part).sin()) for part in x.split(2)])
+
+
+def _of_single(m: Any, x: Tensor) -> Tensor:
+    """One example after the other, the steps of each as its rows."""
+    return torch.stack([m.b(m.a(x[b]).sin()) for b in range(len(x))])
+
+
+def _in_order_of_size(m: Any, x: Tensor) -> Tensor:
+    order = x.sum((1, 2)).argsort()
+    return m.b(m.a(x)[order].sin())[order.argsort()]
+
+
+def _upside_down(m: Any, x: Tensor) -> Tensor:
+    return m.b(m.a(x).flip(0).sin()).flip(0) + m.c(x.flip(0)).roll(1, 1).flip(0)
+
+
+def _behind(m: Any, x: Tensor) -> Tensor:
+    """The batch as the last axis."""
+    behind = m.a(x).permute(1, 2, 0)
+    return m.b(behind.cos().movedim(-1, 0))
+
+
+def _by_letters(m: Any, x: Tensor) -> Tensor:
+    y = torch.einsum("btd->tbd", m.a(x)).sin()
+    return m.b(
+        torch.einsum("tbd,sbd->bts", y, y).mean(-1, keepdim=True) + torch.einsum("tbd->btd", y)
+    )
+
+
+def _with_tokens(m: Any, x: Tensor) -> Tensor:
+    """A token that is learned before each sequence, whose steps are merged with the batch."""
+    tokens = torch.cat([m.c.bias.expand(len(x), 1, -1), m.a(x)], 1)
+    rows = m.b(tokens.flatten(0, 1).sin())
+    return rows.unflatten(0, (len(x), -1))
+
+
+MOVED = [
+    *(_of_views, _of_copies, _of_some, _of_parts, _of_single, _in_order_of_size, _upside_down),
+    *(_behind, _by_letters, _with_tokens),
+]
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("shape", [(EXAMPLES, 3), (EXAMPLES, EXAMPLES), (2, 4), (4, 2), (1, 3)])
+@pytest.mark.parametrize("body", MOVED)
+@pytest.mark.usefixtures("double_precision")
+def test_moved_examples(
+    body: Callable[[Any, Tensor], Tensor], shape: tuple[int, int], linear: bool
+) -> None:
+    """In rows, parts and orders of any kind, and where an axis is as long as the batch."""
+    case = AnyModel(Model(body), torch.randn(*shape, 4), linear=linear)
+    assert not case.alike
+    case.require_right()
+
+
+def _in_order(layer: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    def body(m: Any, x: Tensor) -> Tensor:
+        order = x.sum((1, 2)).argsort(descending=True)
+        return m.b(layer(m.layer, m.a(x)[order]))[order.argsort()]
+
+    return body
+
+
+def _attending(layer: Any, x: Tensor) -> Tensor:
+    return layer(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+
+
+def _stepping(layer: Any, x: Tensor) -> Tensor:
+    states = [layer(x[:, 0], x[:, 1])]
+    return torch.stack([*states, layer(x[:, 2], states[-1])], 1)
+
+
+@pytest.mark.parametrize("steps", [EXAMPLES - 1, EXAMPLES])
+@pytest.mark.parametrize(
+    ("layer", "run"),
+    [
+        (lambda: nn.LSTM(4, 4, batch_first=True), lambda layer, x: layer(x)[0]),
+        (lambda: nn.GRU(4, 4), lambda layer, x: layer(x.transpose(0, 1))[0].transpose(0, 1)),
+        (lambda: nn.LSTM(4, 4), lambda layer, x: layer(x.transpose(0, 1))[1][0].transpose(0, 1)),
+        (lambda: nn.GRUCell(4, 4), _stepping),
+        (lambda: nn.MultiheadAttention(4, 2, batch_first=True), _attending),
+        (lambda: nn.Sequential(nn.Conv1d(4, 4, 3), nn.PReLU()), lambda layer, x: layer(x.mT).mT),
+        (lambda: nn.LayerNorm(4), lambda layer, x: layer(x)),
+    ],
+)
+@pytest.mark.usefixtures("double_precision")
+def test_layers_of_examples_in_another_order(
+    layer: Callable[[], nn.Module], run: Callable[[Any, Tensor], Tensor], steps: int
+) -> None:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        case = AnyModel(Layered(layer(), _in_order(run)), torch.randn(EXAMPLES, steps, 4))
+        assert not case.alike
+        case.require_right()
+
+
 @pytest.mark.parametrize("steps", [EXAMPLES - 1, EXAMPLES])
 @pytest.mark.parametrize("name", LAYERED)
 @pytest.mark.usefixtures("double_precision")
@@ -360,6 +481,45 @@ def test_as_many_steps_as_examples_in_what_the_model_returns() -> None:
     _, perturbed, *_ = seen
     assert torch.equal(perturbed, perturbed[:1].expand_as(perturbed))
     assert len(perturbed[0, :, 0].unique()) == EXAMPLES
+
+
+SOME = torch.tensor([True, False, True, True, False])
+READ_IN_ROWS: dict[str, tuple[Callable[[Tensor, Any], Tensor], list[int]]] = {
+    "first": (lambda x, h: x[:2] * h, [0, 1]),
+    "chosen": (lambda x, h: x[SOME] * h, [0, 2, 3]),
+    "one": (lambda x, h: x[3] * h, [3] * EXAMPLES),
+    "one, dropped": (lambda x, h: F.dropout(x[3], h) * 0 + x[3] * h, [3] * EXAMPLES),
+    "upside down": (lambda x, h: x.flip(0) * h, [4, 3, 2, 1, 0]),
+    "joined": (lambda x, h: torch.cat([x, x[:1]]) * h, [0, 1, 2, 3, 4, 0]),
+    "steps of some": (lambda x, h: x[SOME].flatten(0, 1) * h, [0] * 5 + [2] * 5 + [3] * 5),
+    "similarities": (lambda x, h: (x[:, 0, :] @ x[:, 1, :].T) * h, [0, 1, 2, 3, 4]),
+    "similarities of squares": (lambda x, h: (x[..., 0] @ x[..., 1].T) * h, [0, 1, 2, 3, 4]),
+    "sequence first": (lambda x, h: (x.mean(-1).T * h).T, [0, 1, 2, 3, 4]),
+    "by letters": (lambda x, h: torch.einsum("btd,bsd->tbs", x, x).mul(h).mT[0].T, [0, 1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("name", READ_IN_ROWS)
+def test_a_hyperparameter_read_in_rows(name: str) -> None:
+    """Each row is what it is if the hyperparameter has the value of the row's example."""
+    function, examples = READ_IN_ROWS[name]
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    x = torch.randn(EXAMPLES, EXAMPLES, 4)
+    expected = [function(x, float(values[b]))[row] for row, b in enumerate(examples)]
+    with perturbing({"h": values}):
+        torch.testing.assert_close(function(x, h), torch.stack(expected))
+
+
+def test_a_hyperparameter_that_meets_a_mean_over_as_many_examples_as_steps() -> None:
+    """It has no batch axis: all of it is there for each example."""
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    x = torch.randn(EXAMPLES, EXAMPLES, 4)
+    with perturbing({"h": values}):
+        for mean in (x.mean(0), x.mean(0, keepdim=True), x.transpose(0, 1).mean(1)):
+            product = torch.zeros_like(x) + mean.exp() * h
+            torch.testing.assert_close(product, values[:, None, None] * mean.exp())
 
 
 def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:

@@ -30,7 +30,6 @@ from optuna_dstn._rules import (
     _symmetric,
 )
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._rules._penalty import Decay, mean_decay
 from optuna_dstn._rules._per_example import PerExample
@@ -43,7 +42,6 @@ from optuna_dstn._rules._registry import (
 )
 from optuna_dstn._rules._shapes import SHAPE_FUNCTIONS
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 from optuna_dstn._rules._weights import (
     EXPANDING_FUNCTIONS,
     METADATA_FUNCTIONS,
@@ -58,10 +56,8 @@ from optuna_dstn._rules._weights import (
 
 
 __all__ = [
-    "ENTRYWISE_FUNCTIONS",
     "EXPANDING_FUNCTIONS",
     "FOLLOWING_FUNCTIONS",
-    "INDEX_FUNCTIONS",
     "METADATA_FUNCTIONS",
     "OUTPUT_FUNCTIONS",
     "SHAPE_FUNCTIONS",
@@ -71,10 +67,8 @@ __all__ = [
     "PerExample",
     "Sight",
     "examples_met",
-    "follow",
     "for_each_example",
     "hyperparameter_rules",
-    "is_affine",
     "is_of_weights",
     "layer_rules",
     "looks_only",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_dstn._function_names import functions
 from optuna_dstn._hyperparameter import Hyperparameter
-from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule, operation_rules
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from optuna_dstn._function_names import functions
 from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._per_example import PerExample
 from optuna_dstn._rules._registry import hyperparameter_rule
 

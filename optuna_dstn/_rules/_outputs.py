@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from optuna_dstn._rules._names import functions
+from optuna_dstn._function_names import functions
 
 
 OUTPUT_FUNCTIONS = functions(

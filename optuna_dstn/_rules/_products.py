@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._delta import Deltas
+from optuna_dstn._function_names import functions
 from optuna_dstn._rules._layers import Units, affine
-from optuna_dstn._rules._names import functions
 from optuna_dstn._rules._registry import Examples, Responding, layer_rule
 from optuna_dstn._rules._sight import Sight
 

@@ -178,10 +178,10 @@ class _Layers:
         terms = {id(p): deltas.of(p) for p in call.params if p in deltas}
         dropout = call.dropout
         if terms or isinstance(dropout, PerExample):
-            example = deltas.batch.examples_of(steps.sequences, call.batch_sizes)
+            example = deltas.batch.examples_of(call.input, call.sequence_axis, call.batch_sizes)
             if example is None:
                 raise self._misplaced(deltas.batch)
-            if call.batch_sizes is not None or steps.sequences != deltas.batch.examples:
+            if not deltas.batch.is_in_order(call.input, call.sequence_axis):
                 example = example.to(call.input.device)
                 terms, dropout = _regated(terms, example), _indexed(dropout, example)
         layout = BatchLayout(steps.sequences)
@@ -453,7 +453,7 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
         if not any(t is not None and (t in deltas or split(t)[1] is not None) for t in tensors):
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.alike(s) if s in deltas else s for s in states))
-        own = deltas.along(0)
+        own = deltas.along(0, input)
         from_input = linear(own, input, w_ih, b_ih)
         from_hidden = linear(own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)

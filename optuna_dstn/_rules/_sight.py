@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from optuna_dstn._batch_layout import BatchLayout
+from optuna_dstn._function_names import functions
 from optuna_dstn._identity import ByIdentity
-from optuna_dstn._rules._names import functions
 
 
 _DRAWING_FUNCTIONS = functions(

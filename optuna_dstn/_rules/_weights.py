@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from optuna_dstn._arguments import leaves, replaced
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._delta import Delta, Deltas, dual, split
-from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS
-from optuna_dstn._rules._names import functions
+from optuna_dstn._function_names import functions
+from optuna_dstn._index_maps import INDEX_FUNCTIONS
 from optuna_dstn._rules._registry import operation_rules
 from optuna_dstn._rules._sight import Sight
-from optuna_dstn._rules._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
+from optuna_dstn._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 
 
 METADATA_FUNCTIONS = functions(

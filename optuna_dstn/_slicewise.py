@@ -1,6 +1,7 @@
-"""Functions that compute each slice of their result, along some axis, from that slice of a weight.
+"""Functions that compute each slice of their result, along some axis, from that slice of a tensor.
 
-Of a term diag(Uε)·R such a function g makes J_g·diag(Uε)·R = diag(Uε)·(J_g·R), a term again.
+Of a term diag(Uε)·R such a function g makes J_g·diag(Uε)·R = diag(Uε)·(J_g·R), a term again; and of
+a batch, a batch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._rules._index_maps import INDEX_FUNCTIONS, Moved, moved_units
-from optuna_dstn._rules._names import functions
+from optuna_dstn._arguments import leaves
+from optuna_dstn._function_names import functions
+from optuna_dstn._index_maps import INDEX_FUNCTIONS, JOINING_FUNCTIONS, Moved, moved_units
 
 
 ENTRYWISE_FUNCTIONS = functions(
@@ -35,13 +37,14 @@ ENTRYWISE_FUNCTIONS = functions(
 _ALONG = {
     function: position
     for position, names in {
-        1: "sum mean amax amin var std prod logsumexp softmax log_softmax cumsum",
+        1: "sum mean amax amin max min var std prod logsumexp softmax log_softmax cumsum",
         2: "norm vector_norm normalize",
     }.items()
     for function in functions((torch, Tensor, F, torch.linalg), names)
 }
-_PRODUCTS = functions((torch, Tensor), "matmul mm __matmul__")
-_JOINING = functions((torch,), "cat concat concatenate stack")
+_PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__")
+MIXING_FUNCTIONS = _ALONG.keys() | _PRODUCTS | {torch.einsum}
+"""They mix what lies along an axis, if they do not compute each slice along it from that slice."""
 
 
 # Affine in all their tensors together, and in one of them while the others are constants.
@@ -92,21 +95,36 @@ def follow(
     if axis is None or weight.shape[axis] == 1:
         return [Moved(None, None)] * len(outputs)
     if func in INDEX_FUNCTIONS:
-        return moved_units(func, args, kwargs, weight, axis)
-    kept = _kept_axis(func, args, kwargs, weight, axis, outputs[0])
+        return moved_units(func, args, kwargs, weight, axis, outputs)
+    kept = kept_axis(func, args, kwargs, weight, axis, outputs[0])
     return [None if kept is None else Moved(kept, None)] * len(outputs)
 
 
-def _kept_axis(
+def kept_axis(
     func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    weight: Tensor,
+    tensor: Tensor,
     axis: int,
     output: Tensor,
 ) -> int | None:
-    if func in ENTRYWISE_FUNCTIONS:
-        return axis + output.ndim - weight.ndim
+    """Return along which axis of a result the slices lie that each are made of one of a tensor.
+
+    Args:
+        func: Any function but those of the index maps.
+        args: Its arguments.
+        kwargs: The same by name.
+        tensor: One of them.
+        axis: Along which the slices of ``tensor`` lie.
+        output: What ``func`` returned.
+
+    Returns:
+        ``None`` if there is no such axis, or the function is none that is known.
+    """
+    if func in ENTRYWISE_FUNCTIONS or (
+        func in _ALONG and any(isinstance(a, Tensor) for a in args[1:2])
+    ):
+        return axis + output.ndim - tensor.ndim
     if func in _ALONG:
         position = _ALONG[func]
         dim = args[position] if len(args) > position else kwargs.get("dim")
@@ -114,25 +132,52 @@ def _kept_axis(
             dim = 1
         if dim is None or isinstance(dim, bool):
             return None
-        dims = {d % weight.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+        dims = {d % tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
         if axis in dims or not dims:
             return None
-        return axis if output.ndim == weight.ndim else axis - sum(d < axis for d in dims)
+        return axis if output.ndim == tensor.ndim else axis - sum(d < axis for d in dims)
     if func is torch._weight_norm:
         dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
         return axis if dim == axis else None
-    if func in _JOINING:
+    if func in JOINING_FUNCTIONS:
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         dim %= output.ndim
-        if output.ndim > weight.ndim:  # stack
+        if output.ndim > tensor.ndim:  # stack
             return axis + 1 if axis >= dim else axis
         return None if axis == dim else axis
-    if func in _PRODUCTS and args[0] is not args[1] and args[0].ndim == args[1].ndim == 2:
-        return axis if axis == (0 if weight is args[0] else 1) else None
+    if func in _PRODUCTS and args[0] is not args[1]:
+        return _kept_in_product(args[0], args[1], tensor, axis, output)
+    if func is torch.einsum:
+        return _kept_in_einsum(args, tensor, axis)
     if func is F.linear and len(args) > 1 and args[0] is not args[1]:
-        if weight is args[1]:
+        if tensor is args[1]:
             return output.ndim - 1 if axis == 0 else None
-        if weight is args[0]:
-            return axis if axis < weight.ndim - 1 else None
+        if tensor is args[0]:
+            return axis if axis < tensor.ndim - 1 else None
         return output.ndim - 1
     return None
+
+
+def _kept_in_product(
+    left: Tensor, right: Tensor, tensor: Tensor, axis: int, output: Tensor
+) -> int | None:
+    is_last = axis == tensor.ndim - 1
+    if tensor is left:
+        return None if is_last else axis + output.ndim - left.ndim + (right.ndim == 1)
+    if is_last:
+        return output.ndim - 1 if right.ndim > 1 else None
+    return None if axis == right.ndim - 2 else axis + output.ndim - right.ndim + (left.ndim == 1)
+
+
+def _kept_in_einsum(args: tuple[Any, ...], tensor: Tensor, axis: int) -> int | None:
+    equation = args[0]
+    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+        return None
+    given, made = equation.replace(" ", "").split("->")
+    places = {
+        made.find(letters[axis])
+        for letters, operand in zip(given.split(","), leaves(args[1:], Tensor), strict=True)
+        if operand is tensor
+    }
+    place = places.pop()
+    return None if places or place < 0 else place

@@ -1,0 +1,185 @@
+"""Where the examples are in what a call returns, of where they were in its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optuna_dstn._arguments import leaves
+from optuna_dstn._function_names import functions
+from optuna_dstn._index_maps import (
+    INDEX_FUNCTIONS,
+    JOINING_FUNCTIONS,
+    NO_NUMBER,
+    Moved,
+    found_along,
+    found_among_others,
+    moved_entries,
+    numbered,
+)
+from optuna_dstn._slicewise import MIXING_FUNCTIONS, kept_axis
+
+
+# An embedding moves entries of its weight.
+MOVING_FUNCTIONS = (INDEX_FUNCTIONS | JOINING_FUNCTIONS) - functions((torch, F), "embedding")
+"""What may leave the examples anywhere, and in any order."""
+_REORDERING = functions((torch, Tensor), "index_select take_along_dim flip roll repeat tile")
+_RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
+
+
+class Place(NamedTuple):
+    """Where the examples are in a tensor.
+
+    Attributes:
+        axis: Along which they lie, or rows of them; ``None`` where they lie along none.
+        example: That of each entry of the axis; ``None`` where they are as in the batch.
+    """
+
+    axis: int | None
+    example: Tensor | None = None
+
+
+NOWHERE = Place(None)
+
+
+class Call(NamedTuple):
+    """A call of a torch function."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def may_reorder(self) -> bool:
+        """Whether it may leave the examples in another order, their axis being as long."""
+        if self.func is not Tensor.__getitem__:
+            return self.func in _REORDERING
+        index = self.args[1]
+        parts = index if isinstance(index, tuple) else (index,)
+        return any(isinstance(part, (Tensor, list)) for part in parts)
+
+    @property
+    def sizes_of_packed(self) -> Tensor | None:
+        """``batch_sizes``, if the call runs a recurrent network on a packed sequence."""
+        if self.func not in _RECURRENT:
+            return None
+        if "batch_sizes" in self.kwargs:
+            return self.kwargs["batch_sizes"]  # type: ignore[no-any-return]
+        is_packed = any(isinstance(a, (tuple, list)) for a in self.args[3:4])
+        return self.args[1] if is_packed else None
+
+
+def places_after(
+    call: Call, held: Sequence[tuple[Tensor, Place]], outputs: Sequence[Tensor], examples: int
+) -> Sequence[Place | None]:
+    """Return where a call leaves the examples in each tensor that it returns.
+
+    Args:
+        call: What was called.
+        held: Where they are in those of its arguments that have them, those that are known for
+            certain before others.
+        outputs: What it returned.
+        examples: B.
+
+    Returns:
+        ``None`` where their lengths may tell.
+    """
+    if call.func in MOVING_FUNCTIONS:
+        moved = leaves((call.args or tuple(call.kwargs.values()))[:1], Tensor)
+        if any(tensor is one for tensor in moved for one, _ in held):
+            return _moved_places(call, moved, held, outputs, examples)
+    return [_computed_place(call, held, output, index) for index, output in enumerate(outputs)]
+
+
+def _moved_places(
+    call: Call,
+    moved: Sequence[Tensor],
+    held: Sequence[tuple[Tensor, Place]],
+    outputs: Sequence[Tensor],
+    examples: int,
+) -> Sequence[Place | None]:
+    has_index = len(leaves((call.args, call.kwargs), Tensor)) > len(moved)
+    device = moved[0].device if has_index else torch.device("cpu")
+    in_order = torch.arange(examples, device=device)
+    places = {id(tensor): place for tensor, place in held}
+    numbers: dict[int, Tensor] = {}
+    for tensor in moved:
+        place = places.get(id(tensor), NOWHERE)
+        if place.axis is None:
+            numbers[id(tensor)] = in_order.new_full((), NO_NUMBER).expand(tensor.shape)
+        else:
+            example = in_order if place.example is None else place.example.to(device)
+            numbers[id(tensor)] = numbered(tensor, place.axis, example)
+    try:
+        markers = moved_entries(*call, numbers, outputs)
+    except (RuntimeError, TypeError, ValueError):  # of what has no such entries: a sparse tensor
+        return [None] * len(outputs)
+    is_whole = all(id(tensor) in places for tensor in moved)
+    found = [
+        found_along(marker, in_order) if is_whole else found_among_others(marker)
+        for marker in markers
+    ]
+    return [_place(*pair, examples) for pair in zip(found, outputs, strict=True)]
+
+
+def _place(found: Moved | None, output: Tensor, examples: int) -> Place:
+    if found is None or not output.ndim:
+        return NOWHERE
+    axis, example = found
+    if example is None:
+        return Place(axis)
+    example = example.to(output.device)
+    if axis is None:  # one example has all of it
+        return Place(0, example.expand(len(output)))
+    is_in_order = len(example) == examples and torch.equal(
+        example, torch.arange(examples, device=example.device)
+    )
+    return Place(axis, None if is_in_order else example)
+
+
+def _computed_place(
+    call: Call, held: Sequence[tuple[Tensor, Place]], output: Tensor, index: int
+) -> Place | None:
+    prescribed = _prescribed_axis(call, index)
+    for tensor, place in held:
+        assert place.axis is not None, "it is held"
+        axis = prescribed
+        if axis is None:
+            axis = kept_axis(*call, tensor, place.axis, output)
+        if axis is None and (tensor.shape == output.shape or call.func not in MIXING_FUNCTIONS):
+            axis = place.axis
+        length = tensor.shape[place.axis]
+        if axis is not None and output.shape[axis : axis + 1] == (length,):
+            return Place(axis, place.example)
+    return NOWHERE if call.func in MIXING_FUNCTIONS else None
+
+
+def _prescribed_axis(call: Call, index: int) -> int | None:
+    """Return the batch axis of a result of a function that says itself where it is."""
+    func, args, kwargs = call
+    if func in _RECURRENT:
+        if index:  # the last states
+            return 1
+        if call.sizes_of_packed is not None:
+            return None
+        return 0 if kwargs.get("batch_first", args[8:] == (True,)) else 1
+    if func is F.multi_head_attention_forward:
+        query: Tensor = args[0] if args else kwargs["query"]
+        return None if query.ndim == 2 else 0 if index else 1
+    return None
+
+
+def written_axis(target: Tensor, index: Any, value: Tensor, axis: int) -> int | None:
+    """Return where an axis of ``value`` lies in ``target`` after ``target[index] = value``."""
+    first = max(target.shape) + 1
+    blank = torch.empty(tuple(range(first, first + target.ndim)), device="meta")
+    try:
+        shape = blank[index].shape
+        place = shape[axis + len(shape) - value.ndim]
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return None
+    return place - first if place >= first else None  # else it was made by the index
