@@ -3,7 +3,8 @@
 ``torch.ones(8) * h`` is one value for each of 8 columns, or for each of 8 examples. In a batch of 8
 it is taken for the examples', as in ``torch.rand(8) < h``, and each entry has its own example's
 value. If it then meets a matrix, torch's broadcasting takes it for the columns', and the values
-would be mixed up: that is an error.
+would be mixed up: that is an error. Likewise ``torch.ones(8, 1, 1) * h``, whose entries may be
+those of 8 channels.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from optuna_dstn._rules import hyperparameter_rules
 
 
 _CLASS_WEIGHTS = ("weight", "pos_weight")
-_CONTRACTIONS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mv, F.linear})
+_PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mv})
 
 
 class Vectors:
     """The vectors of the batch's length that were made without data: in one pass, or before it.
 
-    One that no call of the pass has returned, and that is not of the batch, was made before: a
-    buffer, an attribute of the model, what NumPy has made.
+    Those of shape (B, 1, ..., 1) count as vectors too. One that no call of the pass has returned,
+    and that is not of the batch, was made before: a buffer, an attribute of the model, what NumPy
+    has made.
 
     Args:
         examples: The size of the batch.
@@ -48,7 +50,7 @@ class Vectors:
     def note_data(self, tensors: Iterable[Tensor]) -> None:
         """Count vectors among these as data."""
         for tensor in tensors:
-            if tensor.shape == (self._examples,):
+            if self._is_vector(tensor):
                 self._read.forget(tensor)
                 self._data[tensor] = None
 
@@ -61,7 +63,7 @@ class Vectors:
             reads: Whether a hyperparameter took part.
         """
         outputs = output if isinstance(output, (tuple, list)) else (output,)
-        outputs = [t for t in outputs if isinstance(t, Tensor) and t.shape == (self._examples,)]
+        outputs = [t for t in outputs if isinstance(t, Tensor) and self._is_vector(t)]
         if not outputs:
             return
         sources = list(sources)
@@ -72,13 +74,16 @@ class Vectors:
         for vector in outputs:
             self._read[vector] = reads
 
+    def _is_vector(self, tensor: Tensor) -> bool:
+        length = self._examples
+        return 1 < length == tensor.numel() and tensor.shape[:1] == (length,)
+
     def _is_without_data(self, tensor: Tensor) -> bool:
         if tensor in self._read or self._is_constant(tensor):
             return True
-        is_vector = tensor.shape == (self._examples,)
         # What learns is data too: torch.vmap and the like return it unseen.
         learns = tensor.requires_grad or is_dual(tensor)
-        return is_vector and tensor not in self._data and not learns
+        return self._is_vector(tensor) and tensor not in self._data and not learns
 
     def require_clear(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check that a call does not take the examples' entries for those of columns.
@@ -88,22 +93,30 @@ class Vectors:
         """
         if not self._read:
             return
-        rule = hyperparameter_rules.get(func)
+        for suspect in self._suspects(func, args, kwargs):
+            if self._read.get(suspect):
+                shape = tuple(suspect.shape)
+                raise HyperparameterError(
+                    f"A tensor of shape {shape}, made from a hyperparameter, meets one of more "
+                    f"axes in {function_name(func)}, and the batch has {self._examples} examples "
+                    "too: each entry was given the value of one example. Make it of shape "
+                    f"{(1, *shape)}, or by torch.tensor([h, ...]), if its entries are those of "
+                    f"another axis; of shape {(*shape, 1)} if they are those of examples; or take "
+                    "another batch size."
+                )
+
+    def _suspects(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Return the arguments of a call of which the first axis is not taken for the batch."""
         suspects = [kwargs[name] for name in _CLASS_WEIGHTS if name in kwargs]
-        if func in _CONTRACTIONS:
-            suspects += args
-        elif rule is not None and not rule.takes_tensors:
-            suspects += args[2:3]  # where losses have their class weights
-        elif rule is not None and func is not Tensor.__setitem__:
-            operands = [a for a in args if isinstance(a, Tensor)]
-            if any(operand.ndim > 1 for operand in operands):
-                suspects += operands
-        if any(self._read.get(suspect) for suspect in suspects):
-            raise HyperparameterError(
-                f"A vector of {self._examples} entries, made from a hyperparameter, meets a tensor "
-                f"of more axes in {function_name(func)}, and the batch has {self._examples} "
-                "examples too: each entry was given the value of one example. Make it of shape "
-                f"(1, {self._examples}), or by torch.tensor([h, ...]), if its entries are those of "
-                f"columns; of shape ({self._examples}, 1) if they are those of examples; or take "
-                "another batch size."
-            )
+        operands = [a for a in args if isinstance(a, Tensor)]
+        if func is F.linear or func in _PRODUCTS:
+            suspects += [operand for operand in operands if operand.ndim == 1]
+        if func in _PRODUCTS:
+            return suspects + [operand for operand in operands[1:] if operand.ndim == 2]
+        rule = hyperparameter_rules.get(func)
+        if rule is None or func is Tensor.__setitem__:
+            return suspects
+        if not rule.takes_tensors:  # a loss, whose class weights are the third
+            return suspects + list(args[2:3])
+        axes = max((operand.ndim for operand in operands), default=0)
+        return suspects + [operand for operand in operands if operand.ndim < axes]

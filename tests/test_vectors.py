@@ -52,6 +52,21 @@ AMBIGUOUS: dict[str, Callable[[Tensor], Tensor]] = {
     "made by NumPy": lambda x: x * (torch.from_numpy(np.ones(SIZE, np.float32)) * h),
     "largest of a table": lambda x: x * (torch.ones(3, SIZE).max(0)[0] * h),
 }
+AMBIGUOUS_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "full": lambda x: x * torch.full((SIZE, 1, 1), h),
+    "ones": lambda x: x * (torch.ones(SIZE, 1) * h),
+    "mask": lambda x: x * (torch.rand(SIZE, 1, 1) < h),
+    "noise, further": lambda x: x + (torch.randn(SIZE) * h)[:, None, None].exp(),
+    "made before": lambda x: x * (MADE_BEFORE.view(-1, 1, 1) * h),
+    "matrix product": lambda x: x @ (torch.ones(SIZE, 1) * h),
+}
+CLEAR_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a draw for each example": lambda x: x * (torch.rand(SIZE, 1, 1, 1) < h),
+    "of channels": lambda x: x * (torch.ones(1, SIZE, 1, 1) * h),
+    "of the data": lambda x: x * (x.mean((0, 2, 3)) * h).view(-1, 1, 1),
+    "a layer": lambda x: F.linear(torch.rand(SIZE, 1) * h, torch.ones(3, 1)),
+    "a product": lambda x: (torch.rand(SIZE, 1) * h) @ torch.ones(1, 3),
+}
 CLEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "a list": lambda x: x * torch.tensor([h, h, 1.0, h]),
     "a row": lambda x: x * (torch.ones(1, SIZE) * h),
@@ -87,7 +102,7 @@ def modes() -> list[Any]:
 @pytest.mark.parametrize("name", AMBIGUOUS)
 def test_entries_that_could_be_the_examples_may_not_become_columns(name: str) -> None:
     for mode in modes():
-        with mode, pytest.raises(HyperparameterError, match=r"A vector of 4 entries.*batch size"):
+        with mode, pytest.raises(HyperparameterError, match=r"A tensor of shape \(4,.*batch size"):
             AMBIGUOUS[name](torch.rand(SIZE, SIZE))
 
 
@@ -96,6 +111,29 @@ def test_what_is_clear_passes(name: str) -> None:
     for mode in modes():
         with mode:
             CLEAR[name](torch.rand(SIZE, SIZE))
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS_COLUMNS)
+def test_so_may_entries_of_a_column_not_become_channels(name: str) -> None:
+    for mode in modes():
+        with mode, pytest.raises(HyperparameterError, match=r"A tensor of shape \(4, 1.*\(1, 4, 1"):
+            AMBIGUOUS_COLUMNS[name](torch.rand(SIZE, SIZE, SIZE, SIZE))
+    if name == "matrix product":
+        return
+    with perturbing({"h": torch.linspace(0.1, 0.9, SIZE + 1)}):
+        assert len(AMBIGUOUS_COLUMNS[name](torch.rand(SIZE + 1, SIZE, SIZE, SIZE))) == SIZE + 1
+
+
+def test_a_single_example_has_all_entries() -> None:
+    with perturbing({"h": VALUES[:1]}):
+        assert torch.equal((torch.ones(1) * h) * torch.ones(1, SIZE), VALUES[:1].expand(1, SIZE))
+
+
+@pytest.mark.parametrize("name", CLEAR_COLUMNS)
+def test_columns_that_are_clear_pass(name: str) -> None:
+    for mode in modes():
+        with mode:
+            CLEAR_COLUMNS[name](torch.rand(SIZE, SIZE, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +203,7 @@ def test_what_the_model_keeps_for_its_columns(scale: Callable[[Any], Tensor]) ->
         labels = torch.arange(size) % 3
         return {"x": torch.rand(size, SIZE), "y": labels, "weight": torch.rand(size)}
 
-    with pytest.raises(HyperparameterError, match=r"A vector of 4 entries.*batch size"):
+    with pytest.raises(HyperparameterError, match=r"A tensor of shape \(4,.*batch size"):
         started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE))
     assert started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE + 1)) > 0
 
