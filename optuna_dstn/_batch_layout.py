@@ -33,14 +33,20 @@ class BatchLayout:
     Args:
         examples: B, the size of the batch.
         axis: Where the batch is where both axes are as long: 0 or 1.
+        follows_order: Whether the whole batch in another order counts as such, as where sequences
+            are sorted by their lengths, and put back. In ``h * x + (1 - h) * x[partner]``, which
+            mixes the examples, each row belongs to the example of its place.
 
     Attributes:
         examples: As given.
+        restores_order: Whether examples in another order have been put back.
     """
 
-    def __init__(self, examples: int, axis: int = 0) -> None:
+    def __init__(self, examples: int, axis: int = 0, *, follows_order: bool = True) -> None:
         self.examples = examples
+        self.restores_order = False
         self._axis = axis
+        self._follows_order = follows_order
         # Where the examples are in tensors that were followed.
         self._places: ByIdentity[Place] = ByIdentity()
         # For tensors that were not: the example of each row of those of so many rows, as it was
@@ -58,12 +64,14 @@ class BatchLayout:
             tensor: Any tensor.
             taken: Axes that are known to be others, such as that of a layer's units.
         """
-        known = self._places.get(tensor)
-        if known is not None:
-            return None if known.axis in taken else known.axis
         shape = tensor.shape
         if not shape:
             return None
+        known = self._places.get(tensor)
+        if known is not None:
+            # Of a tensor that one example has, each entry of the first axis belongs to it.
+            axis = 0 if known.axis is None and known.example is not None else known.axis
+            return None if axis in taken else axis
         # Of rows of features the second axis is no batch; of numbers (T, B) for a lookup it may be.
         is_sequence = len(shape) > 2 - self._axis or (len(shape) == 2 and _is_whole(tensor))
         is_second = is_sequence and 1 not in taken and shape[1] == self.examples
@@ -103,22 +111,29 @@ class BatchLayout:
         if sizes is not None:
             return self._packed.get(sizes)
         length = input.shape[axis]
-        known = self._places.get(input)
-        if known is not None and known.axis == axis and known.example is not None:
-            return known.example
+        known = self._known(input, length)
+        if known is not None:
+            return known
         return torch.arange(length) if length == self.examples else self._rows.get(length)
 
     def is_in_order(self, input: Tensor, axis: int) -> bool:
         """Whether the entries of an axis are the examples, in the order of the batch."""
-        known = self._places.get(input)
-        return input.shape[axis] == self.examples and (known is None or known.example is None)
+        length = input.shape[axis]
+        return length == self.examples and self._known(input, length) is None
+
+    def _known(self, tensor: Tensor, length: int) -> Tensor | None:
+        """Return the example of each entry of an axis, where that was followed."""
+        known = self._places.get(tensor)
+        if known is None or known.example is None:
+            return None
+        if known.axis is None:
+            return known.example.expand(length)
+        return known.example if len(known.example) == length else None
 
     def _example(self, tensor: Tensor, length: int) -> Tensor | None:
         """Return the example of each row; ``None`` where they are as in the batch."""
-        known = self._places.get(tensor)
-        if known is not None and known.example is not None and len(known.example) == length:
-            return known.example
-        return None if length == self.examples else self._rows[length]
+        known = self._known(tensor, length)
+        return known if known is not None or length == self.examples else self._rows[length]
 
     def _place(self, tensor: Tensor) -> Place | None:
         """Return where the examples are, as far as is known."""
@@ -230,39 +245,54 @@ class BatchLayout:
         if any(t.shape.count(self.examples) > 1 for t in (*sources, *outputs)):
             return True
         return call.func in MOVING_FUNCTIONS and (
-            call.may_reorder or not all(map(self._has_its_length, outputs))
+            call.func in RESHAPING_FUNCTIONS
+            or call.may_reorder
+            or any(self.examples not in t.shape[: 1 if t.ndim == 2 else 2] for t in outputs)
         )
-
-    def _has_its_length(self, tensor: Tensor) -> bool:
-        return self.examples in tensor.shape[: 1 if tensor.ndim == 2 else 2]
 
     def _note_results(
         self, call: Call, sources: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
         places = [(tensor, self._place(tensor)) for tensor in sources]
-        held = [(t, place) for t, place in places if place is not None and place.axis is not None]
-        if held:
-            if call.func not in MIXING_FUNCTIONS:
-                most = outputs[0].ndim
-                held.sort(
-                    key=lambda pair: (
-                        pair[0].ndim != most,
-                        pair[1].example is not None,
-                        pair[0] not in self._places,
-                    )
-                )
-            found = places_after(call, held, outputs, self.examples)
-            order = self._packed.get(call.sizes_of_packed)
-            if order is not None:
-                found = [found[0], *[Place(1, order) for _ in outputs[1:]]]  # the last states
-        else:
-            is_nowhere = all(place is not None for _, place in places)
-            found = [NOWHERE if is_nowhere else None] * len(outputs)
+        held = [(t, place) for t, place in places if place is not None and place.is_somewhere]
+        if not held:
+            if all(place is not None for _, place in places):
+                for output in outputs:
+                    self._places[output] = NOWHERE
+            return
+        if call.func not in MIXING_FUNCTIONS:  # in which the first argument comes first
+            held.sort(key=lambda pair: self._uncertainty(pair, outputs[0].ndim))
+        found = places_after(call, held, outputs, self.examples, follows_order=self._follows_order)
+        order = self._packed.get(call.sizes_of_packed)
+        if order is not None:
+            found = [found[0], *[Place(1, order) for _ in outputs[1:]]]  # the last states
         for output, place in zip(outputs, found, strict=True):
             if place is not None:
-                self._places[output] = place
-                if call.func in RESHAPING_FUNCTIONS and place.example is not None:
+                self._note_place(output, place)
+                if (
+                    call.func in RESHAPING_FUNCTIONS
+                    and place.axis == 0
+                    and place.example is not None
+                ):
                     self._rows[len(place.example)] = place.example
+        if call.func in MOVING_FUNCTIONS:
+            self.restores_order |= any(
+                len(example) == self.examples for _, (_, example) in held if example is not None
+            ) and any(place is not None and place.is_in_order for place in found)
+
+    def _uncertainty(self, held: tuple[Tensor, Place], axes: int) -> tuple[bool, ...]:
+        """Return a key by which the argument comes first whose examples a result has for certain.
+
+        That has as many axes as the result, and if others of these have the examples in another
+        order, it has them in theirs.
+        """
+        tensor, place = held
+        return tensor.ndim != axes, place.example is not None, tensor not in self._places
+
+    def _note_place(self, tensor: Tensor, place: Place) -> None:
+        tells = tensor.shape.count(self.examples) < 2 and tensor not in self._places
+        if not (tells and place.is_in_order and place.axis == self.axis_of(tensor)):
+            self._places[tensor] = place
 
     def _note_packed(self, input: Tensor, axis: int, data: Tensor, sizes: Tensor) -> None:
         order = self.examples_of(input, axis)

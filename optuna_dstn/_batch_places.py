@@ -15,15 +15,22 @@ from optuna_dstn._index_maps import (
     INDEX_FUNCTIONS,
     JOINING_FUNCTIONS,
     NO_NUMBER,
-    Moved,
     found_along,
     found_among_others,
     moved_entries,
     numbered,
 )
-from optuna_dstn._slicewise import MIXING_FUNCTIONS, kept_axis
+from optuna_dstn._slicewise import MIXING_FUNCTIONS, PRODUCTS, kept_axis
 
 
+# What they return has no more than the shape of a tensor.
+_MAKING = functions(
+    (torch, Tensor),
+    """
+    zeros_like ones_like full_like empty_like rand_like randn_like randint_like
+    new_zeros new_ones new_full new_empty new_tensor
+    """,
+)
 # An embedding moves entries of its weight.
 MOVING_FUNCTIONS = (INDEX_FUNCTIONS | JOINING_FUNCTIONS) - functions((torch, F), "embedding")
 """What may leave the examples anywhere, and in any order."""
@@ -36,11 +43,31 @@ class Place(NamedTuple):
 
     Attributes:
         axis: Along which they lie, or rows of them; ``None`` where they lie along none.
-        example: That of each entry of the axis; ``None`` where they are as in the batch.
+        example: That of each entry of the axis; ``None`` where they are as in the batch. Without
+            an axis, the one that has all of it; ``None`` where that is none, or several.
     """
 
     axis: int | None
     example: Tensor | None = None
+
+    @property
+    def is_somewhere(self) -> bool:
+        """Whether examples are known to be there."""
+        return self.axis is not None or self.example is not None
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether there is the batch, in its order."""
+        return self.axis is not None and self.example is None
+
+    def numbers(self, tensor: Tensor, in_order: Tensor) -> Tensor:
+        """Return the example of each entry of a tensor, as far as it has one."""
+        example = None if self.example is None else self.example.to(in_order.device)
+        if self.axis is not None:
+            return numbered(tensor, self.axis, in_order if example is None else example)
+        if example is None:
+            example = in_order.new_full((1,), NO_NUMBER)
+        return example.view([1] * tensor.ndim).expand(tensor.shape)
 
 
 NOWHERE = Place(None)
@@ -74,7 +101,12 @@ class Call(NamedTuple):
 
 
 def places_after(
-    call: Call, held: Sequence[tuple[Tensor, Place]], outputs: Sequence[Tensor], examples: int
+    call: Call,
+    held: Sequence[tuple[Tensor, Place]],
+    outputs: Sequence[Tensor],
+    examples: int,
+    *,
+    follows_order: bool,
 ) -> Sequence[Place | None]:
     """Return where a call leaves the examples in each tensor that it returns.
 
@@ -84,6 +116,7 @@ def places_after(
             certain before others.
         outputs: What it returned.
         examples: B.
+        follows_order: Whether the whole batch in another order counts as such.
 
     Returns:
         ``None`` where their lengths may tell.
@@ -91,8 +124,22 @@ def places_after(
     if call.func in MOVING_FUNCTIONS:
         moved = leaves((call.args or tuple(call.kwargs.values()))[:1], Tensor)
         if any(tensor is one for tensor in moved for one, _ in held):
-            return _moved_places(call, moved, held, outputs, examples)
+            return [
+                place and _in_order(place, examples, follows_order)
+                for place in _moved_places(call, moved, held, outputs, examples)
+            ]
     return [_computed_place(call, held, output, index) for index, output in enumerate(outputs)]
+
+
+def _in_order(place: Place, examples: int, follows_order: bool) -> Place:
+    """Return a place, without the order of the examples where it is, or counts as, the batch's."""
+    axis, example = place
+    if axis is None or example is None or len(example) != examples:
+        return place
+    if not follows_order:
+        example = example.sort().values
+    is_whole = torch.equal(example, torch.arange(examples, device=example.device))
+    return Place(axis) if is_whole else place
 
 
 def _moved_places(
@@ -103,17 +150,9 @@ def _moved_places(
     examples: int,
 ) -> Sequence[Place | None]:
     has_index = len(leaves((call.args, call.kwargs), Tensor)) > len(moved)
-    device = moved[0].device if has_index else torch.device("cpu")
-    in_order = torch.arange(examples, device=device)
+    in_order = torch.arange(examples, device=moved[0].device if has_index else "cpu")
     places = {id(tensor): place for tensor, place in held}
-    numbers: dict[int, Tensor] = {}
-    for tensor in moved:
-        place = places.get(id(tensor), NOWHERE)
-        if place.axis is None:
-            numbers[id(tensor)] = in_order.new_full((), NO_NUMBER).expand(tensor.shape)
-        else:
-            example = in_order if place.example is None else place.example.to(device)
-            numbers[id(tensor)] = numbered(tensor, place.axis, example)
+    numbers = {id(t): places.get(id(t), NOWHERE).numbers(t, in_order) for t in moved}
     try:
         markers = moved_entries(*call, numbers, outputs)
     except (RuntimeError, TypeError, ValueError):  # of what has no such entries: a sparse tensor
@@ -123,22 +162,14 @@ def _moved_places(
         found_along(marker, in_order) if is_whole else found_among_others(marker)
         for marker in markers
     ]
-    return [_place(*pair, examples) for pair in zip(found, outputs, strict=True)]
+    return [
+        NOWHERE if one is None else _place(*one, output)
+        for one, output in zip(found, outputs, strict=True)
+    ]
 
 
-def _place(found: Moved | None, output: Tensor, examples: int) -> Place:
-    if found is None or not output.ndim:
-        return NOWHERE
-    axis, example = found
-    if example is None:
-        return Place(axis)
-    example = example.to(output.device)
-    if axis is None:  # one example has all of it
-        return Place(0, example.expand(len(output)))
-    is_in_order = len(example) == examples and torch.equal(
-        example, torch.arange(examples, device=example.device)
-    )
-    return Place(axis, None if is_in_order else example)
+def _place(axis: int | None, example: Tensor | None, output: Tensor) -> Place:
+    return Place(axis, None if example is None else example.to(output.device))
 
 
 def _computed_place(
@@ -146,16 +177,24 @@ def _computed_place(
 ) -> Place | None:
     prescribed = _prescribed_axis(call, index)
     for tensor, place in held:
-        assert place.axis is not None, "it is held"
+        if place.axis is None:
+            continue
         axis = prescribed
         if axis is None:
             axis = kept_axis(*call, tensor, place.axis, output)
-        if axis is None and (tensor.shape == output.shape or call.func not in MIXING_FUNCTIONS):
+        if axis is None and (
+            call.func not in MIXING_FUNCTIONS
+            or (tensor.shape == output.shape and call.func not in PRODUCTS)  # a softmax
+        ):
             axis = place.axis
         length = tensor.shape[place.axis]
         if axis is not None and output.shape[axis : axis + 1] == (length,):
             return Place(axis, place.example)
-    return NOWHERE if call.func in MIXING_FUNCTIONS else None
+    if any(place.axis is not None for _, place in held):
+        return NOWHERE if call.func in MIXING_FUNCTIONS else None
+    first, *others = (place.example for _, place in held if place.example is not None)
+    is_single = all(first is other or torch.equal(first, other) for other in others)
+    return Place(None, first) if is_single and call.func not in _MAKING else NOWHERE
 
 
 def _prescribed_axis(call: Call, index: int) -> int | None:

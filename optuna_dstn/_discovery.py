@@ -98,6 +98,11 @@ class Discovery(Interception[_Reading]):
         self._sight.buffers = {id(buffer) for buffer in model.buffers()}
         self._model = model
 
+    @property
+    def restores_order(self) -> bool:
+        """Whether the examples have been put in another order, and back."""
+        return self._batch.restores_order
+
     def take(self, batch: Any) -> None:
         """Take note of the batch that the pass is about to see."""
         self._vectors.note_data(tensors_of(batch))
@@ -278,7 +283,7 @@ class Discovery(Interception[_Reading]):
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
                 self._note(self.readers, reading)
-                self._vectors.note(tensor, (), reads=True)
+                self._vectors.note_spread(tensor)
             else:
                 self.tracked[tensor] = reading
         return output

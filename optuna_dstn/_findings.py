@@ -41,6 +41,7 @@ class Findings:
         axes: For each, the axis along which its units lie.
         alike: For each that has one Δ for the whole batch, the functions that make it so.
         not_responding: For each other parameter of the model, why it does not respond.
+        restores_order: Whether training puts the examples in another order, and back.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -51,6 +52,7 @@ class Findings:
     axes: Mapping[str, int]
     alike: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
+    restores_order: bool
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, parameters by name."""
@@ -63,6 +65,7 @@ class Findings:
             "axes": dict(self.axes),
             "alike": dict(self.alike),
             "not_responding": dict(self.not_responding),
+            "restores_order": self.restores_order,
         }
 
     @classmethod
@@ -80,6 +83,7 @@ class Findings:
             axes=saved["axes"],
             alike=saved["alike"],
             not_responding=saved["not_responding"],
+            restores_order=saved["restores_order"],
         )
 
 
@@ -162,6 +166,7 @@ def settle(
         axes={name: use.axis for name, use in uses.items()},
         alike={name: tuple(sorted(use.alike)) for name, use in uses.items() if use.alike},
         not_responding=not_responding,
+        restores_order=met.restores_order,
     )
 
 

@@ -303,7 +303,7 @@ class PerturbedValues(Responding[PerExample]):
         if is_spread_over_batch(func, tensor, self._examples):
             rows = source.values.diagonal(dim1=0, dim2=1).movedim(-1, 0)
             spread = tensor.copy_(rows) if is_in_place(func) else rows.contiguous()
-            self._vectors.note(spread, (), reads=True)
+            self._vectors.note_spread(spread)
             return spread
         self.tracked[tensor] = source
         return tensor

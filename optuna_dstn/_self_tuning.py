@@ -285,7 +285,8 @@ class SelfTuning(Training):
     def _deltas(
         self, gates: torch.Tensor, examples: int, *, trains_weights: bool = False
     ) -> Deltas:
-        batch = BatchLayout(examples, self._batch_axis)
+        follows_order = self._settled.findings.restores_order
+        batch = BatchLayout(examples, self._batch_axis, follows_order=follows_order)
         terms = self._settled.response.deltas(gates)
         if not terms:
             raise HyperparameterError(ALL_FROZEN)

@@ -43,7 +43,8 @@ _ALONG = {
     for function in functions((torch, Tensor, F, torch.linalg), names)
 }
 _PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__")
-MIXING_FUNCTIONS = _ALONG.keys() | _PRODUCTS | {torch.einsum}
+PRODUCTS = _PRODUCTS | {torch.einsum}
+MIXING_FUNCTIONS = _ALONG.keys() | PRODUCTS
 """They mix what lies along an axis, if they do not compute each slice along it from that slice."""
 
 

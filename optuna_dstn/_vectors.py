@@ -74,6 +74,10 @@ class Vectors:
         for vector in outputs:
             self._read[vector] = reads
 
+    def note_spread(self, tensor: Tensor) -> None:
+        """Remember a tensor of any shape whose rows were given the examples' values."""
+        self._read[tensor] = True
+
     def _is_vector(self, tensor: Tensor) -> bool:
         length = self._examples
         return 1 < length == tensor.numel() and tensor.shape[:1] == (length,)

@@ -331,6 +331,12 @@ def _of_copies(m: Any, x: Tensor) -> Tensor:
     return m.c(one.transpose(0, 1) + other)
 
 
+def _in_pairs(m: Any, x: Tensor) -> Tensor:
+    """Pairs of steps merged with the batch, which may be as many as two examples."""
+    pairs = m.b(m.a(x[:, :2]).reshape(-1, 2, 4).sin())
+    return m.c(pairs.view(len(x), -1, 4))
+
+
 def _of_some(m: Any, x: Tensor) -> Tensor:
     """Those steps that a mask keeps, as rows."""
     kept = torch.cat([x[..., 0] > 0, torch.ones_like(x[:, :1, 0], dtype=torch.bool)], 1)
@@ -380,8 +386,8 @@ def _with_tokens(m: Any, x: Tensor) -> Tensor:
 
 
 MOVED = [
-    *(_of_views, _of_copies, _of_some, _of_parts, _of_single, _in_order_of_size, _upside_down),
-    *(_behind, _by_letters, _with_tokens),
+    *(_of_views, _of_copies, _in_pairs, _of_some, _of_parts, _of_single),
+    *(_in_order_of_size, _upside_down, _behind, _by_letters, _with_tokens),
 ]
 
 
@@ -520,6 +526,81 @@ def test_a_hyperparameter_that_meets_a_mean_over_as_many_examples_as_steps() -> 
         for mean in (x.mean(0), x.mean(0, keepdim=True), x.transpose(0, 1).mean(1)):
             product = torch.zeros_like(x) + mean.exp() * h
             torch.testing.assert_close(product, values[:, None, None] * mean.exp())
+
+
+def test_a_hyperparameter_that_meets_what_has_the_shape_of_one_example() -> None:
+    """Noise alike in the whole batch, at the scale of each example."""
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    for steps in (3, EXAMPLES):
+        x = torch.randn(EXAMPLES, steps, 4)
+        with perturbing({"h": values}):
+            torch.manual_seed(0)
+            noisy = x + torch.randn_like(x[0]) * h
+        torch.manual_seed(0)
+        torch.testing.assert_close(noisy, x + torch.randn(steps, 4) * values[:, None, None])
+
+
+def test_a_hyperparameter_that_meets_a_draw_for_channels() -> None:
+    values = torch.linspace(0.1, 0.9, EXAMPLES)
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    x = torch.ones(EXAMPLES, EXAMPLES, 2, 2)
+    with perturbing({"h": values}):
+        torch.manual_seed(0)
+        kept = x * (torch.rand(1, EXAMPLES, 1, 1) < h)
+    torch.manual_seed(0)
+    drawn = torch.rand(EXAMPLES)
+    torch.testing.assert_close(kept[..., 0, 0], (drawn < values[:, None]).float())
+
+
+def test_a_hyperparameter_that_meets_a_product_of_the_whole_batch() -> None:
+    h: Any = hyperparameter(0.5, Symbol("h"))
+    for size in (EXAMPLES, EXAMPLES + 1):
+        x = torch.randn(EXAMPLES, size)
+        with perturbing({"h": torch.rand(EXAMPLES)}), pytest.raises(ValueError, match="no rule"):
+            x @ ((x.T @ x) * h)
+
+
+class Mixed(nn.Module):
+    """With each example a partner's; or sorted, and put back."""
+
+    def __init__(self, h: Any, restores: bool, note: Callable[..., None]) -> None:
+        super().__init__()
+        self.h, self.restores, self.note = h, restores, note
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x.sum(1).argsort()
+        other = x[order]
+        if self.training:
+            factor = torch.ones_like(other) * self.h
+            self.note((factor[:, 0].detach(), order))
+            other = other * factor
+        other = self.a(other)
+        return self.b(other[order.argsort()] if self.restores else x + other)
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_a_row_is_of_its_example_only_if_the_order_is_restored(restores: bool) -> None:
+    seen: list[Tensor] = []
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Mixed(trial.suggest_float("h", 0.1, 0.9), restores, seen.extend)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
+        loss = model(batch[0])[:, 0].square()
+        if model.training:
+            factor = torch.ones_like(loss) * model.h
+            seen.append(factor.detach())
+            loss = loss * factor
+        return loss
+
+    batch = (torch.randn(EXAMPLES, 4).flip(0),)
+    started(make, loss_fn, [batch]).step(batch)
+    factors, order, factors_of_loss = seen[3:6]  # of the response's pass
+    assert len(factors.unique()) == EXAMPLES
+    assert torch.equal(factors, factors_of_loss[order] if restores else factors_of_loss)
 
 
 def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:

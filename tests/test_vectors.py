@@ -54,6 +54,8 @@ AMBIGUOUS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 AMBIGUOUS_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
     "full": lambda x: x * torch.full((SIZE, 1, 1), h),
+    "full, several columns": lambda x: x + torch.full((SIZE, 1, SIZE), h),
+    "full, a product": lambda x: x @ torch.full((SIZE, 1), h),
     "ones": lambda x: x * (torch.ones(SIZE, 1) * h),
     "mask": lambda x: x * (torch.rand(SIZE, 1, 1) < h),
     "noise, further": lambda x: x + (torch.randn(SIZE) * h)[:, None, None].exp(),
@@ -62,6 +64,7 @@ AMBIGUOUS_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 CLEAR_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
     "a draw for each example": lambda x: x * (torch.rand(SIZE, 1, 1, 1) < h),
+    "full": lambda x: x * torch.full((SIZE, 1, 2, 3), h),
     "of channels": lambda x: x * (torch.ones(1, SIZE, 1, 1) * h),
     "of the data": lambda x: x * (x.mean((0, 2, 3)) * h).view(-1, 1, 1),
     "a layer": lambda x: F.linear(torch.rand(SIZE, 1) * h, torch.ones(3, 1)),
@@ -118,7 +121,7 @@ def test_so_may_entries_of_a_column_not_become_channels(name: str) -> None:
     for mode in modes():
         with mode, pytest.raises(HyperparameterError, match=r"A tensor of shape \(4, 1.*\(1, 4, 1"):
             AMBIGUOUS_COLUMNS[name](torch.rand(SIZE, SIZE, SIZE, SIZE))
-    if name == "matrix product":
+    if name.endswith("product"):
         return
     with perturbing({"h": torch.linspace(0.1, 0.9, SIZE + 1)}):
         assert len(AMBIGUOUS_COLUMNS[name](torch.rand(SIZE + 1, SIZE, SIZE, SIZE))) == SIZE + 1

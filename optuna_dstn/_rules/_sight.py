@@ -67,15 +67,20 @@ class Sight:
             tensor, tensor.narrow(axis, 0, 1).expand_as(tensor)
         )
 
+    def _may_be_of_examples(self, drawn: Any) -> bool:
+        """Whether numbers are drawn for each example; those of (1, C, 1, 1) are for channels."""
+        is_of_channels = isinstance(drawn, Tensor) and drawn.ndim > 3 and len(drawn) == 1
+        return self.batch.holds(drawn) and not is_of_channels
+
     def forget(self, tensor: Tensor) -> None:
         """Count a tensor as data from now on: something has been written into it."""
         self._computed.forget(tensor)
 
     def note(self, func: Callable[..., Any], tensors: Sequence[Tensor], output: Any) -> None:
         """Follow a call that has these tensors among its arguments, and no examples."""
-        if not all(self.is_constant(tensor) for tensor in tensors) or (
-            func in _DRAWING_FUNCTIONS and self.batch.holds(output)
-        ):
+        if not all(self.is_constant(tensor) for tensor in tensors):
+            return
+        if func in _DRAWING_FUNCTIONS and self._may_be_of_examples(output):
             return
         if isinstance(output, Tensor):
             self._computed[output] = None
