@@ -33,6 +33,7 @@ from optuna_dstn._rules import (
     penalty_rules,
     responding_results,
     spread,
+    tangent_in_graph,
 )
 from optuna_dstn._space import Columns
 from optuna_dstn._tracking import (
@@ -324,6 +325,10 @@ def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             user's code does.
     """
     try:
+        if func not in operation_rules and not is_in_place(func):
+            output = tangent_in_graph(func, args, kwargs)
+            if output is not None:
+                return output
         return operation_rules.get(func, func)(*args, **kwargs)
     except NotImplementedError as error:
         raise NotImplementedError(f"{function_name(func)}: {first_line(error)}") from error

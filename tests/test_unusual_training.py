@@ -780,3 +780,32 @@ def test_weights_follow_a_schedule_as_in_an_ordinary_loop(schedule: Any) -> None
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         for scheduler in schedulers:
             scheduler.step(*([1.0] if schedule is on_plateau else []))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "function", [F.softplus, F.elu, lambda y: y.log_softmax(1), lambda y: y - y.logsumexp(1, True)]
+)
+def test_a_penalty_on_the_gradient_in_the_input(function: Any, method: str) -> None:
+    """The graph of a function inside the model must not keep dual numbers."""
+
+    class Inner(nn.Module):
+        def forward(self, y: Tensor) -> Tensor:
+            return function(y)  # type: ignore[no-any-return]
+
+    def penalised(model: nn.Module, batch: Batch) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        y = model(x)
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return F.cross_entropy(y, batch[1], reduction="none") + h * slope.square().sum(1)
+
+    study = optuna_dstn.create_study(config=TunerConfig(method=method, warmup_steps=0))
+    trial = study.ask()
+    h = trial.suggest_float("h", 1e-3, 1.0, log=True)
+    model = nn.Sequential(nn.Linear(FEATURES, 5), Inner(), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    tuner = Tuner(trial, model, optimizer, penalised, batches(1), valid_loss_fn=loss_fn)
+    start = tuner.hyperparameters["h"]
+    for batch in batches(8):
+        tuner.step(batch)
+    assert tuner.hyperparameters["h"] != start

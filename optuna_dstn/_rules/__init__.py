@@ -33,6 +33,7 @@ from optuna_dstn._rules._domain import Domain
 from optuna_dstn._rules._outputs import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn._rules._penalty import Decay, mean_decay
 from optuna_dstn._rules._per_example import PerExample
+from optuna_dstn._rules._primal_graph import tangent_in_graph
 from optuna_dstn._rules._registry import (
     HyperparameterRule,
     hyperparameter_rules,
@@ -78,4 +79,5 @@ __all__ = [
     "preferred_axes",
     "responding_results",
     "spread",
+    "tangent_in_graph",
 ]
