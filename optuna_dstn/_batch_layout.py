@@ -14,11 +14,18 @@ from optuna_dstn._batch_places import (
     NOWHERE,
     Call,
     Place,
+    place_of,
     places_after,
-    written_axis,
+)
+from optuna_dstn._batch_writes import (
+    BLANK_FUNCTIONS,
+    WRITING_FUNCTIONS,
+    kept_axis_of_value,
+    value_of,
+    written,
 )
 from optuna_dstn._identity import ByIdentity
-from optuna_dstn._index_maps import RESHAPING_FUNCTIONS
+from optuna_dstn._index_maps import NO_NUMBER, RESHAPING_FUNCTIONS
 from optuna_dstn._slicewise import MIXING_FUNCTIONS
 
 
@@ -54,6 +61,10 @@ class BatchLayout:
         self._rows: dict[int, Tensor] = {}
         # The example of each of the sequences that have been packed, by their sizes.
         self._packed: ByIdentity[Tensor] = ByIdentity()
+        # The example of each entry of tensors that examples have been written into by their order.
+        self._written: ByIdentity[Tensor] = ByIdentity()
+        # Those made to be written into, in the shape of tensors of examples.
+        self._blank: ByIdentity[None] = ByIdentity()
 
     # -- where they are --------------------------------------------------------------------------
 
@@ -185,7 +196,7 @@ class BatchLayout:
 
     def _of_rows(self, values: Tensor, tensor: Tensor, length: int) -> Tensor:
         example = self._example(tensor, length)
-        return values if example is None else values.index_select(0, example)
+        return values if example is None else values.index_select(0, example.to(values.device))
 
     # -- following them --------------------------------------------------------------------------
 
@@ -206,8 +217,9 @@ class BatchLayout:
             output: What it returned.
             is_constant: Whether a tensor has no examples, whatever its lengths.
         """
-        if func is Tensor.__setitem__:
-            self._note_written(args[0], args[1], args[2], is_constant)
+        call = Call(func, args, kwargs)
+        if func in WRITING_FUNCTIONS:
+            self._note_written(call, args[0] if output is None else output, is_constant)
         elif func is torch._pack_padded_sequence:
             self._note_packed(args[0], 0 if args[2] else 1, *output)
         elif func is torch._pad_packed_sequence:
@@ -219,7 +231,6 @@ class BatchLayout:
             outputs = leaves(results, Tensor)
             if outputs and self._may_be_unclear(func, outputs):
                 sources = [t for t in leaves((args, kwargs), Tensor) if not is_constant(t)]
-                call = Call(func, args, kwargs)
                 if sources and self._is_unclear(call, sources, outputs):
                     self._note_results(call, sources, outputs)
 
@@ -244,7 +255,7 @@ class BatchLayout:
             return True
         if any(t.shape.count(self.examples) > 1 for t in (*sources, *outputs)):
             return True
-        return call.func in MOVING_FUNCTIONS and (
+        return (call.func in MOVING_FUNCTIONS or call.func in MIXING_FUNCTIONS) and (
             call.func in RESHAPING_FUNCTIONS
             or call.may_reorder
             or any(self.examples not in t.shape[: 1 if t.ndim == 2 else 2] for t in outputs)
@@ -253,6 +264,9 @@ class BatchLayout:
     def _note_results(
         self, call: Call, sources: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
+        if call.func in MOVING_FUNCTIONS:  # of an index only where nothing else has examples
+            moved = [t for t in sources if any(t is one for one in call.moved)]
+            sources = moved or sources
         places = [(tensor, self._place(tensor)) for tensor in sources]
         held = [(t, place) for t, place in places if place is not None and place.is_somewhere]
         if not held:
@@ -260,25 +274,34 @@ class BatchLayout:
                 for output in outputs:
                     self._places[output] = NOWHERE
             return
-        if call.func not in MIXING_FUNCTIONS:  # in which the first argument comes first
+        if call.func in BLANK_FUNCTIONS:
+            self._blank[outputs[0]] = None
+        if call.func not in MIXING_FUNCTIONS:  # of products the first argument comes first
             held.sort(key=lambda pair: self._uncertainty(pair, outputs[0].ndim))
         found = places_after(call, held, outputs, self.examples, follows_order=self._follows_order)
         order = self._packed.get(call.sizes_of_packed)
         if order is not None:
             found = [found[0], *[Place(1, order) for _ in outputs[1:]]]  # the last states
+        was_clear = not any(t in self._places and place.is_in_order for t, place in held)
         for output, place in zip(outputs, found, strict=True):
-            if place is not None:
+            if place is None and not was_clear and self.examples in output.shape:
+                self._places[output] = NOWHERE  # lost on the way
+            elif place is not None:
                 self._note_place(output, place)
-                if (
-                    call.func in RESHAPING_FUNCTIONS
-                    and place.axis == 0
-                    and place.example is not None
-                ):
-                    self._rows[len(place.example)] = place.example
+                if call.func in RESHAPING_FUNCTIONS and place.axis == 0:
+                    self._note_rows(place.example)
         if call.func in MOVING_FUNCTIONS:
-            self.restores_order |= any(
-                len(example) == self.examples for _, (_, example) in held if example is not None
-            ) and any(place is not None and place.is_in_order for place in found)
+            self._note_order([place for _, place in held], found)
+
+    def _note_order(self, before: Sequence[Place], after: Sequence[Place | None]) -> None:
+        """Note whether the whole batch has been in another order before, and is in its own now."""
+        self.restores_order |= any(
+            len(place.example) == self.examples for place in before if place.example is not None
+        ) and any(place is not None and place.is_in_order for place in after)
+
+    def _note_rows(self, example: Tensor | None) -> None:
+        if example is not None:
+            self._rows[len(example)] = example
 
     def _uncertainty(self, held: tuple[Tensor, Place], axes: int) -> tuple[bool, ...]:
         """Return a key by which the argument comes first whose examples a result has for certain.
@@ -297,23 +320,41 @@ class BatchLayout:
     def _note_packed(self, input: Tensor, axis: int, data: Tensor, sizes: Tensor) -> None:
         order = self.examples_of(input, axis)
         if order is not None:
-            order = order.to(input.device)
             self._packed[sizes] = order
             rows = torch.cat([order[:size] for size in sizes.tolist()])
             self._places[data] = Place(0, rows)
-            self._rows[len(rows)] = rows
+            self._note_rows(rows)
 
     def _note_written(
-        self, target: Tensor, index: Any, value: Any, is_constant: Callable[[Tensor], bool]
+        self, call: Call, result: Tensor, is_constant: Callable[[Tensor], bool]
     ) -> None:
-        """Follow the examples into a tensor of which another axis is as long."""
-        if target.shape.count(self.examples) < 2 or not isinstance(value, Tensor):
+        """Follow the examples into a tensor that they are written into."""
+        target, value = call.args[0], value_of(call)
+        place = None if value is None or is_constant(value) else self._place(value)
+        if value is None or place is None or not place.is_somewhere:
+            self.note_alike(target, result)
             return
-        place = None if is_constant(value) else self._place(value)
-        if place is not None and place.axis is not None and value.ndim <= target.ndim:
-            axis = written_axis(target, index, value, place.axis)
+        numbers = self._written.get(target)
+        is_set = call.func is Tensor.__setitem__ and numbers is None
+        if is_set and place.axis is not None and place.example is None:
+            axis = kept_axis_of_value(target, call.args[1], value, place.axis)
             if axis is not None:
-                self._places[target] = Place(axis, place.example)
+                self._note_place(target, Place(axis))
+                return
+        in_order = torch.arange(self.examples, device=target.device)
+        if numbers is None:
+            is_blank = is_constant(target) or target in self._blank
+            own = None if is_blank else self._place(target)
+            numbers = (own or NOWHERE).numbers(target, in_order)
+        numbers = written(call, {id(target): numbers, id(value): place.numbers(value, in_order)})
+        self._written[result] = numbers
+        after = place_of(numbers).told(self.examples, follows_order=self._follows_order)
+        is_whole = after.axis is not None or bool((numbers != NO_NUMBER).all())
+        if after.is_somewhere and is_whole:
+            self._note_place(result, after)
+            self._note_order([place], [after])
+        else:  # not all has been written yet
+            self.note_alike(target, result)
 
 
 def _is_whole(tensor: Tensor) -> bool:

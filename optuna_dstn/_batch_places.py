@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from optuna_dstn._index_maps import (
     found_among_others,
     moved_entries,
     numbered,
+    touched_axes,
 )
 from optuna_dstn._slicewise import MIXING_FUNCTIONS, PRODUCTS, kept_axis
 
@@ -34,7 +35,9 @@ _MAKING = functions(
 # An embedding moves entries of its weight.
 MOVING_FUNCTIONS = (INDEX_FUNCTIONS | JOINING_FUNCTIONS) - functions((torch, F), "embedding")
 """What may leave the examples anywhere, and in any order."""
-_REORDERING = functions((torch, Tensor), "index_select take_along_dim flip roll repeat tile")
+_REORDERING = functions(
+    (torch, Tensor), "index_select take_along_dim gather flip fliplr flipud rot90 roll repeat tile"
+)
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 
@@ -60,8 +63,27 @@ class Place(NamedTuple):
         """Whether there is the batch, in its order."""
         return self.axis is not None and self.example is None
 
+    def told(self, examples: int, *, follows_order: bool) -> Place:
+        """Return the place without the order of the examples where that is, or counts as, theirs.
+
+        Args:
+            examples: B.
+            follows_order: Whether the whole batch in another order counts as such.
+        """
+        axis, example = self
+        if axis is None or example is None or len(example) != examples:
+            return self
+        if not follows_order:
+            example = example.sort().values
+        return Place(axis) if torch.equal(example, torch.arange(examples)) else self
+
     def numbers(self, tensor: Tensor, in_order: Tensor) -> Tensor:
-        """Return the example of each entry of a tensor, as far as it has one."""
+        """Return the example of each entry of a tensor, as far as it has one.
+
+        Args:
+            tensor: Any tensor.
+            in_order: The numbers of all examples, where they are to be.
+        """
         example = None if self.example is None else self.example.to(in_order.device)
         if self.axis is not None:
             return numbered(tensor, self.axis, in_order if example is None else example)
@@ -79,6 +101,11 @@ class Call(NamedTuple):
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @property
+    def moved(self) -> list[Tensor]:
+        """The tensors whose entries it moves, if it is one of the ``MOVING_FUNCTIONS``."""
+        return leaves((self.args or tuple(self.kwargs.values()))[:1], Tensor)
 
     @property
     def may_reorder(self) -> bool:
@@ -121,55 +148,56 @@ def places_after(
     Returns:
         ``None`` where their lengths may tell.
     """
-    if call.func in MOVING_FUNCTIONS:
-        moved = leaves((call.args or tuple(call.kwargs.values()))[:1], Tensor)
-        if any(tensor is one for tensor in moved for one, _ in held):
-            return [
-                place and _in_order(place, examples, follows_order)
-                for place in _moved_places(call, moved, held, outputs, examples)
-            ]
+    if call.func in MOVING_FUNCTIONS and any(t is one for t in call.moved for one, _ in held):
+        return [
+            place and place.told(examples, follows_order=follows_order)
+            for place in _moved_places(call, held, outputs, examples)
+        ]
     return [_computed_place(call, held, output, index) for index, output in enumerate(outputs)]
 
 
-def _in_order(place: Place, examples: int, follows_order: bool) -> Place:
-    """Return a place, without the order of the examples where it is, or counts as, the batch's."""
-    axis, example = place
-    if axis is None or example is None or len(example) != examples:
-        return place
-    if not follows_order:
-        example = example.sort().values
-    is_whole = torch.equal(example, torch.arange(examples, device=example.device))
-    return Place(axis) if is_whole else place
-
-
 def _moved_places(
-    call: Call,
-    moved: Sequence[Tensor],
-    held: Sequence[tuple[Tensor, Place]],
-    outputs: Sequence[Tensor],
-    examples: int,
+    call: Call, held: Sequence[tuple[Tensor, Place]], outputs: Sequence[Tensor], examples: int
 ) -> Sequence[Place | None]:
+    moved = call.moved
+    places = {id(tensor): place for tensor, place in held}
+    axes = {place.axis for place in places.values()}
+    touched = {axis for t in moved for axis in (*touched_axes(*call, t.ndim), *axes)}
     has_index = len(leaves((call.args, call.kwargs), Tensor)) > len(moved)
     in_order = torch.arange(examples, device=moved[0].device if has_index else "cpu")
-    places = {id(tensor): place for tensor, place in held}
-    numbers = {id(t): places.get(id(t), NOWHERE).numbers(t, in_order) for t in moved}
+    numbers = {
+        id(t): _narrowed(places.get(id(t), NOWHERE).numbers(t, in_order), touched) for t in moved
+    }
     try:
         markers = moved_entries(*call, numbers, outputs)
-    except (RuntimeError, TypeError, ValueError):  # of what has no such entries: a sparse tensor
+    except RuntimeError:  # of what has no such entries: a sparse tensor
         return [None] * len(outputs)
     is_whole = all(id(tensor) in places for tensor in moved)
-    found = [
-        found_along(marker, in_order) if is_whole else found_among_others(marker)
-        for marker in markers
-    ]
     return [
-        NOWHERE if one is None else _place(*one, output)
-        for one, output in zip(found, outputs, strict=True)
+        place_of(marker.expand(output.shape), None if not is_whole else in_order)
+        for marker, output in zip(markers, outputs, strict=True)
     ]
 
 
-def _place(axis: int | None, example: Tensor | None, output: Tensor) -> Place:
-    return Place(axis, None if example is None else example.to(output.device))
+def _narrowed(numbers: Tensor, axes: Collection[int | None]) -> Tensor:
+    """Return numbers of length 1 along all other axes than some."""
+    for axis, length in enumerate(numbers.shape):
+        if axis not in axes and length > 1:
+            numbers = numbers.narrow(axis, 0, 1)
+    return numbers
+
+
+def place_of(marker: Tensor, in_order: Tensor | None = None) -> Place:
+    """Return where the examples are in a tensor, of the number of each of its entries.
+
+    Args:
+        marker: The numbers.
+        in_order: Those of all examples, if no entry has ``NO_NUMBER``.
+    """
+    found = found_among_others(marker) if in_order is None else found_along(marker, in_order)
+    if found is None:
+        return NOWHERE
+    return Place(found.axis, None if found.units is None else found.units.cpu())
 
 
 def _computed_place(
@@ -183,7 +211,7 @@ def _computed_place(
         if axis is None:
             axis = kept_axis(*call, tensor, place.axis, output)
         if axis is None and (
-            call.func not in MIXING_FUNCTIONS
+            (call.func not in MIXING_FUNCTIONS and (not place.axis or output.ndim >= tensor.ndim))
             or (tensor.shape == output.shape and call.func not in PRODUCTS)  # a softmax
         ):
             axis = place.axis
@@ -210,15 +238,3 @@ def _prescribed_axis(call: Call, index: int) -> int | None:
         query: Tensor = args[0] if args else kwargs["query"]
         return None if query.ndim == 2 else 0 if index else 1
     return None
-
-
-def written_axis(target: Tensor, index: Any, value: Tensor, axis: int) -> int | None:
-    """Return where an axis of ``value`` lies in ``target`` after ``target[index] = value``."""
-    first = max(target.shape) + 1
-    blank = torch.empty(tuple(range(first, first + target.ndim)), device="meta")
-    try:
-        shape = blank[index].shape
-        place = shape[axis + len(shape) - value.ndim]
-    except (RuntimeError, IndexError, TypeError, ValueError):
-        return None
-    return place - first if place >= first else None  # else it was made by the index

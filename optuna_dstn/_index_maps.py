@@ -6,7 +6,7 @@ entries: views without memory of their own in most calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +27,9 @@ INDEX_FUNCTIONS = (
         """
         __getitem__ narrow select index_select take_along_dim gather masked_select unsqueeze squeeze
         permute transpose swapaxes swapdims movedim moveaxis t adjoint
-        expand expand_as broadcast_to repeat tile repeat_interleave flip roll
-        chunk split tensor_split unbind diagonal atleast_1d atleast_2d atleast_3d embedding
+        expand expand_as broadcast_to repeat tile repeat_interleave flip fliplr flipud roll rot90
+        chunk split tensor_split unsafe_chunk unsafe_split split_with_sizes hsplit vsplit dsplit
+        unbind diagonal atleast_1d atleast_2d atleast_3d embedding
         """,
     )
     | RESHAPING_FUNCTIONS
@@ -40,8 +41,18 @@ INDEX_FUNCTIONS = (
     }
 )
 """Each entry of what they return is an entry of the weight among their arguments."""
-JOINING_FUNCTIONS = functions((torch,), "cat concat concatenate stack")
+JOINING_FUNCTIONS = functions(
+    (torch,), "cat concat concatenate stack vstack hstack dstack row_stack column_stack"
+)
 """Each entry of what they return is an entry of one of several tensors."""
+
+# Those that move entries along some axes only: where these are among the arguments.
+_ALONG: dict[Callable[..., Any], tuple[int, str, Any]] = {
+    **dict.fromkeys(functions((torch,), "cat concat concatenate"), (1, "dim", 0)),
+    **dict.fromkeys(functions((torch, Tensor), "index_select"), (1, "dim", ())),
+    **dict.fromkeys(functions((torch, Tensor), "flip"), (1, "dims", ())),
+    **dict.fromkeys(functions((torch, Tensor), "roll"), (2, "dims", ())),
+}
 
 NO_NUMBER = -1
 """In the place of entries that have none, such as those of a constant."""
@@ -115,6 +126,41 @@ def _reshaped(marker: Tensor, shape: torch.Size) -> Tensor:
     return marker.reshape(shape[:-kept]).view(*shape[:-kept], *[1] * kept).expand(*shape)
 
 
+def touched_axes(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], axes: int
+) -> Collection[int]:
+    """Return the axes of a tensor along which a function may move entries.
+
+    Args:
+        func: One of the ``INDEX_FUNCTIONS`` or ``JOINING_FUNCTIONS``, or an assignment.
+        args: Its arguments.
+        kwargs: The same by name.
+        axes: How many axes the tensor has.
+    """
+    if func is torch.stack:
+        return ()
+    if func in (Tensor.__getitem__, Tensor.__setitem__):
+        parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+        counts = [_indexed_axes(part, axes) for part in parts]
+        return range(min(sum(counts), axes))
+    if func in _ALONG:
+        position, name, default = _ALONG[func]
+        dim = args[position:] or kwargs.get(name, default)
+        dims = {d % axes for d in leaves((dim,), int)}
+        return dims or range(axes)
+    return range(axes)
+
+
+def _indexed_axes(part: Any, axes: int) -> int:
+    """Return how many of some axes a part of an index takes, all where that is not clear."""
+    if part is None:
+        return 0
+    if isinstance(part, Tensor):
+        return part.ndim if part.dtype in (torch.bool, torch.uint8) else 1
+    is_clear = isinstance(part, (int, slice)) and not isinstance(part, bool)
+    return 1 if is_clear else axes
+
+
 def moved_units(
     func: Callable[..., Any],
     args: tuple[Any, ...],
@@ -156,7 +202,7 @@ def found_along(marker: Tensor, numbers: Tensor) -> Moved | None:
         ``None`` if they lie along no axis, or along several.
     """
     if not marker.numel():
-        return None
+        return Moved(marker.shape.index(0), numbers[:0])
     lengths, strides = marker.shape, marker.stride()
     varying = [a for a, length in enumerate(lengths) if length > 1 and strides[a]]
     if len(varying) > 1:  # no view: look at the numbers themselves
@@ -173,7 +219,11 @@ def found_along(marker: Tensor, numbers: Tensor) -> Moved | None:
         (units.data_ptr() == numbers.data_ptr() and units.stride() == numbers.stride())
         or torch.equal(units, numbers)
     )
-    return Moved(axis, None if is_whole else units)
+    if is_whole:
+        return Moved(axis, None)
+    if torch.equal(units, units[:1].expand_as(units)):
+        return Moved(None, units[:1])
+    return Moved(axis, units)
 
 
 def found_among_others(marker: Tensor) -> Moved | None:
@@ -181,6 +231,10 @@ def found_among_others(marker: Tensor) -> Moved | None:
 
     The numbers are given even where they are as they were.
     """
+    numbers = marker.unique()
+    numbers = numbers[numbers != NO_NUMBER]
+    if len(numbers) == 1:
+        return Moved(None, numbers)
     for axis in range(marker.ndim):
         others = [a for a in range(marker.ndim) if a != axis]
         rows = marker.amax(others, keepdim=True) if others else marker

@@ -37,7 +37,10 @@ ENTRYWISE_FUNCTIONS = functions(
 _ALONG = {
     function: position
     for position, names in {
-        1: "sum mean amax amin max min var std prod logsumexp softmax log_softmax cumsum",
+        1: (
+            "sum nansum mean nanmean amax amin max min var std var_mean std_mean prod logsumexp "
+            "median nanmedian any all argmax argmin count_nonzero softmax log_softmax cumsum"
+        ),
         2: "norm vector_norm normalize",
     }.items()
     for function in functions((torch, Tensor, F, torch.linalg), names)
@@ -170,14 +173,23 @@ def _kept_in_product(
     return None if axis == right.ndim - 2 else axis + output.ndim - right.ndim + (left.ndim == 1)
 
 
+_FIRST_UNNAMED = ord("α")
+
+
 def _kept_in_einsum(args: tuple[Any, ...], tensor: Tensor, axis: int) -> int | None:
     equation = args[0]
-    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+    if not isinstance(equation, str) or "->" not in equation:
         return None
     given, made = equation.replace(" ", "").split("->")
+    operands = leaves(args[1:], Tensor)
+    named = [letters.replace("...", "") for letters in given.split(",")]
+    # The axes that an ellipsis stands for, by letters that no equation has.
+    counts = [t.ndim - len(letters) for letters, t in zip(named, operands, strict=True)]
+    unnamed = "".join(map(chr, range(_FIRST_UNNAMED, _FIRST_UNNAMED + max(counts))))
+    made = made.replace("...", unnamed)
     places = {
-        made.find(letters[axis])
-        for letters, operand in zip(given.split(","), leaves(args[1:], Tensor), strict=True)
+        made.find(letters.replace("...", unnamed[len(unnamed) - count :])[axis])
+        for letters, operand, count in zip(given.split(","), operands, counts, strict=True)
         if operand is tensor
     }
     place = places.pop()

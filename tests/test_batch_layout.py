@@ -365,6 +365,91 @@ def _upside_down(m: Any, x: Tensor) -> Tensor:
     return m.b(m.a(x).flip(0).sin()).flip(0) + m.c(x.flip(0)).roll(1, 1).flip(0)
 
 
+def _put_back(put: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """The batch sorted, and put back by writing its rows into a tensor."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        order = x.sum((1, 2)).argsort()
+        return m.b(put(torch.zeros(x.shape), order, m.a(x)[order].sin()))
+
+    return body
+
+
+def _assigned_rows(target: Tensor, order: Tensor, rows: Tensor) -> Tensor:
+    target[order] = rows
+    return target
+
+
+PUT_BACK = [
+    *map(
+        _put_back,
+        [
+            _assigned_rows,
+            lambda target, order, rows: _assigned_rows(torch.zeros_like(rows), order, rows),
+            lambda target, order, rows: target.index_copy(0, order, rows),
+            lambda target, order, rows: target.index_copy_(0, order, rows),
+            lambda target, order, rows: target.index_add(0, order, rows),
+            lambda target, order, rows: torch.zeros_like(rows).index_add_(0, order, rows),
+            lambda target, order, rows: torch.index_put(target, (order,), rows),
+            lambda target, order, rows: target.scatter(
+                0, order[:, None, None].expand_as(rows), rows
+            ),
+        ],
+    )
+]
+
+
+def _turned_over(m: Any, x: Tensor) -> Tensor:
+    y = torch.flipud(m.a(torch.flipud(x)).sin()).transpose(0, 1)
+    return m.b(torch.fliplr(y)).flip(1).transpose(0, 1)
+
+
+def _one_below_the_other(m: Any, x: Tensor) -> Tensor:
+    y = m.b(torch.vstack([m.a(x[:, 0]).sin(), m.a(x[:, 1])]))
+    return torch.stack(y.chunk(2), 1)
+
+
+def _in_columns(m: Any, x: Tensor) -> Tensor:
+    """Sequence-first, one example written after the other."""
+    y = m.a(x).transpose(0, 1)
+    output = torch.zeros(y.shape)
+    for b in range(len(x)):
+        output[:, b] = y[:, b].sin()
+    return m.b(output).transpose(0, 1)
+
+
+def _in_heads(m: Any, x: Tensor) -> Tensor:
+    """Heads folded into the batch, step by step."""
+    heads = m.a(x).unflatten(-1, (2, 2)).transpose(1, 2).flatten(0, 1)
+    output = torch.zeros(heads.shape)
+    for step in range(x.shape[1]):
+        output[:, step] = heads[:, step].sin()
+    return m.b(output.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2))
+
+
+def _by_unnamed_letters(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x).unflatten(-1, (2, 2)).movedim(0, 1)
+    scores = torch.einsum("...td,...sd->...ts", y, y.sin())
+    return m.b(
+        torch.einsum("t...->...t", scores).flatten(1).unflatten(1, (2, -1, 2)).flatten(1)[:, :4]
+    )
+
+
+def _behind_by_letters(m: Any, x: Tensor) -> Tensor:
+    return m.b(
+        torch.einsum("btd->tdb", m.a(x).sin()).unflatten(1, (2, 2)).movedim(-1, 0).flatten(2)
+    )
+
+
+def _some_or_none(m: Any, x: Tensor) -> Tensor:
+    """Of an expert that is given no, one or a few examples."""
+    chosen = x[:, 0, 0] > x[:, 0, 0].mean() - 1e-12
+    output = m.a(x).sin()
+    for those in (chosen, chosen & ~chosen, ~chosen):
+        output = output.index_put((those,), m.b(output[those]))
+    return m.c(output)
+
+
 def _behind(m: Any, x: Tensor) -> Tensor:
     """The batch as the last axis."""
     behind = m.a(x).permute(1, 2, 0)
@@ -387,7 +472,16 @@ def _with_tokens(m: Any, x: Tensor) -> Tensor:
 
 MOVED = [
     *(_of_views, _of_copies, _in_pairs, _of_some, _of_parts, _of_single),
-    *(_in_order_of_size, _upside_down, _behind, _by_letters, _with_tokens),
+    *(*PUT_BACK, _turned_over, _one_below_the_other, _in_columns, _in_heads, _some_or_none),
+    *(
+        _by_unnamed_letters,
+        _behind_by_letters,
+        _in_order_of_size,
+        _upside_down,
+        _behind,
+        _by_letters,
+        _with_tokens,
+    ),
 ]
 
 
@@ -564,9 +658,9 @@ def test_a_hyperparameter_that_meets_a_product_of_the_whole_batch() -> None:
 class Mixed(nn.Module):
     """With each example a partner's; or sorted, and put back."""
 
-    def __init__(self, h: Any, restores: bool, note: Callable[..., None]) -> None:
+    def __init__(self, h: Any, restore: Any, note: Callable[..., None]) -> None:
         super().__init__()
-        self.h, self.restores, self.note = h, restores, note
+        self.h, self.restore, self.note = h, restore, note
         self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -577,15 +671,24 @@ class Mixed(nn.Module):
             self.note((factor[:, 0].detach(), order))
             other = other * factor
         other = self.a(other)
-        return self.b(other[order.argsort()] if self.restores else x + other)
+        return self.b(x + other if self.restore is None else self.restore(other, order))
 
 
-@pytest.mark.parametrize("restores", [True, False])
-def test_a_row_is_of_its_example_only_if_the_order_is_restored(restores: bool) -> None:
+@pytest.mark.parametrize(
+    "restore",
+    [
+        None,
+        lambda rows, order: rows[order.argsort()],
+        lambda rows, order: _assigned_rows(torch.zeros_like(rows), order, rows),
+        lambda rows, order: torch.zeros(rows.shape).index_add(0, order, rows),
+        lambda rows, order: rows.scatter(0, order[:, None].expand_as(rows), rows),
+    ],
+)
+def test_a_row_is_of_its_example_only_if_the_order_is_restored(restore: Any) -> None:
     seen: list[Tensor] = []
 
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Mixed(trial.suggest_float("h", 0.1, 0.9), restores, seen.extend)
+        model = Mixed(trial.suggest_float("h", 0.1, 0.9), restore, seen.extend)
         return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
     def loss_fn(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
@@ -600,7 +703,7 @@ def test_a_row_is_of_its_example_only_if_the_order_is_restored(restores: bool) -
     started(make, loss_fn, [batch]).step(batch)
     factors, order, factors_of_loss = seen[3:6]  # of the response's pass
     assert len(factors.unique()) == EXAMPLES
-    assert torch.equal(factors, factors_of_loss[order] if restores else factors_of_loss)
+    assert torch.equal(factors, factors_of_loss if restore is None else factors_of_loss[order])
 
 
 def test_rows_of_as_many_steps_as_examples_where_a_hyperparameter_is_read() -> None:
