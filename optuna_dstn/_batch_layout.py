@@ -217,8 +217,13 @@ class BatchLayout:
             output: What it returned.
             is_constant: Whether a tensor has no examples, whatever its lengths.
         """
+        if not args and "input" in kwargs:
+            args = (kwargs["input"],)
+            kwargs = {name: value for name, value in kwargs.items() if name != "input"}
         call = Call(func, args, kwargs)
-        if func in WRITING_FUNCTIONS:
+        if func in BLANK_FUNCTIONS:
+            self._blank[output] = None
+        if func in WRITING_FUNCTIONS and args:
             self._note_written(call, args[0] if output is None else output, is_constant)
         elif func is torch._pack_padded_sequence:
             self._note_packed(args[0], 0 if args[2] else 1, *output)
@@ -274,8 +279,6 @@ class BatchLayout:
                 for output in outputs:
                     self._places[output] = NOWHERE
             return
-        if call.func in BLANK_FUNCTIONS:
-            self._blank[outputs[0]] = None
         if call.func not in MIXING_FUNCTIONS:  # of products the first argument comes first
             held.sort(key=lambda pair: self._uncertainty(pair, outputs[0].ndim))
         found = places_after(call, held, outputs, self.examples, follows_order=self._follows_order)
@@ -344,11 +347,16 @@ class BatchLayout:
         in_order = torch.arange(self.examples, device=target.device)
         if numbers is None:
             is_blank = is_constant(target) or target in self._blank
-            own = None if is_blank else self._place(target)
-            numbers = (own or NOWHERE).numbers(target, in_order)
-        numbers = written(call, {id(target): numbers, id(value): place.numbers(value, in_order)})
+            before = None if is_blank else self._place(target)
+            numbers = (before or NOWHERE).numbers(target, in_order)
+        own = {id(target): numbers, id(value): place.numbers(value, in_order)}
+        try:
+            numbers = written(call, own)
+            after = place_of(numbers).told(self.examples, follows_order=self._follows_order)
+        except RuntimeError:  # of what has no such entries: a sparse tensor, or inside torch.vmap
+            self._places[result] = NOWHERE
+            return
         self._written[result] = numbers
-        after = place_of(numbers).told(self.examples, follows_order=self._follows_order)
         is_whole = after.axis is not None or bool((numbers != NO_NUMBER).all())
         if after.is_somewhere and is_whole:
             self._note_place(result, after)

@@ -168,15 +168,14 @@ def _moved_places(
     numbers = {
         id(t): _narrowed(places.get(id(t), NOWHERE).numbers(t, in_order), touched) for t in moved
     }
-    try:
-        markers = moved_entries(*call, numbers, outputs)
-    except RuntimeError:  # of what has no such entries: a sparse tensor
-        return [None] * len(outputs)
     is_whole = all(id(tensor) in places for tensor in moved)
-    return [
-        place_of(marker.expand(output.shape), None if not is_whole else in_order)
-        for marker, output in zip(markers, outputs, strict=True)
-    ]
+    try:
+        return [
+            place_of(marker.expand(output.shape), in_order if is_whole else None)
+            for marker, output in zip(moved_entries(*call, numbers, outputs), outputs, strict=True)
+        ]
+    except RuntimeError:  # of what has no such entries: a sparse tensor, or inside torch.vmap
+        return [NOWHERE] * len(outputs)
 
 
 def _narrowed(numbers: Tensor, axes: Collection[int | None]) -> Tensor:

@@ -18,9 +18,9 @@ _COPYING = functions(
     (torch, Tensor),
     """
     index_copy index_copy_ index_put index_put_ scatter scatter_ masked_scatter masked_scatter_
-    slice_scatter select_scatter
     """,
 )
+_BY_NUMBERS = functions((torch, Tensor), "slice_scatter select_scatter")
 _ADDING = functions(
     (torch, Tensor),
     """
@@ -28,7 +28,7 @@ _ADDING = functions(
     scatter_reduce_
     """,
 )
-WRITING_FUNCTIONS = _COPYING | _ADDING | {Tensor.__setitem__}
+WRITING_FUNCTIONS = _COPYING | _BY_NUMBERS | _ADDING | {Tensor.__setitem__}
 """They write a tensor, the last argument, into the first or a copy of it, or add it there."""
 
 BLANK_FUNCTIONS = functions((torch, Tensor), "zeros_like empty_like new_zeros new_empty")
@@ -41,7 +41,8 @@ def value_of(call: Call) -> Tensor | None:
         value = call.args[2]
         return value if isinstance(value, Tensor) else None
     tensors: list[Tensor] = leaves((call.args[1:], call.kwargs), Tensor)
-    return tensors[-1] if tensors else None
+    has_index = call.func not in _BY_NUMBERS
+    return tensors[-1] if len(tensors) > has_index else None  # else it writes a number
 
 
 def written(call: Call, numbers: Mapping[int, Tensor]) -> Tensor:
@@ -89,7 +90,7 @@ def _added(
 
 
 def kept_axis_of_value(target: Tensor, index: Any, value: Tensor, axis: int) -> int | None:
-    """Return where an axis of ``value`` lies in ``target`` after ``target[index] = value``.
+    """Return where an axis of ``value`` lies, whole, in ``target`` after ``target[index] = value``.
 
     Returns:
         ``None`` where an index may have changed the order along it, or it is not clear.
@@ -101,7 +102,9 @@ def kept_axis_of_value(target: Tensor, index: Any, value: Tensor, axis: int) -> 
     blank = torch.empty(tuple(range(first, first + target.ndim)), device="meta")
     try:
         shape = blank[index].shape
-        place = shape[axis + len(shape) - value.ndim]
+        place = shape[axis - value.ndim]
     except (RuntimeError, IndexError, TypeError, ValueError):
         return None
-    return place - first if place >= first else None  # else it was made by the index
+    place -= first  # negative if it was made by the index
+    is_whole = place >= 0 and target.shape[place] == value.shape[axis]
+    return place if is_whole else None

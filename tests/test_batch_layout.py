@@ -375,7 +375,7 @@ def _put_back(put: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Any,
     return body
 
 
-def _assigned_rows(target: Tensor, order: Tensor, rows: Tensor) -> Tensor:
+def _assigned_rows(target: Tensor, order: Any, rows: Tensor) -> Tensor:
     target[order] = rows
     return target
 
@@ -584,6 +584,8 @@ def test_as_many_steps_as_examples_in_what_the_model_returns() -> None:
 
 
 SOME = torch.tensor([True, False, True, True, False])
+REVERSED = torch.arange(EXAMPLES).flip(0)[:, None, None].expand(-1, EXAMPLES, 4)
+LOW, HIGH = slice(0, EXAMPLES), slice(EXAMPLES, None)
 READ_IN_ROWS: dict[str, tuple[Callable[[Tensor, Any], Tensor], list[int]]] = {
     "first": (lambda x, h: x[:2] * h, [0, 1]),
     "chosen": (lambda x, h: x[SOME] * h, [0, 2, 3]),
@@ -592,6 +594,26 @@ READ_IN_ROWS: dict[str, tuple[Callable[[Tensor, Any], Tensor], list[int]]] = {
     "upside down": (lambda x, h: x.flip(0) * h, [4, 3, 2, 1, 0]),
     "joined": (lambda x, h: torch.cat([x, x[:1]]) * h, [0, 1, 2, 3, 4, 0]),
     "steps of some": (lambda x, h: x[SOME].flatten(0, 1) * h, [0] * 5 + [2] * 5 + [3] * 5),
+    "a number scattered": (
+        lambda x, h: x.scatter(1, torch.zeros(EXAMPLES, 1, 4, dtype=torch.long), 2.0) * h,
+        [0, 1, 2, 3, 4],
+    ),
+    "scattered by name": (
+        lambda x, h: torch.scatter(input=torch.zeros(x.shape), dim=0, index=REVERSED, src=x) * h,
+        [4, 3, 2, 1, 0],
+    ),
+    "added by name": (
+        lambda x, h: torch.zeros(x.shape).index_add(dim=0, index=REVERSED[:, 0, 0], source=x) * h,
+        [4, 3, 2, 1, 0],
+    ),
+    "in two halves": (
+        lambda x, h: _assigned_rows(_assigned_rows(torch.zeros(10, 5, 4), LOW, x), HIGH, x) * h,
+        [0, 1, 2, 3, 4, 0, 1, 2, 3, 4],
+    ),
+    "none written": (
+        lambda x, h: torch.index_put(x, (x[:, 0, 0] > 99,), torch.zeros(0, EXAMPLES, 4)) * h,
+        [0, 1, 2, 3, 4],
+    ),
     "similarities": (lambda x, h: (x[:, 0, :] @ x[:, 1, :].T) * h, [0, 1, 2, 3, 4]),
     "similarities of squares": (lambda x, h: (x[..., 0] @ x[..., 1].T) * h, [0, 1, 2, 3, 4]),
     "sequence first": (lambda x, h: (x.mean(-1).T * h).T, [0, 1, 2, 3, 4]),
