@@ -345,24 +345,25 @@ class BatchLayout:
                 self._note_place(target, Place(axis))
                 return
         in_order = torch.arange(self.examples, device=target.device)
+        expected = (self._place(target) or NOWHERE).numbers(target, in_order)
         if numbers is None:
             is_blank = is_constant(target) or target in self._blank
-            before = None if is_blank else self._place(target)
-            numbers = (before or NOWHERE).numbers(target, in_order)
+            numbers = NOWHERE.numbers(target, in_order) if is_blank else expected
         own = {id(target): numbers, id(value): place.numbers(value, in_order)}
         try:
             numbers = written(call, own)
+            is_partial = bool((numbers == NO_NUMBER).any())
+            is_expected = bool(((numbers == expected) | (numbers == NO_NUMBER)).all())
             after = place_of(numbers).told(self.examples, follows_order=self._follows_order)
         except RuntimeError:  # of what has no such entries: a sparse tensor, or inside torch.vmap
             self._places[result] = NOWHERE
             return
         self._written[result] = numbers
-        is_whole = after.axis is not None or bool((numbers != NO_NUMBER).all())
-        if after.is_somewhere and is_whole:
+        if is_partial and (is_expected or after.axis is None):  # not all has been written yet
+            self.note_alike(target, result)
+        elif after.is_somewhere:
             self._note_place(result, after)
             self._note_order([place], [after])
-        else:  # not all has been written yet
-            self.note_alike(target, result)
 
 
 def _is_whole(tensor: Tensor) -> bool:
