@@ -82,6 +82,11 @@ def _find(arguments: Any, kinds: type | tuple[type, ...], found: list[Any]) -> N
             _find(argument, kinds, found)
 
 
+def results_of(output: Any) -> tuple[Any, ...]:
+    """Return the results of a call: what is in a tuple or list, also a named one, or the one."""
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+
 @functools.cache
 def function_name(func: Function) -> str:
     """Return what users call a torch function: ``"torch.nn.functional.dropout"``."""

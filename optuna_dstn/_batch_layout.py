@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_dstn._arguments import leaves
+from optuna_dstn._arguments import leaves, results_of
 from optuna_dstn._batch_places import (
     MOVING_FUNCTIONS,
     NOWHERE,
@@ -217,10 +217,8 @@ class BatchLayout:
             output: What it returned.
             is_constant: Whether a tensor has no examples, whatever its lengths.
         """
-        if not args and "input" in kwargs:
-            args = (kwargs["input"],)
-            kwargs = {name: value for name, value in kwargs.items() if name != "input"}
-        call = Call(func, args, kwargs)
+        call = Call.of(func, args, kwargs)
+        func, args, kwargs = call
         if func in BLANK_FUNCTIONS:
             self._blank[output] = None
         if func in WRITING_FUNCTIONS and args:
@@ -232,8 +230,7 @@ class BatchLayout:
             if order is not None:
                 self._places[output[0]] = Place(0 if args[2] else 1, order)
         else:
-            results = output if isinstance(output, (tuple, list)) else (output,)
-            outputs = leaves(results, Tensor)
+            outputs = leaves(results_of(output), Tensor)
             if outputs and self._may_be_unclear(func, outputs):
                 sources = [t for t in leaves((args, kwargs), Tensor) if not is_constant(t)]
                 if sources and self._is_unclear(call, sources, outputs):

@@ -96,16 +96,26 @@ NOWHERE = Place(None)
 
 
 class Call(NamedTuple):
-    """A call of a torch function."""
+    """A call of a torch function, whose first argument is not by name."""
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @classmethod
+    def of(cls, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Return the record of a call as it was made."""
+        if not args:
+            for first in ("input", "tensors"):
+                if first in kwargs:
+                    others = {name: value for name, value in kwargs.items() if name != first}
+                    return cls(func, (kwargs[first],), others)
+        return cls(func, args, kwargs)
+
     @property
     def moved(self) -> list[Tensor]:
         """The tensors whose entries it moves, if it is one of the ``MOVING_FUNCTIONS``."""
-        return leaves((self.args or tuple(self.kwargs.values()))[:1], Tensor)
+        return leaves(self.args[:1], Tensor)
 
     @property
     def may_reorder(self) -> bool:
@@ -150,7 +160,7 @@ def places_after(
     """
     if call.func in MOVING_FUNCTIONS and any(t is one for t in call.moved for one, _ in held):
         return [
-            place and place.told(examples, follows_order=follows_order)
+            place.told(examples, follows_order=follows_order)
             for place in _moved_places(call, held, outputs, examples)
         ]
     return [_computed_place(call, held, output, index) for index, output in enumerate(outputs)]
@@ -158,7 +168,7 @@ def places_after(
 
 def _moved_places(
     call: Call, held: Sequence[tuple[Tensor, Place]], outputs: Sequence[Tensor], examples: int
-) -> Sequence[Place | None]:
+) -> Sequence[Place]:
     moved = call.moved
     places = {id(tensor): place for tensor, place in held}
     axes = {place.axis for place in places.values()}

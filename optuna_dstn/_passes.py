@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optuna_dstn._arguments import Function, function_name, leaves, replaced
+from optuna_dstn._arguments import Function, function_name, leaves, replaced, results_of
 from optuna_dstn._batch import tensors_of
 from optuna_dstn._delta import Deltas, is_dual
 from optuna_dstn._discovery import without_rule
@@ -175,7 +175,8 @@ class PerturbedValues(Responding[PerExample]):
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._vectors.require_clear(func, args, kwargs)
         output = super().call(func, args, kwargs)
-        self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
+        if not isinstance(output, Tensor) or output.numel() == self._examples:
+            self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
         return output
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -290,7 +291,7 @@ class PerturbedValues(Responding[PerExample]):
             targets = given[0][:1]
         else:
             output = self.call_with_values(func, *given)
-            targets = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+            targets = results_of(output)
             if not leaves(targets, Tensor):  # t.shape, t.item()
                 return output
             results = computed_per_example(func, args, kwargs, self._examples)

@@ -45,8 +45,7 @@ _ALONG = {
     }.items()
     for function in functions((torch, Tensor, F, torch.linalg), names)
 }
-_PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__")
-PRODUCTS = _PRODUCTS | {torch.einsum}
+PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__ einsum")
 MIXING_FUNCTIONS = _ALONG.keys() | PRODUCTS
 """They mix what lies along an axis, if they do not compute each slice along it from that slice."""
 
@@ -149,10 +148,10 @@ def kept_axis(
         if output.ndim > tensor.ndim:  # stack
             return axis + 1 if axis >= dim else axis
         return None if axis == dim else axis
-    if func in _PRODUCTS and args[0] is not args[1]:
-        return _kept_in_product(args[0], args[1], tensor, axis, output)
     if func is torch.einsum:
         return _kept_in_einsum(args, tensor, axis)
+    if func in PRODUCTS and args[0] is not args[1]:
+        return _kept_in_product(args[0], args[1], tensor, axis, output)
     if func is F.linear and len(args) > 1 and args[0] is not args[1]:
         if tensor is args[1]:
             return output.ndim - 1 if axis == 0 else None

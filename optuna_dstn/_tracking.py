@@ -15,7 +15,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from optuna_dstn._arguments import Function, leaves, replaced
+from optuna_dstn._arguments import Function, leaves, replaced, results_of
 from optuna_dstn._hyperparameter import Expression, Hyperparameter, Symbol
 from optuna_dstn._rules import PerExample, Sight, hyperparameter_rules
 from optuna_dstn._slicewise import ENTRYWISE_FUNCTIONS
@@ -175,7 +175,7 @@ def computed_per_example(
         output = func(*own_args, **own_kwargs)
         if is_in_place(func):  # __setitem__ returns nothing
             output = own_args[0]
-        return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+        return results_of(output)
 
     columns = [leaf.values for leaf in leaves((args, kwargs), PerExample)]
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn._arguments import Function, function_name
+from optuna_dstn._arguments import Function, function_name, results_of
 from optuna_dstn._delta import is_dual
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn._identity import ByIdentity
@@ -62,8 +62,7 @@ class Vectors:
             sources: The tensors that it was computed from, other than those of hyperparameters.
             reads: Whether a hyperparameter took part.
         """
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
-        outputs = [t for t in outputs if isinstance(t, Tensor) and self._is_vector(t)]
+        outputs = [t for t in results_of(output) if isinstance(t, Tensor) and self._is_vector(t)]
         if not outputs:
             return
         sources = list(sources)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_dstn._arguments import leaves, replaced
+from optuna_dstn._arguments import leaves, replaced, results_of
 from optuna_dstn._delta import dual, is_in_graph, split
 from optuna_dstn._index_maps import INDEX_FUNCTIONS, JOINING_FUNCTIONS
 from optuna_dstn._structure import with_tensors_replaced
@@ -51,8 +51,7 @@ def tangent_in_graph(
     }
     own = replaced((args, kwargs), lambda t: primals.get(id(t), t), Tensor)
     output = func(*own[0], **own[1])
-    outputs = list(output) if isinstance(output, (tuple, list)) else [output]
-    results = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+    results = [y for y in results_of(output) if isinstance(y, Tensor) and y.requires_grad]
     if not results:
         return None
     # They are linear in v, whichever it is.

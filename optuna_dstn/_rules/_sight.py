@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from optuna_dstn._arguments import results_of
 from optuna_dstn._batch_layout import BatchLayout
 from optuna_dstn._function_names import functions
 from optuna_dstn._identity import ByIdentity
@@ -82,9 +83,6 @@ class Sight:
             return
         if func in _DRAWING_FUNCTIONS and self._may_be_of_examples(output):
             return
-        if isinstance(output, Tensor):
-            self._computed[output] = None
-        elif isinstance(output, (tuple, list)):
-            for item in output:
-                if isinstance(item, Tensor):
-                    self._computed[item] = None
+        for item in results_of(output):
+            if isinstance(item, Tensor):
+                self._computed[item] = None
