@@ -20,6 +20,7 @@ lint: $(READY)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/lint-imports
 
 format: $(READY)
 	$(RUN)/ruff check --fix .

@@ -15,7 +15,7 @@ import pandas as pd
 from comparisons._budget import Budget, Spent
 from comparisons.problems import Problem, Trained
 import optuna_dstn
-from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn.study._attributes import SCHEDULE
 
 
 class Advance(NamedTuple):

@@ -39,7 +39,7 @@ CLASSES = 10
 
 
 def load(data_dir):
-    """Return training and validation data; test images stay out of sight."""
+    """Return training and validation data; test images stay out of roles."""
     if data_dir is None:
         images, labels = load_digits(return_X_y=True)
         images, _, labels, _ = train_test_split(images, labels, test_size=0.25, random_state=0)

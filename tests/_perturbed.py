@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Deltas
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._passes import PerturbedValues
-from optuna_dstn._space import Columns
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
+from optuna_dstn.linearize._responding import PerturbedValues
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.space import NamedColumns
 
 
 TODAY = 0.5  # what Python code sees, and what no perturbed call may use
@@ -26,7 +26,7 @@ def suggested(name: str) -> Any:
 def response_pass(deltas: Deltas | None, **values: Tensor) -> PerturbedValues:
     """Return the mode of a pass at these values of the hyperparameters, shape (B,) each."""
     index = {name: column for column, name in enumerate(values)}
-    columns = Columns(torch.stack(list(values.values()), dim=1), index)
+    columns = NamedColumns(torch.stack(list(values.values()), dim=1), index)
     return PerturbedValues(
         dict.fromkeys(values, TODAY),
         deltas or Deltas({}, BatchLayout(len(columns.matrix))),

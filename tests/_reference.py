@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import optuna_dstn
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._discovery import Discovery
-from optuna_dstn._linearize import at_response, inside
-from optuna_dstn._passes import PerturbedValues, RespondingValidation
-from optuna_dstn._space import Columns
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.discovery._discovery import Discovery
+from optuna_dstn.linearize._linearize import at_response, inside
+from optuna_dstn.linearize._responding import PerturbedValues, RespondingValidation
+from optuna_dstn.response._delta import Delta, Deltas
+from optuna_dstn.space import NamedColumns
 
 
 class Explicit:
@@ -134,7 +134,7 @@ def perturbing(
 ) -> PerturbedValues:
     """The response's pass at these values, shape (B,) each, in which no parameter responds."""
     names = {name: column for column, name in enumerate(perturbed)}
-    columns = Columns(torch.stack(list(perturbed.values()), dim=1), names)
+    columns = NamedColumns(torch.stack(list(perturbed.values()), dim=1), names)
     examples = columns.matrix.shape[0]
     none_respond = Deltas({}, BatchLayout(examples))
     return PerturbedValues(today or dict.fromkeys(names, 0.5), none_respond, columns, shared or {})
@@ -196,9 +196,11 @@ class AnyModel:
         self._restore(buffers)
         used = {n: p for n, p in model.named_parameters() if id(p) in met.uses}
         self.axes = {name: met.uses[id(p)].axis for name, p in used.items()}
-        self.alike = {n: sorted(met.uses[id(p)].alike) for n, p in used.items()}
-        self.alike = {name: functions for name, functions in self.alike.items() if functions}
-        rows = 1 if self.alike else self.examples
+        self.shared_in_batch = {n: sorted(met.uses[id(p)].shared_in_batch) for n, p in used.items()}
+        self.shared_in_batch = {
+            name: functions for name, functions in self.shared_in_batch.items() if functions
+        }
+        rows = 1 if self.shared_in_batch else self.examples
         common = [torch.randn(rows, 1).requires_grad_() for _ in range(terms)]
         self.leaves: list[Tensor] = []
         self.terms: dict[str, list[Delta]] = {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optuna_dstn._space import Space
+from optuna_dstn.space import Space
 
 
 RANGES: dict[str, BaseDistribution] = {

@@ -13,7 +13,7 @@ from comparisons._tuners import method_of
 from comparisons.problems import PaperResult
 
 
-# Columns of the papers' table, in their order; «gp» is their Bayesian optimisation.
+# NamedColumns of the papers' table, in their order; «gp» is their Bayesian optimisation.
 _METHODS = ("random", "gp", "stn", "centered-stn", "delta-stn")
 # Of several starts of a method, the papers'.
 _START = "0.05"

@@ -21,7 +21,7 @@ from comparisons._table import (
     retrained_test_loss,
     spread_text,
 )
-from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn.study._attributes import SCHEDULE
 
 
 _WAYS: Mapping[str, Callable[[Result], float]] = {

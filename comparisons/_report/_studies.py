@@ -15,7 +15,7 @@ from comparisons._report._page import Figure
 from comparisons._report._style import Styles
 from comparisons._storage import Result
 from comparisons._table import by_tuner
-from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn.study._attributes import SCHEDULE
 from optuna_dstn.visualization import plot_hyperparameter_schedule
 
 

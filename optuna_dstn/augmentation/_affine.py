@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from optuna_dstn._rules._domain import Domain
 from optuna_dstn.augmentation._augmentation import Augmentation
 from optuna_dstn.augmentation._kornia import import_kornia
 from optuna_dstn.augmentation._strengths import uniform
+from optuna_dstn.rules._domain import Domain
 
 
 class RandomAffine(Augmentation):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from optuna_dstn._rules._domain import Domain
 from optuna_dstn.augmentation._images import require_images
 from optuna_dstn.augmentation._strengths import per_example, require_strength
+from optuna_dstn.rules._domain import Domain
 
 
 class Augmentation(nn.Module):

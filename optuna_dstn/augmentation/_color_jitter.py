@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from optuna_dstn._rules._domain import Domain
 from optuna_dstn.augmentation._augmentation import Augmentation
 from optuna_dstn.augmentation._images import require_colors, require_unit_range
 from optuna_dstn.augmentation._kornia import import_kornia
 from optuna_dstn.augmentation._strengths import uniform
+from optuna_dstn.rules._domain import Domain
 
 
 class ColorJitter(Augmentation):

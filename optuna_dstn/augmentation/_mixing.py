@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma
 
-from optuna_dstn._rules._domain import Domain
 from optuna_dstn.augmentation._images import require_floating, require_images
 from optuna_dstn.augmentation._spans import random_spans
 from optuna_dstn.augmentation._strengths import per_example
+from optuna_dstn.rules._domain import Domain
 
 
 # Below it Beta(α, α) is a coin's 0 or 1 in every precision.

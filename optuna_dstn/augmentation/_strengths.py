@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError
-from optuna_dstn._hyperparameter import Hyperparameter
-from optuna_dstn._rules._domain import Domain
+from optuna_dstn.hyperparameter._number import Hyperparameter
+from optuna_dstn.rules._domain import Domain
 
 
 def require_strength(owner: str, name: str, strength: object, domain: Domain) -> None:

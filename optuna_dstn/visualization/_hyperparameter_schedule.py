@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from optuna_dstn._attributes import SCHEDULE
-from optuna_dstn._relaxed_choice import option_of
-from optuna_dstn._schedule import hyperparameter_schedule
+from optuna_dstn.hyperparameter._option_probability import option_of
+from optuna_dstn.schedule._schedule import hyperparameter_schedule
+from optuna_dstn.study._attributes import SCHEDULE
 
 
 class _Line(NamedTuple):

@@ -18,9 +18,6 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import Hyperparameter, HyperparameterError
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import CurrentValues, ValidationValues
-from optuna_dstn._passes import PerturbedValues
 from optuna_dstn.augmentation import (
     ColorJitter,
     Cutout,
@@ -29,6 +26,9 @@ from optuna_dstn.augmentation import (
     cutmix,
     mixup,
 )
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
+from optuna_dstn.linearize._responding import PerturbedValues
+from optuna_dstn.linearize._torch_call_mode import CurrentValues, ValidationValues
 
 
 # Each augmentation, and a value of each of its strengths for each of four examples.

@@ -5,9 +5,9 @@ from _reference import perturbing
 import pytest
 import torch
 
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn.augmentation import Cutout
 from optuna_dstn.augmentation._spans import random_spans
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 
 
 HEIGHT, WIDTH = 7, 9

@@ -5,8 +5,8 @@ import math
 from _reference import perturbing
 import torch
 
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn.augmentation import RandomHorizontalFlip
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 
 
 def test_each_image_is_flipped_with_its_own_probability() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
 from optuna_dstn.augmentation import _mixing, cutmix, mixup
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 
 
 EXAMPLES = 12

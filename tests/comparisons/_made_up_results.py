@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from comparisons._budget import Cost
 from comparisons._storage import Result
 from comparisons._study import Retrained
-from optuna_dstn._attributes import SCHEDULE
+from optuna_dstn.study._attributes import SCHEDULE
 
 
 def trial(

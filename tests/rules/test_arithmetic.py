@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import CurrentValues
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
+from optuna_dstn.linearize._torch_call_mode import CurrentValues
 
 
 EXAMPLES = 4

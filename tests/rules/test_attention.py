@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._discovery import Discovery
-from optuna_dstn._linearize import _dual_level, at_response
-from optuna_dstn._passes import RespondingValidation
-from optuna_dstn._rules import operation_rules
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.discovery._discovery import Discovery
+from optuna_dstn.linearize._linearize import _dual_level, at_response
+from optuna_dstn.linearize._responding import RespondingValidation
+from optuna_dstn.response._delta import Delta, Deltas
+from optuna_dstn.rules import forward_ad_rules
 
 
 EXAMPLES, LENGTH, WIDTH = 3, 4, 8
@@ -341,7 +341,7 @@ def test_scaled_dot_product_attention(shape: str, options: str, duals: str) -> N
     seed = torch.randn(*SHAPES[shape][0][:-1], SHAPES[shape][2][-1])
     function = F.scaled_dot_product_attention
     with _dual_level():
-        mine = attention(operation_rules[function])
+        mine = attention(forward_ad_rules[function])
         with sdpa_kernel(SDPBackend.MATH):
             theirs = attention(function)
     for one, other in zip(mine, theirs, strict=True):
@@ -352,7 +352,7 @@ def test_a_query_without_keys_attends_to_nothing() -> None:
     """PyTorch's own result is zero, and its derivative in forward mode is NaN."""
     q, k, v = (torch.randn(3, 2, 4, 5) for _ in range(3))
     changes = [torch.randn_like(t).requires_grad_() for t in (q, k, v)]
-    rule = operation_rules[F.scaled_dot_product_attention]
+    rule = forward_ad_rules[F.scaled_dot_product_attention]
     masks = (torch.tensor([False, True, True, False])[:, None].expand(4, 4), None)
     results = []
     with _dual_level():
@@ -376,7 +376,7 @@ def test_a_query_without_keys_attends_to_nothing() -> None:
 def test_attention_of_plain_tensors_is_torchs_own() -> None:
     q = torch.randn(3, 2, 4, 5)
     function = F.scaled_dot_product_attention
-    assert torch.equal(operation_rules[function](q, q, q), function(q, q, q))
+    assert torch.equal(forward_ad_rules[function](q, q, q), function(q, q, q))
 
 
 def test_dropout_of_the_weights() -> None:
@@ -385,7 +385,7 @@ def test_dropout_of_the_weights() -> None:
     v = torch.eye(4).expand(3, 2, 4, 4)  # the output is the dropped weights themselves
     with _dual_level():
         query = forward_ad.make_dual(q, q_change)
-        rule = operation_rules[F.scaled_dot_product_attention]
+        rule = forward_ad_rules[F.scaled_dot_product_attention]
         output = forward_ad.unpack_dual(rule(query, k, v, dropout_p=0.4))
         weights = torch.softmax(query @ k.mT / 5**0.5, -1)
         kept = output.primal / forward_ad.unpack_dual(weights).primal
@@ -474,7 +474,7 @@ def test_how_the_parameters_of_a_layer_respond() -> None:
     with met:
         layer(x, x, x, attn_mask=mask)
     uses = {name: met.uses[id(p)] for name, p in [*layer.named_parameters(), ("mask", mask)]}
-    assert {n for n, use in uses.items() if use.alike} == {"mask"}
+    assert {n for n, use in uses.items() if use.shared_in_batch} == {"mask"}
     assert uses["in_proj_weight"].axes == uses["out_proj.weight"].axes == (0, 1)
     assert uses["bias_k"].axes == uses["bias_v"].axes == (2,)
 
@@ -488,7 +488,7 @@ def test_a_layer_that_sees_no_batch_moves_alike() -> None:
     met.in_model = True
     with met:
         layer(x, x, x)
-    assert all(met.uses[id(p)].alike for p in layer.parameters())
+    assert all(met.uses[id(p)].shared_in_batch for p in layer.parameters())
     weights = {
         name: p.detach() + torch.stack([terms.change(name, b) for b in range(EXAMPLES)]).mean(0)
         for name, p in terms.parameters.items()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._linearize import at_response
-from optuna_dstn._passes import RespondingValidation
-from optuna_dstn._rules import PerExample, hyperparameter_rules
+from optuna_dstn.linearize._linearize import at_response
+from optuna_dstn.linearize._responding import RespondingValidation
+from optuna_dstn.rules import PerExample, hyperparameter_rules
 
 
 RATES = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])

@@ -11,9 +11,9 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn._interception import CurrentValues
-from optuna_dstn._linearize import _load_forward_formulas
-from optuna_dstn._rules import PerExample, hyperparameter_rules
+from optuna_dstn.linearize._linearize import _load_forward_formulas
+from optuna_dstn.linearize._torch_call_mode import CurrentValues
+from optuna_dstn.rules import PerExample, hyperparameter_rules
 
 
 EXAMPLES = 4

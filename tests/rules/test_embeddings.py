@@ -34,7 +34,7 @@ class Lookup(nn.Module):
 def test_embedding(shape: tuple[int, ...], linear: bool, terms: int) -> None:
     index = torch.randint(ROWS, (EXAMPLES, *shape))
     case = AnyModel(Lookup(), index, linear=linear, terms=terms)
-    assert not case.alike
+    assert not case.shared_in_batch
     assert case.axes["table.weight"] == 1  # the features
     case.require_right()
 
@@ -43,7 +43,7 @@ def test_embedding(shape: tuple[int, ...], linear: bool, terms: int) -> None:
 def test_sequence_first(axis: int) -> None:
     index = torch.randint(ROWS, (3, EXAMPLES) if axis else (EXAMPLES, 3))
     case = AnyModel(Lookup(), index, batch_axis=axis)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -107,7 +107,7 @@ def test_a_table_that_is_the_last_layer_too(tied_first: bool, linear: bool) -> N
             return self.last(y) if tied_first else F.linear(y, self.table.weight, self.last.bias)
 
     case = AnyModel(Tied(), torch.randint(ROWS, (EXAMPLES, 3)), linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     assert case.axes["table.weight"] == 1
     case.require_right()
 
@@ -143,7 +143,7 @@ def test_positions(kind: str, length: int, linear: bool) -> None:
     """Sequences as long as the batch are not taken for it."""
     model = Positions(kind, length)
     case = AnyModel(model, torch.randn(EXAMPLES, length, 3), linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -213,7 +213,7 @@ def test_bags(mode: str, scaled: bool, form: str, padding_idx: int | None, linea
     index = torch.stack([torch.randperm(ROWS)[:3] for _ in range(EXAMPLES)])
     index[1] = 2  # an empty bag, where 2 is padding
     case = AnyModel(model, index, torch.randn(EXAMPLES, 3), linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     mine = case.by_engine()
     model.slow = True
     reference = case.by_examples()
@@ -239,7 +239,7 @@ def test_bags_of_different_sizes() -> None:
     ends = [*offsets.tolist()[1:], len(index)]
     for linear in (True, False):
         case = AnyModel(Model(), offsets, index, linear=linear)
-        assert not case.alike
+        assert not case.shared_in_batch
         table = case.model.table.weight.detach()
         for b, (start, end) in enumerate(zip(offsets.tolist(), ends, strict=True)):
             moved = table + case.change("table.weight", b)

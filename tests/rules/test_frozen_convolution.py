@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import optuna_dstn
-from optuna_dstn._rules._frozen_convolution import convolution_of_tangent
+from optuna_dstn.rules.forward_ad._frozen_convolution import convolution_of_tangent
 
 
 CASES: list[tuple[int, tuple[Any, ...], dict[str, Any]]] = [

@@ -49,7 +49,7 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
 def test_convolutions_of_images(name: str, linear: bool) -> None:
     model, x = after_convolution(CONVOLUTIONS[name](), 4, 2)
     case = AnyModel(model, x, linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -95,7 +95,7 @@ def test_a_convolution_and_its_transpose_share_a_weight(linear: bool) -> None:
             return F.conv_transpose1d(self.conv(x).tanh(), self.conv.weight)
 
     case = AnyModel(Autoencoder(), torch.randn(EXAMPLES, 2, 4), linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -103,7 +103,7 @@ def test_a_convolution_and_its_transpose_share_a_weight(linear: bool) -> None:
 def test_a_linear_layer_and_its_transpose_share_a_weight(linear: bool) -> None:
     model, x = rows(lambda m, y: F.linear(F.linear(y, m.p).tanh(), m.p.t()), p=(3, 6))
     case = AnyModel(model, x, linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -115,11 +115,11 @@ def test_features_as_many_as_the_batch(shape: tuple[int, ...], axis: int, linear
         nn.Linear(shape[0], EXAMPLES), nn.SiLU(), nn.Linear(EXAMPLES, EXAMPLES, bias=False)
     )
     case = AnyModel(model, torch.randn(EXAMPLES, *shape), linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
     if axis:
         whole = AnyModel(_LastStep(model), torch.randn(3, EXAMPLES, *shape), batch_axis=1)
-        assert not whole.alike
+        assert not whole.shared_in_batch
         mine, theirs = whole.by_engine(), whole.by_examples()
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
@@ -148,7 +148,7 @@ class _Bilinear(nn.Module):
 @pytest.mark.parametrize("shape", [(4,), (3, 4)])
 def test_bilinear(shape: tuple[int, ...], bias: bool, linear: bool) -> None:
     case = AnyModel(_Bilinear(bias=bias), torch.randn(EXAMPLES, *shape), linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -160,7 +160,7 @@ def test_prelu(spatial: int, slopes: int, linear: bool) -> None:
     model = nn.Sequential(first, nn.PReLU(slopes, init=0.3), nn.SiLU())
     x = torch.randn(EXAMPLES, 2, *[3] * spatial)
     case = AnyModel(model, x, linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -170,7 +170,7 @@ def test_one_slope_for_each_step_of_the_batch_axis_is_alike() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.rand(EXAMPLES))
     case = AnyModel(model, torch.randn(3, EXAMPLES, 2), batch_axis=1)
-    assert case.alike == {"weight": ["torch.nn.functional.prelu"]}
+    assert case.shared_in_batch == {"weight": ["torch.nn.functional.prelu"]}
 
 
 def test_a_single_image_is_alike() -> None:
@@ -182,7 +182,7 @@ def test_a_single_image_is_alike() -> None:
             buffers={"grid": torch.randn(shape)},
         )
         case = AnyModel(model, x)
-        assert case.alike.keys() == {"p"}
+        assert case.shared_in_batch.keys() == {"p"}
         case.require_right()
 
 

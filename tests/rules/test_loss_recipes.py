@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 
 
 EXAMPLES = 4

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn._hyperparameter import Symbol, hyperparameter
-from optuna_dstn._interception import CurrentValues
-from optuna_dstn._rules import PerExample, hyperparameter_rules
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
+from optuna_dstn.linearize._torch_call_mode import CurrentValues
+from optuna_dstn.rules import PerExample, hyperparameter_rules
 
 
 EXAMPLES, CLASSES = 5, 3

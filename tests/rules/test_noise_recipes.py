@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from optuna_dstn import HyperparameterError, TunerConfig
-from optuna_dstn._linearize import at_response
-from optuna_dstn._passes import RespondingValidation
+from optuna_dstn.linearize._linearize import at_response
+from optuna_dstn.linearize._responding import RespondingValidation
 
 
 EXAMPLES, CLASSES = 4, 3

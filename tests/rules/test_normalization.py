@@ -59,7 +59,7 @@ def test_norms_of_each_example(name: str, linear: bool) -> None:
     make, spatial, shape = BY_EXAMPLE[name]
     model = between(make(), 4, spatial=spatial)
     case = AnyModel(model, torch.randn(EXAMPLES, *shape), linear=linear, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -81,7 +81,7 @@ def test_running_averages(
     model(torch.randn(EXAMPLES, 3, *shape))  # averages other than 0 and 1
     model.eval()
     case = AnyModel(model, torch.randn(EXAMPLES, 3, *shape), linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -91,7 +91,7 @@ def test_running_averages(
 def test_sequence_first(norm: Callable[[int], nn.Module], steps: int, linear: bool) -> None:
     model = between(norm(4), 4, spatial=0)
     case = AnyModel(model, torch.randn(steps, EXAMPLES, 3), batch_axis=1, linear=linear)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -196,7 +196,7 @@ def test_a_norm_that_does_not_see_the_batch_is_alike() -> None:
             return self.last((x[:, None] * latents).sum(1))
 
     case = AnyModel(Model(), torch.randn(EXAMPLES, 4))
-    assert case.alike.keys() == {"norm.weight", "norm.bias", "latents"}
+    assert case.shared_in_batch.keys() == {"norm.weight", "norm.bias", "latents"}
     case.require_right()
 
 
@@ -204,4 +204,4 @@ def test_channels_as_many_as_the_batch() -> None:
     """Group norm of sequence-first tensors has its channels where the batch is."""
     model = drawn(nn.GroupNorm(1, EXAMPLES))
     case = AnyModel(model, torch.randn(3, EXAMPLES, 2), batch_axis=1)
-    assert case.alike.keys() == {"weight", "bias"}
+    assert case.shared_in_batch.keys() == {"weight", "bias"}

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._linearize import _dual_level, at_response
-from optuna_dstn._passes import RespondingValidation
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.linearize._linearize import _dual_level, at_response
+from optuna_dstn.linearize._responding import RespondingValidation
+from optuna_dstn.response._delta import Delta, Deltas
 
 
 LABELS = torch.tensor([0, 2, 1])

@@ -51,7 +51,7 @@ def test_weight_norm(name: str, terms: int) -> None:
     """g and v have gates of their own, and W̃ responds to both, row by row."""
     model, x = BY_ROWS[name]()
     case = AnyModel(model, x, terms=terms)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -67,7 +67,7 @@ def test_weight_norm_where_the_network_is_not_linearised() -> None:
     for make in BY_ROWS.values():
         model, x = make()
         case = AnyModel(model, x, linear=False)
-        assert len(case.alike) == 2
+        assert len(case.shared_in_batch) == 2
         case.require_right()
 
 
@@ -83,7 +83,7 @@ def test_weight_norm_of_the_whole_weight_is_alike(
     make: Callable[[], nn.Module], linear: bool
 ) -> None:
     case = AnyModel(*after_linear(make()), linear=linear)
-    assert any("_weight_norm" in f for of in case.alike.values() for f in of)
+    assert any("_weight_norm" in f for of in case.shared_in_batch.values() for f in of)
     case.require_right()
 
 
@@ -99,7 +99,7 @@ def test_spectral_norm_is_alike(
         model(x)
     model.train(training)
     case = AnyModel(model, x, linear=linear)
-    assert len(case.alike) == 1
+    assert len(case.shared_in_batch) == 1
     if linear or not training:
         case.require_right(1e-7)
     else:
@@ -111,7 +111,7 @@ def test_spectral_norm_is_alike(
 def test_orthogonal_weights_are_alike(orthogonal_map: str, linear: bool) -> None:
     layer = parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map=orthogonal_map)
     case = AnyModel(*after_linear(layer), linear=linear)
-    assert len(case.alike) == 1
+    assert len(case.shared_in_batch) == 1
     case.require_right()
 
 
@@ -145,7 +145,7 @@ def test_own_parametrizations(parametrization: type[nn.Module]) -> None:
     parametrize.register_parametrization(layer, "weight", parametrization())
     model, x = after_linear(layer)
     case = AnyModel(model, x, terms=2)
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 
@@ -154,14 +154,14 @@ def test_a_parametrization_that_mixes_rows_is_alike(linear: bool) -> None:
     layer = nn.Linear(4, 4)
     parametrize.register_parametrization(layer, "weight", _Symmetric())
     case = AnyModel(*after_linear(layer), linear=linear)
-    assert len(case.alike) == 1
+    assert len(case.shared_in_batch) == 1
     case.require_right()
 
 
 def test_a_pruned_layer() -> None:
     layer = prune.l1_unstructured(nn.Linear(4, 4), "weight", amount=0.5)
     case = AnyModel(*after_linear(layer))
-    assert not case.alike
+    assert not case.shared_in_batch
     case.require_right()
 
 

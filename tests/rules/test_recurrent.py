@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import (
 )
 
 from optuna_dstn import HyperparameterError, TunerConfig
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._linearize import at_response
-from optuna_dstn._passes import RespondingValidation
-from optuna_dstn._rules import _recurrent
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.linearize._linearize import at_response
+from optuna_dstn.linearize._responding import RespondingValidation
+from optuna_dstn.response._delta import Delta, Deltas
+from optuna_dstn.rules.layers import _recurrent
 
 
 EXAMPLES = 5
@@ -790,7 +790,7 @@ def test_a_classifier_of_packed_sequences(method: Any) -> None:
     assert not summary.shared
     assert tuner.hyperparameters["rate"] != 0.4
     assert not summary.not_responding
-    assert not summary.alike
+    assert not summary.shared_in_batch
 
 
 @pytest.mark.parametrize("method", ["delta-stn", "centered-stn"])
@@ -815,7 +815,7 @@ def test_a_sequence_first_language_model(method: Any) -> None:
     assert not summary.shared
     assert all(tuner.hyperparameters[name] != 0.3 for name in start)
     assert not summary.not_responding
-    assert not summary.alike
+    assert not summary.shared_in_batch
 
 
 def test_a_rate_that_may_reach_one_is_refused() -> None:
@@ -861,6 +861,6 @@ def test_a_single_sequence_has_one_response_for_all() -> None:
         tuner.step(batch)
     summary = tuner.summary()
     assert not summary.not_responding
-    assert set(summary.alike) == {
+    assert set(summary.shared_in_batch) == {
         f"gru.{n}_l0" for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
 from optuna_dstn import HyperparameterError, TunerConfig
-from optuna_dstn._batch_layout import BatchLayout
-from optuna_dstn._delta import Delta, Deltas
-from optuna_dstn._rules import hyperparameter_rules, layer_rules
-from optuna_dstn._rules._domain import Domain
-from optuna_dstn._rules._layers import linear
-from optuna_dstn._rules._per_example import PerExample
-from optuna_dstn._rules._registry import layer_rule
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.response._delta import Delta, Deltas
+from optuna_dstn.rules import hyperparameter_rules, layer_rules
+from optuna_dstn.rules._domain import Domain
+from optuna_dstn.rules._per_example import PerExample
+from optuna_dstn.rules._registry import layer_rule
+from optuna_dstn.rules.layers._affine import linear
 
 
 def amplified(x: Tensor, weight: Tensor, gain: float = 1.0, is_on: bool = True) -> Tensor:
@@ -99,7 +99,7 @@ def test_the_hyperparameter_is_tuned_and_the_parameter_responds() -> None:
     summary = tuner.summary()
     assert list(summary.tuned) == ["gain"]
     assert summary.responding == ("weight",)
-    assert not summary.alike
+    assert not summary.shared_in_batch
     assert not summary.shared
     assert tuner.hyperparameters["gain"] != 0.5
 

@@ -7,8 +7,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 import plotly.graph_objects as go
 import pytest
 
-from optuna_dstn._attributes import SCHEDULE
-from optuna_dstn._schedule import Schedule
+from optuna_dstn.schedule._schedule import Schedule
+from optuna_dstn.study._attributes import SCHEDULE
 from optuna_dstn.visualization import plot_hyperparameter_schedule
 from optuna_dstn.visualization._hyperparameter_schedule import (
     _get_hyperparameter_schedule_info,

@@ -1,0 +1,217 @@
+"""What the engine must know of a user's batch and loss: how many examples, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from optuna_dstn.batch._example_lists import (
+    contents,
+    examples_in_list,
+    is_dataclass,
+    is_list_of_like_tensors,
+)
+
+
+EMPTY_LOADER = (
+    "The validation loader yields no batch, so there is nothing to evaluate on. Check the length "
+    "of its data set (drop_last=True drops a single small batch), and that it is no generator that "
+    "has been used up."
+)
+
+
+_ORDINALS = ("first", "second")
+
+
+def batch_size(batch: Any, axis: int = 0) -> int:
+    """Return the length of the batch axis of the first tensor in ``batch`` that has it.
+
+    If that is in a list of tensors, one for each example, it is the length of the list.
+
+    Args:
+        batch: What a loader yields: a tensor, or tuples, lists, mappings and dataclasses with
+            tensors inside.
+        axis: 0, or 1 for sequence-first tensors (T, B, ...).
+
+    Raises:
+        ValueError: If there is no tensor with a batch axis in it, or it is not clear what a list of
+            tensors is.
+    """
+    examples = _first_length(batch, axis, ())
+    if examples is None:
+        raise ValueError(
+            f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
+            "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
+            f"of tensors whose {_ORDINALS[axis]} axis is the batch."
+        )
+    return examples
+
+
+def _first_length(batch: Any, axis: int, beside: tuple[Any, ...]) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.shape[axis] if batch.ndim > axis else None
+    if beside and is_list_of_like_tensors(batch) and batch[0].ndim > axis:
+        return examples_in_list(batch, beside, axis)
+    items = contents(batch) or []
+    for index, item in enumerate(items):
+        others = (*beside, *items[:index], *items[index + 1 :])
+        length = _first_length(item, axis, others)
+        if length is not None:
+            return length
+    return None
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """Return all tensors in what a loader yields."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    return [tensor for item in contents(batch) or [] for tensor in tensors_of(item)]
+
+
+def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
+    """Return some examples of a batch.
+
+    Args:
+        batch: What a loader yields.
+        examples: Those to take.
+        size: How many there are in ``batch``.
+        axis: The batch axis of its tensors.
+
+    Raises:
+        TypeError: If the batch holds something else than tensors, numbers, texts and containers of
+            them, of which a part cannot be taken.
+    """
+    if isinstance(batch, Tensor):
+        if batch.ndim > axis and batch.shape[axis] == size:
+            return batch[(slice(None),) * axis + (examples,)]
+        if batch.ndim and batch.shape[0] == size:
+            return batch[examples]
+        return batch
+    if batch is None or isinstance(batch, (int, float, str, bytes)):
+        return batch
+    if isinstance(batch, Mapping):
+        parts = {key: part_of(value, examples, size, axis) for key, value in batch.items()}
+        return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == size and _is_one_for_each(batch, size, axis):
+            return batch[examples]
+        items = [part_of(item, examples, size, axis) for item in batch]
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return type(batch)(*items)
+        return type(batch)(items)
+    if is_dataclass(batch):
+        fields = [field.name for field in dataclasses.fields(batch) if field.init]
+        parts = {name: part_of(getattr(batch, name), examples, size, axis) for name in fields}
+        return dataclasses.replace(batch, **parts)
+    raise TypeError(
+        f"The batch holds a {type(batch).__name__}, of which no part can be taken for the "
+        "response. Let the loader yield tensors in tuples, lists or dicts, or set "
+        "TunerConfig(response_fraction=1)."
+    )
+
+
+def _is_one_for_each(items: Any, size: int, axis: int) -> bool:
+    """Whether a list as long as the batch has an item for each example: a text, a tensor."""
+    if not any(isinstance(item, Tensor) for item in items):
+        return True
+    hold_all = (size in item.shape[: axis + 1] for item in items)
+    return is_list_of_like_tensors(items) and not all(hold_all)
+
+
+class EndlessBatches:
+    """A loader's batches, over and over.
+
+    Args:
+        loader: It is iterated anew for each pass. An evaluation may iterate it meanwhile.
+
+    Attributes:
+        drawn: Batches drawn in the present pass.
+
+    Raises:
+        ValueError: If the loader is one around a loader with persistent workers.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = _with_own_iterator(loader)
+        self._iterator: Iterator[Any] = iter(())
+        self.drawn = 0
+
+    def __next__(self) -> Any:
+        """Return the next batch.
+
+        Raises:
+            ValueError: If the loader yields none.
+        """
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self._iterator, self.drawn = iter(self._loader), 0
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                raise ValueError(EMPTY_LOADER) from None
+        self.drawn += 1
+        return batch
+
+    def skip_to(self, drawn: int) -> None:
+        """Begin a pass, and draw this many of its batches."""
+        self._iterator, self.drawn = iter(()), 0
+        for _ in range(drawn):
+            next(self)
+
+
+def _with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return the loader, as one whose iterator no other pass over it can reset.
+
+    With persistent workers a loader has a single iterator, which each pass resets.
+    """
+    if any(map(_is_persistent, getattr(loader, "__dict__", {}).values())):
+        raise ValueError(
+            f"The validation loader (a {type(loader).__name__}) is one around a DataLoader with "
+            "persistent_workers=True, which can only be iterated by one pass at a time: each "
+            "evaluation would end the pass that the steps on the hyperparameters draw from. Give "
+            "that DataLoader persistent_workers=False."
+        )
+    if not _is_persistent(loader):
+        return loader
+    own: Any = copy.copy(loader)  # of the same sampler and generator
+    own._iterator = None
+    return own  # type: ignore[no-any-return]
+
+
+def _is_persistent(loader: Any) -> bool:
+    return isinstance(loader, DataLoader) and loader.persistent_workers
+
+
+def mean_loss(loss: Any, examples: int, source: str) -> Tensor:
+    """Return the mean of what a loss function returned.
+
+    Args:
+        loss: A scalar, the mean over the batch, or one value per example, shape (examples,).
+        examples: The size of the batch.
+        source: What returned it, for the message.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has another shape, or is not floating point.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"{source} returned a {type(loss).__name__}: return the loss as a tensor, either a "
+            "scalar (the mean over the batch) or one value per example."
+        )
+    if loss.ndim and loss.shape != (examples,):
+        raise ValueError(
+            f"{source} returned a tensor of shape {tuple(loss.shape)} for a batch of {examples}: "
+            f"return a scalar (the mean over the batch) or one value per example, "
+            f"shape ({examples},)."
+        )
+    if not torch.is_floating_point(loss):
+        raise ValueError(f"{source} returned {loss.dtype}: a loss must be floating point.")
+    return loss.mean() if loss.ndim else loss

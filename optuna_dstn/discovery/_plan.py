@@ -1,0 +1,255 @@
+"""From what the first step met to what is tuned, what is kept and what responds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn.discovery._discovery import Discovery
+from optuna_dstn.discovery._uses import ParameterUse
+
+
+_NOT_READ = (
+    "no torch function reads it in training, or only as a plain number (float(h), 0.01 * h of an "
+    "int h: write h * 0.01)"
+)
+_IDLE = "what it penalises does not respond"
+
+FROZEN = "it does not require grad"
+NOT_HELD = "it is not in the optimizer"
+NO_PART = "it took no part in the first step"
+
+
+OpenParameters = Mapping[str, tuple[BaseDistribution, float]]
+"""Distribution and start value of each hyperparameter that may still be tuned, by its name."""
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What the first step settled.
+
+    Attributes:
+        readers: For each tuned hyperparameter, the functions that read it.
+        shared: The tuned ones that are read where there is no batch axis: their perturbation is
+            one draw for the whole batch.
+        kept: For each other open one, why it keeps its start value.
+        idle: Those of the latter that training reads nevertheless.
+        responding: The responding parameters by name, one mapping per group of the optimizer.
+        axes: For each, the axis along which its units lie.
+        shared_in_batch: For each that has one Δ for the whole batch, the functions that make it so.
+        not_responding: For each other parameter of the model, why it does not respond.
+        restores_order: Whether training puts the examples in another order, and back.
+    """
+
+    readers: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...]
+    kept: Mapping[str, str]
+    idle: frozenset[str]
+    responding: tuple[Mapping[str, nn.Parameter], ...]
+    axes: Mapping[str, int]
+    shared_in_batch: Mapping[str, tuple[str, ...]]
+    not_responding: Mapping[str, str]
+    restores_order: bool
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, parameters by name."""
+        return {
+            "readers": dict(self.readers),
+            "shared": list(self.shared),
+            "kept": dict(self.kept),
+            "idle": sorted(self.idle),
+            "responding": [list(group) for group in self.responding],
+            "axes": dict(self.axes),
+            "shared_in_batch": dict(self.shared_in_batch),
+            "not_responding": dict(self.not_responding),
+            "restores_order": self.restores_order,
+        }
+
+    @classmethod
+    def restored(
+        cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
+    ) -> TuningPlan:
+        """Return what :meth:`state_dict` saved, for this model and these open hyperparameters."""
+        parameters = dict(model.named_parameters())
+        return cls(
+            readers=saved["readers"],
+            shared=tuple(saved["shared"]),
+            kept={name: why for name, why in saved["kept"].items() if name in opened},
+            idle=frozenset(saved["idle"]),
+            responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
+            axes=saved["axes"],
+            shared_in_batch=saved["shared_in_batch"],
+            not_responding=saved["not_responding"],
+            restores_order=saved["restores_order"],
+        )
+
+
+def make_plan(
+    met: Discovery,
+    decaying: Mapping[str, list[Tensor]],
+    opened: OpenParameters,
+    enqueued: Collection[str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    each_example: bool = False,
+) -> TuningPlan:
+    """Decide what is tuned, what is kept and what responds.
+
+    Args:
+        met: The mode under which the first weight step ran.
+        decaying: For each hyperparameter that is a weight decay, the parameters that decay.
+        opened: The open hyperparameters of the trial.
+        enqueued: Names of those whose start value the user has enqueued.
+        model: The model.
+        optimizer: Its optimizer.
+        each_example: Leave a parameter out of the response rather than let all examples of a batch
+            share one perturbation for its sake.
+
+    Raises:
+        HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
+            would be tuned has a single value, starts on an edge by the user's wish, is used as a
+            size too, or comes from another trial.
+    """
+    responding, not_responding = _responding(met.uses, model, optimizer, each_example)
+    readers = {name: set(functions) for name, functions in met.readers.items()}
+    idle: set[str] = set()
+    for name, functions, parameters in _penalties(met, decaying, optimizer):
+        if any(p is own for group in responding for own in group.values() for p in parameters):
+            readers.setdefault(name, set()).update(functions)
+        else:
+            idle.add(name)
+    idle -= readers.keys()
+    for name in readers:
+        _check_tunable(name, readers[name], met.plain_readers.get(name, set()), opened, enqueued)
+    kept = {
+        name: _IDLE
+        if name in idle
+        else f"a plain number in {_listed(met.plain_readers[name])}"
+        if name in met.plain_readers
+        else _NOT_READ
+        for name in opened
+        if name not in readers
+    }
+    reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
+    if not any(responding) and (readers or idle):
+        raise HyperparameterError(
+            f"No parameter of the model responds to {_listed(readers.keys() | idle)} ({reasons}). "
+            "Those that take part in model(...) and are in the optimizer respond; let loss_fn call "
+            "model(...) on the batch."
+        )
+    if not readers and idle:
+        raise HyperparameterError(
+            f"Hyperparameter {_listed(idle)} only penalises parameters that do not respond "
+            f"({reasons}), so there is nothing to tune by gradient. Penalise parameters "
+            "that take part in model(...) and are in the optimizer, or take optuna.create_study."
+        )
+    if not readers:
+        suggested = _listed(opened) if opened else "none"
+        raise HyperparameterError(
+            "No hyperparameter of this trial reaches the training computation (suggested as "
+            f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
+            "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...), "
+            "round(...), min(...) or max(...) first, and check that the model is in training mode; "
+            "or take optuna.create_study. Where only some trials have one, "
+            "study.optimize(..., catch=(optuna_dstn.HyperparameterError,)) goes on with the others."
+        )
+    uses = {n: met.uses[id(p)] for group in responding for n, p in group.items()}
+    return TuningPlan(
+        readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
+        shared=tuple(name for name in opened if name in met.shared and name in readers),
+        kept=kept,
+        idle=frozenset(idle),
+        responding=responding,
+        axes={name: use.axis for name, use in uses.items()},
+        shared_in_batch={
+            name: tuple(sorted(use.shared_in_batch))
+            for name, use in uses.items()
+            if use.shared_in_batch
+        },
+        not_responding=not_responding,
+        restores_order=met.restores_order,
+    )
+
+
+def _penalties(
+    met: Discovery, decaying: Mapping[str, list[Tensor]], optimizer: Optimizer
+) -> Iterator[tuple[str, set[str], list[Tensor]]]:
+    """Yield each hyperparameter that penalises parameters, by which functions, and them."""
+    for name, parameters in decaying.items():
+        yield name, {f"{type(optimizer).__name__}(weight_decay=)"}, parameters
+    for name, parameters in met.penalised.items():
+        yield name, met.penalties[name], parameters
+
+
+def _check_tunable(
+    name: str,
+    functions: Collection[str],
+    plain_functions: Collection[str],
+    opened: OpenParameters,
+    enqueued: Collection[str],
+) -> None:
+    where = _listed(functions)
+    if name not in opened:
+        raise unknown_hyperparameter([name], where)
+    if plain_functions:
+        raise HyperparameterError(
+            f"Hyperparameter {name!r} is used both as a plain number, in "
+            f"{_listed(plain_functions)}, and as a value to tune, in {where}. Suggest two "
+            f"hyperparameters, or write int({name}) or float({name}) where it is a plain number."
+        )
+    distribution, start = opened[name]
+    low, high = _bounds(distribution)
+    if distribution.single():
+        raise HyperparameterError(
+            f"Hyperparameter {name!r}, read by {where}, can only be {low:g}: low == high leaves "
+            f"nothing to tune. Widen the range, or write the number {low:g} itself."
+        )
+    is_continuous = isinstance(distribution, FloatDistribution) and distribution.step is None
+    if is_continuous and name in enqueued and start in (low, high):
+        inside = low + 0.05 * (high - low) if start == low else high - 0.05 * (high - low)
+        raise HyperparameterError(
+            f"Hyperparameter {name!r} is enqueued to start at {start:g}, on the edge of its range "
+            f"[{low:g}, {high:g}], where no gradient can move it. Start inside: "
+            f"study.enqueue_trial({{{name!r}: {inside:g}}})."
+        )
+
+
+def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
+    return distribution.low, distribution.high  # type: ignore[attr-defined]
+
+
+def _responding(
+    uses: Mapping[int, ParameterUse], model: nn.Module, optimizer: Optimizer, each_example: bool
+) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
+    group_of = {
+        id(parameter): index
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
+    responding: tuple[dict[str, nn.Parameter], ...] = tuple({} for _ in optimizer.param_groups)
+    not_responding: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            not_responding[name] = FROZEN
+        elif id(parameter) not in group_of:
+            not_responding[name] = NOT_HELD
+        elif id(parameter) not in uses:
+            outside = "it takes part outside of model(...) only"
+            not_responding[name] = NO_PART if parameter.grad is None else outside
+        elif each_example and uses[id(parameter)].shared_in_batch:
+            functions = _listed(uses[id(parameter)].shared_in_batch)
+            not_responding[name] = f"{functions} cannot tell the examples apart"
+        else:
+            responding[group_of[id(parameter)]][name] = parameter
+    return responding, not_responding
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))

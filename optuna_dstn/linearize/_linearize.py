@@ -1,0 +1,151 @@
+"""The network linearised at its weights: f(x; w) + J_w f·Δ, by forward-mode differentiation.
+
+Inside :func:`at_response` a layer whose parameters respond returns a dual number (its output and
+the output's derivative in the direction Δ), every other operation carries the derivative along, and
+the model's own output is turned into the linearised prediction, primal + tangent, before any loss
+sees it. The result can be differentiated in reverse mode with respect to Δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+import functools
+import threading
+from typing import Any
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.overrides import _pop_mode_temporarily as past_the_mode
+
+from optuna_dstn._errors import first_line
+from optuna_dstn.batch._batch import mean_loss
+from optuna_dstn.linearize._responding import Responding
+from optuna_dstn.linearize._torch_call_mode import TorchCallMode
+from optuna_dstn.tensors._dual import is_dual
+
+
+# PyTorch allows one dual level in the whole process: trials that run in threads take turns.
+_DUAL_LEVEL = threading.Lock()
+
+
+@contextmanager
+def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
+    """Make calls of ``model`` return its prediction at the deltas of ``mode``.
+
+    It is the prediction of the network linearised at its weights where the deltas are linear, else
+    that of the network at the weights that have moved. Inside, the parameters do not require grad:
+    the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
+    are never asked for. The normalisation layers' running averages are left alone by the layers'
+    rules; what else the model keeps from call to call is the caller's care. Where the deltas say
+    that the pass trains the weights too, all of this is as in any training pass.
+
+    Args:
+        model: The user's model.
+        mode: The interception whose layer rules move the parameters.
+
+    Raises:
+        NotImplementedError: If an operation of the model has no derivative in forward mode.
+    """
+
+    def complete(_: nn.Module, __: Any, output: Any) -> Any:
+        with past_the_mode():
+            return mode.prediction.complete(output)
+
+    hook = model.register_forward_hook(complete)
+    try:
+        with (
+            nullcontext() if mode.deltas.trains_weights else frozen(model.parameters()),
+            _dual_level() if mode.deltas.linear else nullcontext(),
+            inside(model, mode),
+            mode,
+        ):
+            yield
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            "The model uses an operation that PyTorch cannot differentiate in forward mode "
+            f"({first_line(error)}). Δ-STN needs that for every operation that follows a "
+            "responding layer: replace the operation by others that do the same, give a custom "
+            "autograd.Function a jvp, or let no responding layer come before it. "
+            "TunerConfig(method='centered-stn') needs no forward mode."
+        ) from error
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let no parameter require grad."""
+    training = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in training:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in training:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def inside(model: nn.Module, mode: TorchCallMode[Any]) -> Iterator[None]:
+    """Let ``mode`` know the model, and when it is inside a call of it."""
+    mode.meet(model)
+
+    def enter(*_: Any) -> None:
+        mode.in_model = True
+
+    def leave(*_: Any) -> None:
+        mode.in_model = False
+
+    hooks = [
+        model.register_forward_pre_hook(enter),
+        model.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _dual_level() -> Iterator[None]:
+    with _DUAL_LEVEL:
+        _load_forward_formulas()
+        with forward_ad.dual_level():
+            yield
+
+
+@functools.cache
+def _load_forward_formulas() -> None:
+    """Let torch load what it loads at the first dual number, without its deprecation warning."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+
+
+def merged_loss(output: Any, examples: int, source: str) -> Tensor:
+    """Return the mean of what a loss function returned, inside :func:`at_response`.
+
+    Args:
+        output: As :func:`mean_loss` takes it.
+        examples: The size of the batch.
+        source: What returned it, for the message.
+
+    Raises:
+        ValueError: If it was not computed from merged predictions: the model was used in another
+            way than by calling it.
+    """
+    with past_the_mode():  # these calls are none of the user's
+        loss = mean_loss(output, examples, source)
+        is_merged = not is_dual(loss)
+    if not is_merged:
+        raise ValueError(
+            f"{source} uses layers of the model without calling model(...), or an activation "
+            "that the model kept. The linearised prediction is completed where the model itself "
+            "returns: let the loss function call model(...), not model.some_method(...) or one of "
+            "its layers, and let the model return every activation that a penalty needs."
+        )
+    return loss

@@ -1,0 +1,97 @@
+"""The linearised prediction y + ẏ, completed where the model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.linearize._output_functions import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn.tensors._dual import is_dual, split
+from optuna_dstn.tensors._identity import ByIdentity
+from optuna_dstn.tensors._structure import with_tensors_replaced
+
+
+class _Call(NamedTuple):
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    version: int  # of what it returned, which counts what is written into that, or a view of it
+
+
+class Prediction:
+    """Turns what a model returns in a linearised pass into what its loss should see.
+
+    An output that is a dual number (y, ẏ) becomes y + ẏ. Where the model itself ends with an output
+    activation or a loss (log-softmax, sigmoid, a cross entropy), that is applied *after* the
+    addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
+    One object serves one pass.
+
+    Args:
+        batch: Follows the examples into what is completed.
+    """
+
+    def __init__(self, batch: BatchLayout) -> None:
+        self._batch = batch
+        # The call that ended in an output that may be the model's. It is kept as data, since a
+        # closure over ``self`` would keep the whole pass alive until Python looks for cycles.
+        self._ends: ByIdentity[_Call] = ByIdentity()
+
+    def note(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        rule: Callable[..., Any] | None = None,
+    ) -> None:
+        """Remember a call that may turn out to be the end of the model.
+
+        Args:
+            func: The function called.
+            args: Its arguments, none of them a responding parameter.
+            kwargs: Its arguments by name.
+            output: What it returned.
+            rule: What was called in its place, for hyperparameters among the arguments.
+        """
+        may_end = func in OUTPUT_FUNCTIONS or (
+            func in FOLLOWING_FUNCTIONS
+            and any(argument in self._ends for argument in args)
+            and not any(argument is output for argument in args)  # x.float() of such numbers is x
+        )
+        if may_end and isinstance(output, Tensor) and is_dual(output):
+            self._ends[output] = _Call(rule or func, args, kwargs, output._version)
+
+    def complete(self, output: Any) -> Any:
+        """Return a model's output with every dual number in it completed.
+
+        Raises:
+            ValueError: If the model returns a loss of its own making.
+        """
+        return self._merged(output, of_model=True)
+
+    def _merged(self, value: Any, *, of_model: bool = False) -> Any:
+        if isinstance(value, Tensor):
+            return self._merged_tensor(value, of_model)
+        return with_tensors_replaced(value, lambda tensor: self._merged_tensor(tensor, of_model))
+
+    def _merged_tensor(self, tensor: Tensor, of_model: bool) -> Tensor:
+        primal, tangent = split(tensor)
+        if tangent is None:
+            return tensor
+        end = self._ends.get(tensor)
+        if end is not None and end.version == tensor._version:
+            completed: Tensor = end.func(*self._merged(end.args), **self._merged(end.kwargs))
+            self._batch.note_alike(tensor, completed)
+            return completed
+        if of_model and not tensor.ndim:
+            raise ValueError(
+                "The model returns a scalar that depends on its layers, a loss of its own making, "
+                "which cannot be linearised. Return predictions from the model and compute the "
+                "loss in loss_fn, or compute it there by functions of torch.nn.functional alone."
+            )
+        merged: Tensor = primal + tangent
+        self._batch.note_alike(tensor, merged)
+        return merged

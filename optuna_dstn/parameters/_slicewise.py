@@ -1,0 +1,200 @@
+"""Functions that compute each slice of their result, along some axis, from that slice of a tensor.
+
+Of a term diag(Uε)·R such a function g makes J_g·diag(Uε)·R = diag(Uε)·(J_g·R), a term again; and of
+a batch, a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optuna_dstn.parameters._index_maps import (
+    INDEX_FUNCTIONS,
+    JOINING_FUNCTIONS,
+    Moved,
+    moved_units,
+)
+from optuna_dstn.tensors._arguments import leaves
+from optuna_dstn.tensors._function_names import functions
+
+
+ENTRYWISE_FUNCTIONS = functions(
+    (torch, Tensor, F, torch.special),
+    """
+    dropout alpha_dropout mul multiply div divide true_divide add sub subtract neg negative pow
+    square abs __add__ __sub__ __mul__ __truediv__ __pow__ __neg__ __abs__
+    __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__ rsub reciprocal sqrt rsqrt where masked_fill
+    maximum minimum lerp addcmul addcdiv tril triu
+    clamp clip clamp_min clamp_max hardtanh relu relu6 leaky_relu elu celu selu gelu silu mish
+    softplus softsign tanhshrink softshrink hardshrink hardsigmoid hardswish logsigmoid
+    tanh sigmoid expit exp exp2 expm1 log log2 log10 log1p logit erf sin cos tan atan sinh cosh
+    asinh nan_to_num clone contiguous to float double half bfloat16 type_as cpu cuda
+    """,
+)
+"""Each entry of what they return is made of one entry of each tensor, broadcast where needed."""
+
+# Those that take slices along `dim` together, whole, and where that is among their arguments.
+_ALONG = {
+    function: position
+    for position, names in {
+        1: (
+            "sum nansum mean nanmean amax amin max min var std var_mean std_mean prod logsumexp "
+            "median nanmedian any all argmax argmin count_nonzero softmax log_softmax cumsum"
+        ),
+        2: "norm vector_norm normalize",
+    }.items()
+    for function in functions((torch, Tensor, F, torch.linalg), names)
+}
+PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__ einsum")
+MIXING_FUNCTIONS = _ALONG.keys() | PRODUCTS
+"""They mix what lies along an axis, if they do not compute each slice along it from that slice."""
+
+
+# Affine in all their tensors together, and in one of them while the others are constants.
+_AFFINE_FUNCTIONS = functions(
+    (torch, Tensor, F),
+    """
+    add sub subtract rsub neg negative __add__ __radd__ __sub__ __rsub__ __neg__
+    dropout alpha_dropout where masked_fill tril triu sum mean cumsum cat concat concatenate stack
+    clone contiguous to float double half bfloat16 type_as cpu cuda
+    """,
+)
+_AFFINE_IN_ONE = functions(
+    (torch, Tensor), "mul multiply __mul__ __rmul__ matmul mm __matmul__"
+) | {F.linear}
+_AFFINE_IN_FIRST = functions((torch, Tensor), "div divide true_divide __truediv__")
+
+
+def is_affine(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
+    """Whether a call is affine in the weights among its arguments, all together."""
+    if func in _AFFINE_FUNCTIONS:
+        return True
+    if len(weights) != 1:
+        return False
+    return func in _AFFINE_IN_ONE or (func in _AFFINE_IN_FIRST and args[0] is weights[0])
+
+
+def follow(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weight: Tensor,
+    axis: int | None,
+    outputs: Sequence[Tensor],
+) -> Sequence[Moved | None]:
+    """Return where the units along an axis of a weight are in each of ``outputs``.
+
+    Args:
+        func: A function that combines weights, and no example.
+        args: Its arguments, with the weight among them.
+        kwargs: The same by name.
+        weight: A tensor that responds.
+        axis: The axis of its units; ``None`` if it has one unit.
+        outputs: The tensors that ``func`` returned.
+
+    Returns:
+        ``None`` for a tensor to whose entries several units contribute.
+    """
+    if axis is None or weight.shape[axis] == 1:
+        return [Moved(None, None)] * len(outputs)
+    if func in INDEX_FUNCTIONS:
+        return moved_units(func, args, kwargs, weight, axis, outputs)
+    kept = kept_axis(func, args, kwargs, weight, axis, outputs[0])
+    return [None if kept is None else Moved(kept, None)] * len(outputs)
+
+
+def kept_axis(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensor: Tensor,
+    axis: int,
+    output: Tensor,
+) -> int | None:
+    """Return along which axis of a result the slices lie that each are made of one of a tensor.
+
+    Args:
+        func: Any function but those of the index maps.
+        args: Its arguments.
+        kwargs: The same by name.
+        tensor: One of them.
+        axis: Along which the slices of ``tensor`` lie.
+        output: What ``func`` returned.
+
+    Returns:
+        ``None`` if there is no such axis, or the function is none that is known.
+    """
+    if func in ENTRYWISE_FUNCTIONS or (
+        func in _ALONG and any(isinstance(a, Tensor) for a in args[1:2])
+    ):
+        return axis + output.ndim - tensor.ndim
+    if func in _ALONG:
+        position = _ALONG[func]
+        dim = args[position] if len(args) > position else kwargs.get("dim")
+        if dim is None and func is F.normalize:
+            dim = 1
+        if dim is None or isinstance(dim, bool):
+            return None
+        dims = {d % tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+        if axis in dims or not dims:
+            return None
+        return axis if output.ndim == tensor.ndim else axis - sum(d < axis for d in dims)
+    if func is torch._weight_norm:
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        return axis if dim == axis else None
+    if func in JOINING_FUNCTIONS:
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        dim %= output.ndim
+        if output.ndim > tensor.ndim:  # stack
+            return axis + 1 if axis >= dim else axis
+        return None if axis == dim else axis
+    if func is torch.einsum:
+        return _kept_in_einsum(args, tensor, axis)
+    if func in PRODUCTS and args[0] is not args[1]:
+        return _kept_in_product(args[0], args[1], tensor, axis, output)
+    if func is F.linear and len(args) > 1 and args[0] is not args[1]:
+        if tensor is args[1]:
+            return output.ndim - 1 if axis == 0 else None
+        if tensor is args[0]:
+            return axis if axis < tensor.ndim - 1 else None
+        return output.ndim - 1
+    return None
+
+
+def _kept_in_product(
+    left: Tensor, right: Tensor, tensor: Tensor, axis: int, output: Tensor
+) -> int | None:
+    is_last = axis == tensor.ndim - 1
+    if tensor is left:
+        return None if is_last else axis + output.ndim - left.ndim + (right.ndim == 1)
+    if is_last:
+        return output.ndim - 1 if right.ndim > 1 else None
+    return None if axis == right.ndim - 2 else axis + output.ndim - right.ndim + (left.ndim == 1)
+
+
+_FIRST_UNNAMED = ord("α")
+
+
+def _kept_in_einsum(args: tuple[Any, ...], tensor: Tensor, axis: int) -> int | None:
+    equation = args[0]
+    if not isinstance(equation, str) or "->" not in equation:
+        return None
+    given, made = equation.replace(" ", "").split("->")
+    operands = leaves(args[1:], Tensor)
+    named = [letters.replace("...", "") for letters in given.split(",")]
+    # The axes that an ellipsis stands for, by letters that no equation has.
+    counts = [t.ndim - len(letters) for letters, t in zip(named, operands, strict=True)]
+    unnamed = "".join(map(chr, range(_FIRST_UNNAMED, _FIRST_UNNAMED + max(counts))))
+    made = made.replace("...", unnamed)
+    places = {
+        made.find(letters.replace("...", unnamed[len(unnamed) - count :])[axis])
+        for letters, operand, count in zip(given.split(","), operands, counts, strict=True)
+        if operand is tensor
+    }
+    place = places.pop()
+    return None if places or place < 0 else place

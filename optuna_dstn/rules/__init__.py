@@ -1,0 +1,41 @@
+"""What each torch function does with a hyperparameter or a responding parameter, a family a file.
+
+``hyperparameter`` holds the rules of functions that read a hyperparameter (dropout, losses,
+arithmetic): they compute with one value for each example. ``layers`` holds those of functions whose
+parameters respond: they return the output and its tangent at Δ. ``forward_ad`` holds operations
+that PyTorch cannot differentiate in forward mode. Importing this package fills the tables of the
+registry.
+
+In: the arguments of one torch call. Out: its result for perturbed hyperparameters and parameters.
+
+Imports go down: ``parameters``, ``response`` and ``batch`` are below; ``linearize`` is above.
+"""
+
+from __future__ import annotations
+
+from optuna_dstn.rules import forward_ad, hyperparameter, layers
+from optuna_dstn.rules._domain import Domain
+from optuna_dstn.rules._per_example import PerExample
+from optuna_dstn.rules._registry import (
+    HyperparameterRule,
+    forward_ad_rules,
+    hyperparameter_rules,
+    layer_rules,
+    penalty_rules,
+)
+from optuna_dstn.rules.forward_ad._primal_graph import tangent_in_graph
+from optuna_dstn.rules.layers._penalty import Decay, mean_decay
+
+
+__all__ = [
+    "Decay",
+    "Domain",
+    "HyperparameterRule",
+    "PerExample",
+    "forward_ad_rules",
+    "hyperparameter_rules",
+    "layer_rules",
+    "mean_decay",
+    "penalty_rules",
+    "tangent_in_graph",
+]

@@ -1,0 +1,60 @@
+"""A hyperparameter as a perturbed pass sees it: one value per example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.batch._layout import BatchLayout
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """One value of a hyperparameter, or of what was computed from several, for each of B examples.
+
+    Attributes:
+        values: Shape (B, *s), where s is the shape that the user's code sees: () for a number, (C,)
+            for a tensor of C class weights.
+        formula: What it is, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
+        function: Where it was met, for messages: ``"torch.nn.functional.dropout"``.
+        batch: Where the examples are; ``None`` looks for B along the first axis.
+    """
+
+    values: Tensor
+    formula: str
+    function: str
+    batch: BatchLayout | None = None
+
+    def like(self, input: Tensor) -> Tensor:
+        """Return the values so that they meet ``input`` as the user's own argument does.
+
+        What has as many axes as ``input`` has one that meets the batch: of size 1, or of size B,
+        where example b takes its own row.
+
+        Returns:
+            As many axes as ``input``: the examples along its batch axis, s along its last axes, 1
+            elsewhere.
+
+        Raises:
+            HyperparameterError: If ``input`` has no batch axis.
+        """
+        examples, *shape = self.values.shape
+        batch = self.batch or BatchLayout(examples)
+        axis = batch.axis_of(input)
+        between = input.ndim - 1 - len(shape)
+        meets_batch = between < 0 if axis == 0 else bool(shape) and between < 1
+        if axis is None or between < -1 or (axis and meets_batch):
+            raise HyperparameterError(
+                f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
+                f"{self.function}, whose first axis is not the batch of {examples} examples. Each "
+                "example has its own value of the hyperparameter: keep the batch axis first "
+                "there (return one loss per example rather than their mean, for instance), or "
+                f"write float(...) around {self.formula} to leave it untuned."
+            )
+        if meets_batch:
+            values = batch.per_row(self.values, input)
+            rows = values.expand(-1, len(values), *shape[1:])
+            return rows.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+        return batch.align(self.values, input, range(input.ndim - len(shape), input.ndim))

@@ -1,0 +1,12 @@
+"""Operations on dual numbers that PyTorch lacks."""
+
+from __future__ import annotations
+
+from optuna_dstn.rules.forward_ad import (
+    _dual_activations,
+    _dual_arithmetic,
+    _norms,
+    _operations,
+    _parametrizations,
+    _symmetric,
+)

@@ -1,0 +1,137 @@
+"""Plain training in which hyperparameters follow a schedule, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.hyperparameter._number import Hyperparameter
+from optuna_dstn.linearize._torch_call_mode import TorchCallMode
+from optuna_dstn.rules import hyperparameter_rules
+from optuna_dstn.schedule._replay_trial import ReplayTrial
+from optuna_dstn.tensors._arguments import Function, function_name, leaves
+from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._optimizer_settings import OptimizerSettings
+from optuna_dstn.training._plain import PlainTraining
+from optuna_dstn.training._summary import Summary
+
+
+class ScheduledTraining(PlainTraining):
+    """An ordinary training loop's step, at the values that the schedule has for it.
+
+    Args:
+        trial: It holds the schedule.
+        model: The model.
+        optimizer: Its optimizer.
+        loss_fn: ``loss_fn(model, batch)``.
+        max_grad_norm: Clips the gradient to this norm; ``None`` does not.
+        batch_axis: Where the examples are in the batch's tensors.
+        accumulate_grad_batches: Batches whose mean gradient makes one step.
+
+    Raises:
+        HyperparameterError: If the trial has not suggested all that the schedule is about.
+    """
+
+    def __init__(
+        self,
+        trial: ReplayTrial,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFunction,
+        max_grad_norm: float | None = None,
+        batch_axis: int = 0,
+        accumulate_grad_batches: int = 1,
+    ) -> None:
+        super().__init__(
+            trial, model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
+        )
+        self._timetable = trial.begin()
+        self._readers: dict[str, set[Function]] = {}
+        self._settings = OptimizerSettings(optimizer)
+        self._settings.apply(self._values)
+        self._is_checked = False
+
+    @property
+    def _values(self) -> dict[str, float]:
+        return self._timetable.at(self.steps)
+
+    def step(self, batch: Any) -> float:
+        self._settings.apply(self._values)
+        loss = super().step(batch)
+        if not self._is_checked:
+            self._require_followed()
+            self._is_checked = True
+        return loss
+
+    def _require_followed(self) -> None:
+        """Check that what changes is read where training asks for it anew."""
+        unread = [name for name, where in self._read_by().items() if not where]
+        lost = [name for name in unread if not self._timetable.is_constant(name)]
+        if lost:
+            raise HyperparameterError(
+                f"Hyperparameter {', '.join(map(repr, lost))} has a schedule, but nothing in the "
+                "first training step reads it where it could follow. float(...), int(...), round, "
+                "min, max, comparisons (if h > 0), NumPy, sizes of layers and tensors made before "
+                "Tuner.step take its first value once and for all. Give the number itself to a "
+                "torch function (nn.Dropout(h), x * h) or to the optimizer (weight_decay=h, lr=h; "
+                "make the Tuner before optimizer.load_state_dict), or drop its column from the "
+                "schedule and give a fixed value in params."
+            )
+
+    def _reading(self) -> AbstractContextManager[Any]:
+        return _ScheduledValues(self._values, self._readers)
+
+    def reading_validation(self) -> AbstractContextManager[Any]:
+        return _ScheduledValues(self._values, {})
+
+    def _read_by(self) -> dict[str, tuple[str, ...]]:
+        """Return, for each hyperparameter of the schedule, what reads it."""
+        settings = self._settings.readers
+        return {
+            name: tuple(
+                sorted(
+                    {function_name(func) for func in self._readers.get(name, ())}
+                    | settings.get(name, set())
+                )
+            )
+            for name in self._timetable.names
+        }
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        return {**super().hyperparameters, **self._values}
+
+    def summary(self) -> Summary:
+        return Summary(method="schedule", scheduled=self._read_by())
+
+
+class _ScheduledValues(TorchCallMode[None]):
+    """Each hyperparameter is a plain number: that of the schedule.
+
+    Args:
+        values: Today's value of each hyperparameter.
+        readers: Gets for each hyperparameter the functions that read it.
+    """
+
+    def __init__(self, values: dict[str, float], readers: dict[str, set[Function]]) -> None:
+        super().__init__(values)
+        self._readers = readers
+
+    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = hyperparameter_rules.get(func)
+        if rule is None or rule.is_active(*args, **kwargs):
+            self._note(func, leaves((args, kwargs), Hyperparameter))
+        return self.call_with_values(func, args, kwargs)
+
+    def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
+        self._note(func, sizes)
+
+    def _note(self, func: Function, numbers: Sequence[Hyperparameter]) -> None:
+        for number in numbers:
+            for name in number.names:
+                self._readers.setdefault(name, set()).add(func)

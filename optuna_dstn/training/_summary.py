@@ -1,0 +1,61 @@
+"""What a Tuner tunes and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Which hyperparameters are tuned and which parameters respond to them; prints as a text.
+
+    Attributes:
+        method: That of the ``TunerConfig``, or ``"plain"`` where the trial is no Δ-STN trial;
+            ``"schedule"`` under :func:`optuna_dstn.replay_schedule`.
+        tuned: For each tuned hyperparameter, the functions that read it.
+        shared: Those of them that are read where there is no batch axis, so that their perturbation
+            is one draw a batch instead of one an example: more noise in their gradient.
+        kept: For each other one, why it keeps the value that the sampler suggested.
+        hyperparameter_steps: Steps taken on the tuned ones so far; 0 during the warm-up.
+        responding: Names of the model's parameters that respond to the hyperparameters.
+        shared_in_batch: For each of those that have one response for all examples of a batch, the
+            functions that cannot tell the examples apart.
+        not_responding: For each other parameter, why it does not.
+        scheduled: For each hyperparameter that follows a schedule, what has read it so far.
+    """
+
+    method: str
+    tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    hyperparameter_steps: int = 0
+    responding: tuple[str, ...] = ()
+    shared_in_batch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    not_responding: Mapping[str, str] = field(default_factory=dict)
+    scheduled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.method == "plain":
+            return "Plain training: every hyperparameter keeps the value that was suggested."
+        if self.method == "schedule":
+            lines = [f"Plain training: {len(self.scheduled)} hyperparameters follow a schedule"]
+            for name, where in self.scheduled.items():
+                lines.append(f"  {name}  (in {', '.join(where)})" if where else f"  {name}")
+            return "\n".join([*lines, "every other one keeps the value that was given"])
+        total = len(self.responding) + len(self.not_responding)
+        lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
+        lines[0] += f", {self.hyperparameter_steps} steps so far"
+        for name, where in self.tuned.items():
+            draws = "; one draw a batch" if name in self.shared else ""
+            lines.append(f"  {name}  (in {', '.join(where)}{draws})")
+        if self.kept:
+            lines.append(f"{len(self.kept)} kept as suggested")
+            lines += [f"  {name}  ({why})" for name, why in self.kept.items()]
+        lines.append(f"{len(self.responding)} of {total} parameters respond")
+        for name in self.responding:
+            functions = self.shared_in_batch.get(name)
+            why = f"  (alike in the whole batch, in {', '.join(functions)})" if functions else ""
+            lines.append(f"  {name}{why}")
+        lines += [f"  {name}  — no response: {why}" for name, why in self.not_responding.items()]
+        return "\n".join(lines)

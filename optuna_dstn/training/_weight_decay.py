@@ -1,0 +1,208 @@
+"""Weight decay of the optimizer as the term of the training loss that it is, or acts as.
+
+Coupled decay is part of the gradient: that of the term (wd/2)·‖w‖².
+
+Decoupled decay (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization") is a step of
+its own, beside the gradient's: in the Adam family, in expectation,
+
+    Δw = −lr·(∇L / P + wd·w),     P = √v̂ + eps,
+
+with the running mean v̂ of the squared gradient. It vanishes where ∇L + wd·P⊙w = 0, as if the loss
+had the term (wd/2)·Σ P_ij·w_ij², in which P is held at what the optimizer has today. (That P itself
+depends on w, by the squared mean of the gradient beside its variance, is left out, and so are a
+correlation of the gradient with P and the first steps, before the means have settled.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
+
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn.hyperparameter._number import Hyperparameter
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.rules import Decay, mean_decay
+
+
+_COUPLED = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop)
+_DECOUPLED = (Adam, NAdam)  # AdamW is an Adam
+
+
+class WeightDecay:
+    """The weight decay of an optimizer's groups, where it is known as a term of the loss.
+
+    It takes the hyperparameters out of the optimizer, which from then on holds plain numbers.
+
+    Args:
+        optimizer: The user's optimizer.
+
+    Raises:
+        HyperparameterError: If a hyperparameter is the weight decay of an optimizer whose decay is
+            not known as a term.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._numbers: dict[int, Hyperparameter] = {}
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take the hyperparameters of groups that the optimizer got since the last time."""
+        for index, group in enumerate(self._optimizer.param_groups):
+            number = group.get("weight_decay")
+            if not isinstance(number, Hyperparameter):
+                continue
+            if not self._is_term(group):
+                decoupled = "decoupled " if group.get("decoupled_weight_decay") else ""
+                raise HyperparameterError(
+                    f"Hyperparameter {str(number.expression)!r} is the {decoupled}weight decay of "
+                    f"{type(self._optimizer).__name__}, whose decay is not known as a term of the "
+                    "loss, so it has no rule. Use SGD, Adam, AdamW or RMSprop, or add "
+                    "optuna_dstn.l2_penalty(model.parameters(), h) to the loss in its place, or "
+                    "write float(...) around it to leave it to the study's sampler."
+                )
+            self._numbers[index] = number
+
+    def _is_term(self, group: Mapping[str, Any]) -> bool:
+        known = _DECOUPLED if group.get("decoupled_weight_decay") else _COUPLED
+        return isinstance(self._optimizer, known)
+
+    @property
+    def place(self) -> str:
+        """What reads a weight decay, for messages."""
+        return f"{type(self._optimizer).__name__}(weight_decay=)"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the hyperparameters that are, or take part in, a weight decay."""
+        return frozenset().union(*(number.names for number in self._numbers.values()))
+
+    @property
+    def parameters(self) -> dict[str, list[Tensor]]:
+        """For each of :attr:`names`, the parameters that decay by it."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for index, number in self._numbers.items():
+            for name in number.names:
+                found[name] += self._optimizer.param_groups[index]["params"]
+        return found
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Give the optimizer today's values, groups that it got since the last time included.
+
+        Raises:
+            HyperparameterError: If one has no value, or the decay of a new group has no rule.
+        """
+        self._adopt()
+        unknown = self.names - values.keys()
+        if unknown:
+            raise unknown_hyperparameter(unknown, self.place)
+        for index, number in self._numbers.items():
+            value = float(number.expression.evaluate(values))
+            self._optimizer.param_groups[index]["weight_decay"] = value
+
+    def response_loss(
+        self, deltas: Deltas, perturbed: Mapping[str, Tensor | float]
+    ) -> Tensor | float:
+        """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
+
+        P is 1 for coupled decay. What is constant in Δ is left out, unless the weights are trained
+        by this term too.
+
+        Args:
+            deltas: u_b (gate) and R (direction) of each responding parameter.
+            perturbed: The hyperparameters: one value per example, shape (B,), or one for all.
+        """
+        own: Tensor | float = 0.0
+        decays: list[Decay] = []
+        for index, group in enumerate(self._optimizer.param_groups):
+            number = self._numbers.get(index)
+            decay = group.get("weight_decay", 0.0)
+            if number is not None:
+                decay = number.expression.evaluate(perturbed)
+            elif not decay or not self._is_term(group):
+                continue
+            if group.get("maximize"):  # of L − (wd/2)·‖w‖², the response's loss too
+                decay = -decay
+            for parameter in group["params"]:
+                terms = deltas.of(parameter)
+                if not terms:
+                    continue
+                metric = None
+                if group.get("decoupled_weight_decay"):
+                    state = self._optimizer.state.get(parameter)
+                    if not state:  # without a gradient so far it is not decayed either
+                        continue
+                    metric = _preconditioner(state, group)
+                weight = deltas.weight(parameter)
+                decays.append(Decay(decay / 2, weight, terms, metric))
+                if deltas.trains_weights:
+                    square = weight.square()
+                    square = (square if metric is None else metric * square).sum()
+                    own = own + (decay / 2 * square).mean()
+        return own + mean_decay(decays)
+
+    def require_terms(self) -> None:
+        """Check that every decay of the optimizer is known as a term, for methods that train by it.
+
+        Raises:
+            HyperparameterError: If one is not.
+        """
+        for group in self._optimizer.param_groups:
+            if group.get("weight_decay") and not self._is_term(group):
+                raise HyperparameterError(
+                    "TunerConfig(method='stn') takes weight decay as a term of the loss, and that "
+                    f"of {type(self._optimizer).__name__} is not known as one. Use SGD, Adam, "
+                    "AdamW or RMSprop, or weight_decay=0 and optuna_dstn.l2_penalty(...) in the "
+                    "loss, or another method."
+                )
+
+    @contextmanager
+    def as_term(self, deltas: Deltas) -> Iterator[None]:
+        """Let steps of the optimizer inside leave the decay of responding parameters out.
+
+        It is for a training whose loss has :meth:`response_loss` as a term. Other parameters of a
+        group decay as ever: they form one of their own meanwhile.
+        """
+        groups = self._optimizer.param_groups
+        before = [
+            (group, group["params"], group["weight_decay"])
+            for group in groups
+            if group.get("weight_decay") and any(p in deltas for p in group["params"])
+        ]
+        count = len(groups)
+        try:
+            for group, parameters, _ in before:
+                others = [p for p in parameters if p not in deltas]
+                if others:
+                    groups.append({**group, "params": others})
+                    group["params"] = [p for p in parameters if p in deltas]
+                group["weight_decay"] = 0.0
+            yield
+        finally:
+            del groups[count:]
+            for group, parameters, decay in before:
+                group["params"], group["weight_decay"] = parameters, decay
+
+
+@torch.no_grad()
+def _preconditioner(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """Return P = √v̂ + eps of the Adam family's last step, v̂ = v/(1 − β₂ᵗ); amsgrad: of max v."""
+    square = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    step = torch.as_tensor(state["step"], dtype=torch.float64)
+    return (square / (1 - group["betas"][1] ** step)).sqrt() + group["eps"]  # type: ignore[no-any-return]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+import pandas as pd
+import pytest
+
+from optuna_dstn import HyperparameterError
+from optuna_dstn.schedule._timetable import Timetable
+
+
+def timetable(**columns: Any) -> Timetable:
+    return Timetable.of_frame(pd.DataFrame(columns))
+
+
+def test_a_row_holds_from_its_step_until_the_next() -> None:
+    table = timetable(step=[2, 5], rate=[0.1, 0.2])
+    assert [table.at(step)["rate"] for step in range(7)] == [0.1] * 5 + [0.2] * 2
+
+
+def test_what_a_recorded_schedule_adds_is_left_aside() -> None:
+    columns = {"step": [0], "value": [1.0], "rate": [0.1], "scale:rate": [1.0]}
+    assert Timetable.of_frame(pd.DataFrame(columns)).names == ("rate",)
+
+
+def test_a_row_given_twice_counts_once() -> None:
+    table = timetable(step=[0, 3, 3], value=[0.3, 0.2, 0.1], rate=[0.1, 0.2, 0.2])
+    assert table.column("rate") == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "given", "expected"),
+    [
+        (FloatDistribution(0.0, 1.0), [0, 0.3], [0.0, 0.3]),
+        (FloatDistribution(1 / 3, 2 / 3), [0.333333, 0.666667], [1 / 3, 2 / 3]),
+        (FloatDistribution(0.0, 1.0, step=0.25), [0.3, 0.5], [0.25, 0.5]),
+        (IntDistribution(0, 9), [2.6, 9.0], [3, 9]),
+        (IntDistribution(1, 9, step=4), [1, 6], [1, 5]),
+    ],
+)
+def test_values_take_the_kind_and_the_grid_of_their_range(
+    distribution: BaseDistribution, given: list[float], expected: list[float]
+) -> None:
+    table = timetable(step=[0, 1], x=given)
+    table.place("x", distribution)
+    values = table.column("x")
+    assert values == expected
+    assert list(map(type, values)) == list(map(type, expected))
+
+
+def test_a_value_out_of_the_range() -> None:
+    table = timetable(step=[0, 7], rate=[0.1, 1.5])
+    with pytest.raises(
+        HyperparameterError, match=r"'rate' the value 1.5 from step 7.*clip\(0, 0.9"
+    ):
+        table.place("rate", FloatDistribution(0.0, 0.9))
+
+
+def test_columns_of_one_name() -> None:
+    frame = pd.DataFrame([[0, 0.1, 0.2]], columns=["step", "rate", "rate"])
+    with pytest.raises(ValueError, match="several columns 'rate'"):
+        Timetable.of_frame(frame)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"epoch": [0], "rate": [0.1]}, r"no column 'step' \(columns: epoch, rate\)"),
+        ({"step": [0], "value": [0.1]}, "1 rows and 0 columns of hyperparameters"),
+        ({"step": [], "rate": []}, "0 rows and 1 columns"),
+        ({"step": [0, 5, 3], "rate": [0.1, 0.2, 0.3]}, "do not increase: 3 comes after 5"),
+        ({"step": [0, 3, 3], "rate": [0.1, 0.2, 0.3]}, "two rows at step 3 with different values"),
+        ({"step": [-1], "rate": [0.1]}, "row at step -1"),
+        ({"step": [0.5], "rate": [0.1]}, "row at step 0.5"),
+        ({"step": [math.nan], "rate": [0.1]}, "row at step nan"),
+        ({"step": [math.inf], "rate": [0.1]}, "row at step inf"),
+        ({"step": [0, 4], "rate": [0.1, None]}, r"'rate' of the schedule is nan at step 4.*ffill"),
+        ({"step": [0], "augment": ["noise"]}, r"'augment' of the schedule holds .*get_dummies"),
+    ],
+)
+def test_a_frame_that_is_no_schedule(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Timetable.of_frame(pd.DataFrame(columns))

@@ -1,0 +1,90 @@
+"""What another process finds in the storage, however the first one ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+from _problems import QUICK, make_objective, open_storage
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+import pytest
+
+import optuna_dstn
+from optuna_dstn.study._attributes import CONFIG, START, TUNED
+
+
+TESTS = Path(__file__).parents[1]
+
+
+def interrupted_study(
+    kind: str, folder: Path, number: signal.Signals
+) -> tuple[optuna_dstn.DSTNStudy, int]:
+    """Return the study that a process left when it got a signal, and its exit status."""
+    command = [sys.executable, str(TESTS / "_interrupted_study.py"), kind, str(folder)]
+    with subprocess.Popen(
+        command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "hanging\n"
+            process.send_signal(number)
+            process.wait(timeout=120)  # a busy machine needs more than it seems
+        finally:
+            process.kill()
+    study = optuna_dstn.load_study(
+        study_name="study", storage=open_storage(kind, folder), config=QUICK
+    )
+    return study, process.returncode
+
+
+def assert_holds_tuning(trial: FrozenTrial, rows: int) -> None:
+    assert trial.user_attrs[START] == {"dropout": 0.3}
+    assert trial.user_attrs[TUNED] == ["dropout"]
+    assert trial.user_attrs[CONFIG]["train_steps"] == QUICK.train_steps
+    assert trial.params["lr"] == 0.05
+    schedule = optuna_dstn.hyperparameter_schedule(trial)
+    assert schedule["step"].tolist() == [4 * (row + 1) for row in range(rows)]
+    assert schedule["dropout"].iloc[-1] != 0.3
+
+
+def tuned_value(trial: FrozenTrial) -> float:
+    schedule = optuna_dstn.hyperparameter_schedule(trial)
+    return schedule["dropout"][schedule["value"].idxmin()]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_ctrl_c(kind: str, tmp_path: Path) -> None:
+    study, status = interrupted_study(kind, tmp_path, signal.SIGINT)
+    assert status != 0
+    complete, interrupted = study.trials
+    assert [complete.state, interrupted.state] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert_holds_tuning(complete, rows=3)
+    assert_holds_tuning(interrupted, rows=1)
+    for trial in study.trials:
+        assert trial.params["dropout"] == pytest.approx(tuned_value(trial), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_kill(kind: str, tmp_path: Path) -> None:
+    study, status = interrupted_study(kind, tmp_path, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    killed = study.trials[1]
+    assert killed.state == TrialState.RUNNING
+    assert_holds_tuning(killed, rows=1)
+    optuna_dstn.visualization.plot_hyperparameter_schedule(study)
+    study.optimize(make_objective(1), n_trials=1)
+    assert study.trials[2].state == TrialState.COMPLETE
+
+
+def test_a_retry_after_a_kill_starts_at_the_same_values(tmp_path: Path) -> None:
+    study, _ = interrupted_study("sqlite", tmp_path, signal.SIGKILL)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    study.tell(1, state=TrialState.FAIL)
+    retry(study, study.trials[1])
+    study.optimize(make_objective(2), n_trials=1)
+    assert study.trials[2].state == TrialState.COMPLETE
+    assert_holds_tuning(study.trials[2], rows=2)
