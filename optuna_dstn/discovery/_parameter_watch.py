@@ -1,4 +1,4 @@
-"""What becomes of a model's parameters after the first step has settled which of them respond."""
+"""Watch the model's parameters after the first step has decided which of them respond."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _NAMES_SHOWN = 6
 
 
 class ParameterWatch:
-    """Says so when parameters train without a response, or do not train at all by mistake.
+    """Warns when parameters train without a response, and raises when they stop training.
+
+    A model may change after the first step: a layer is unfrozen, a head is replaced, the optimizer
+    gets another group. The response knows only the parameters of the first step.
 
     Args:
         model: The model.
-        optimizer: Its optimizer.
-        plan: What the first step settled.
+        optimizer: The model's optimizer.
+        plan: The plan that the first step has made.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, plan: TuningPlan) -> None:
@@ -31,7 +34,7 @@ class ParameterWatch:
         self._optimizer = optimizer
         self._responding = {n: p for group in plan.responding for n, p in group.items()}
         reasons = plan.not_responding
-        # Those that may begin to train; of the others it is known why they do not respond.
+        # ``id`` of the parameters that respond, or whose lack of a response needs no warning.
         self._others = {
             id(parameter)
             for name, parameter in model.named_parameters()
@@ -61,7 +64,7 @@ class ParameterWatch:
         return sum(len(group["params"]) for group in self._optimizer.param_groups)
 
     def _warn_of_strangers(self, not_held: Sequence[str]) -> None:
-        """Warn if the optimizer seems to hold what was in the model before."""
+        """Warn if the optimizer seems to hold parameters that the model had before."""
         own = {id(p) for p in self._model.parameters()}
         strangers = len(self._held - own)
         parameters = dict(self._model.named_parameters())
@@ -75,7 +78,7 @@ class ParameterWatch:
             )
 
     def require_none_replaced(self) -> None:
-        """Check, before a step, that what responds is still what the model has.
+        """Check, before a step, that the model still has the parameters that respond.
 
         Raises:
             RuntimeError: If a parameter was replaced by one that the optimizer does not hold.
@@ -105,7 +108,7 @@ class ParameterWatch:
         self._note_structure()
 
     def warn_of_late(self) -> None:
-        """Warn, after ``backward`` on the weights, of parameters that began to train just now."""
+        """Warn of parameters that got their first gradient in the last ``backward``."""
         if self._present_count() != self._count:
             self._note_optimizer()
         late = {

@@ -1,4 +1,4 @@
-"""How the parameters that take part in the first step would respond."""
+"""Note how the functions of the first step let each parameter respond."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from optuna_dstn.tensors._in_place import is_in_place
 
 @dataclass
 class ParameterUse:
-    """How the functions of the first step let a parameter respond.
+    """How the functions of the first step let one parameter respond.
 
     Attributes:
-        axes: The axes along which its units may lie, the preferred one first; ``None`` where no
-            function has said.
-        shared_in_batch: Functions that see one Δ for the whole batch, since they have no rule, or
-            since no example of the batch is in sight.
+        axes: The axes of the parameter along which its units may lie, the preferred one first;
+            ``None`` as long as no function restricts them.
+        shared_in_batch: The functions in which one Δ serves the whole batch: they have no rule, or
+            no argument of theirs has a batch axis.
     """
 
     axes: tuple[int, ...] | None = None
@@ -41,7 +41,7 @@ class ParameterUse:
 
     @property
     def axis(self) -> int:
-        """The axis along which the units lie."""
+        """The axis of the parameter along which its units lie."""
         return self.axes[0] if self.axes else 0
 
 
@@ -49,10 +49,12 @@ class _Origin(NamedTuple):
     """How a tensor was computed from parameters alone.
 
     Attributes:
-        axes: For each parameter that took part, by ``id``: along which axis of the tensor its units
-            lie, for each axis along which they may lie in the parameter; ``None`` where all entries
-            are of one unit.
-        mixed_by: The function because of which several units contribute to an entry.
+        axes: For each contributing parameter, by ``id``, a mapping from an axis of the parameter to
+            the axis of the tensor where units along the former lie in the tensor. The value is
+            ``None`` where all entries of the tensor belong to one unit. For ``w.T`` of a matrix
+            ``w`` the mapping is ``{0: 1, 1: 0}``.
+        mixed_by: The first function that lets several units contribute to one entry, such as
+            ``"torch.matmul"``; ``None`` if no function does.
     """
 
     axes: Mapping[int, Mapping[int, int | None]]
@@ -60,14 +62,14 @@ class _Origin(NamedTuple):
 
 
 class Uses:
-    """A note of the functions in which parameters, and what is computed from them, take part.
+    """The functions in which parameters, and tensors computed from parameters alone, take part.
 
     Args:
-        roles: Which tensors are weights, and which have the examples.
-        linear: Whether the passes at the response are linearised.
+        roles: Tells which tensors are weights, and which have a batch axis.
+        linear: Whether the response's pass is linearised at the weights.
 
     Attributes:
-        of_parameters: ``id`` of each parameter that took part, and how.
+        of_parameters: The use of each parameter, by ``id``.
     """
 
     def __init__(self, roles: TensorRoles, *, linear: bool) -> None:
@@ -77,7 +79,7 @@ class Uses:
         self._origins: ByIdentity[_Origin] = ByIdentity()
 
     def __contains__(self, computed: Tensor) -> bool:
-        """Whether a tensor was computed from parameters alone."""
+        """Return whether a tensor was computed from parameters alone."""
         return computed in self._origins
 
     def note(
@@ -90,18 +92,19 @@ class Uses:
         *,
         in_model: bool,
     ) -> bool:
-        """Note how the parameters among the arguments respond through a call.
+        """Note how the parameters among the arguments of a call respond through the call.
 
         Args:
             func: The torch function.
-            args: What it was called with.
-            kwargs: What it was called with, by name.
-            tensors: Those among both.
-            output: What it returned.
-            in_model: Whether the model is being called.
+            args: The positional arguments of the call.
+            kwargs: The keyword arguments of the call.
+            tensors: All tensors among the arguments.
+            output: The result of the call.
+            in_model: Whether the model's ``forward`` is running.
 
         Returns:
-            Whether they meet examples in it, so that what it returns is no weight.
+            Whether the call combines parameters with examples. If so, its result is an activation;
+            otherwise the result may be a weight too.
         """
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
@@ -129,7 +132,7 @@ class Uses:
             func, tensors, weights, self._roles
         ):
             self._note_origin(func, args, kwargs, weights, output)
-        elif in_model:  # else a penalty, which the response does not see
+        elif in_model:  # outside of the model it is a penalty, which the response does not see
             for weight in weights:
                 axes = () if like is None else preferred_axes(weight, like)
                 self._add(weight, axes, func)
@@ -144,7 +147,7 @@ class Uses:
         weights: list[Tensor],
         output: Any,
     ) -> None:
-        """Note that a call has computed tensors from parameters alone."""
+        """Note where the units of parameters lie in tensors that were computed from them alone."""
         origins = [(weight, self._origin(weight)) for weight in weights]
         mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
         can_follow = func in INDEX_FUNCTIONS or (
@@ -181,7 +184,10 @@ class Uses:
         return _Origin({id(weight): axes or {0: None}})
 
     def _add(self, weight: Tensor, axes: tuple[int, ...], func: Function) -> None:
-        """Note a call that lets a weight respond along some axes; along none is by its mean."""
+        """Note that a call lets a weight respond by units along one of ``axes``.
+
+        With no axes, the call sees one Δ for the whole batch, the mean over the examples.
+        """
         origin = self._origin(weight)
         for parameter, there in origin.axes.items():
             allowed = [own for axis in axes for own, place in there.items() if place == axis]
@@ -198,7 +204,11 @@ class Uses:
 def _common(
     one: Mapping[int, int | None], other: Mapping[int, int | None]
 ) -> dict[int, int | None]:
-    """Return where units lie in what was made of a parameter in two ways."""
+    """Return the positions of units on which two paths from a parameter to a tensor agree.
+
+    In ``w + w.T`` units along axis 0 of ``w`` lie along axis 0 by one path, and along axis 1 by the
+    other: they agree nowhere.
+    """
     return {
         own: other[own] if place is None else place
         for own, place in one.items()

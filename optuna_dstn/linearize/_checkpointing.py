@@ -1,9 +1,9 @@
-"""Activation checkpointing, which the passes do without.
+"""Switch activation checkpointing off inside a pass.
 
-``torch.utils.checkpoint`` runs a piece of the model again in the backward pass, when the pass that
-reads the hyperparameters has ended: dropout would see the suggested rate in place of today's, and
-layers would not respond. So inside a pass what is checkpointed simply runs, and keeps its
-activations. The memory that this takes is what the response's pass takes anyway.
+``torch.utils.checkpoint`` runs a piece of the model a second time in the backward pass. The torch
+function mode has ended by then: in the second run dropout would use the suggested rate instead of
+the current one, and layers would not respond. Inside a pass a checkpointed function therefore runs
+once and keeps its activations. The response's pass needs that memory in any case.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _REENTRANT = "CheckpointFunction"
 _NOT_REENTRANT = "_checkpoint_without_reentrant_generator"
 
 _lock = threading.Lock()
-_passes = 0  # that are running, in all threads
+_passes = 0  # number of running passes, in all threads
 _own: dict[str, Any] = {}
 
 
 def suspend() -> None:
-    """Let checkpointed functions run as if they were not, until :func:`resume` is called."""
+    """Switch checkpointing off until :func:`resume` is called."""
     global _passes
     with _lock:
         if not _passes:
@@ -45,7 +45,7 @@ def resume() -> None:
 
 
 class _Through:
-    """What stands in for the function that checkpoints with ``use_reentrant=True``."""
+    """Replaces ``torch.utils.checkpoint.CheckpointFunction`` (``use_reentrant=True``)."""
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
@@ -53,5 +53,5 @@ class _Through:
 
 
 def _through(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """What stands in for what runs before and after a function otherwise checkpointed."""
+    """Replaces the generator that wraps a checkpointed function (``use_reentrant=False``)."""
     yield

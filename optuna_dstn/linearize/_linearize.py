@@ -1,9 +1,9 @@
 """The network linearised at its weights: f(x; w) + J_w f·Δ, by forward-mode differentiation.
 
-Inside :func:`at_response` a layer whose parameters respond returns a dual number (its output and
-the output's derivative in the direction Δ), every other operation carries the derivative along, and
-the model's own output is turned into the linearised prediction, primal + tangent, before any loss
-sees it. The result can be differentiated in reverse mode with respect to Δ.
+Inside :func:`at_response` a layer whose parameters respond returns a dual number: its output and
+the derivative of the output in the direction Δ. Every other operation propagates the derivative.
+The model's own output becomes the linearised prediction, primal + tangent, before a loss function
+sees the output. Reverse mode can then differentiate the loss with respect to Δ.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ _DUAL_LEVEL = threading.Lock()
 def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     """Make calls of ``model`` return its prediction at the deltas of ``mode``.
 
-    It is the prediction of the network linearised at its weights where the deltas are linear, else
-    that of the network at the weights that have moved. Inside, the parameters do not require grad:
-    the result is differentiable in Δ alone, and second derivatives of activations, which some lack,
-    are never asked for. The normalisation layers' running averages are left alone by the layers'
-    rules; what else the model keeps from call to call is the caller's care. Where the deltas say
-    that the pass trains the weights too, all of this is as in any training pass.
+    If ``mode.deltas.linear``, this is the prediction of the network linearised at its weights;
+    otherwise it is the prediction of the network at the moved weights.
+
+    Inside the context the parameters do not require grad. The result is therefore differentiable in
+    Δ alone, and PyTorch never needs second derivatives of activations, which some activations lack.
+    The rules of normalisation layers leave running averages alone; the caller restores all other
+    state of the model. If ``mode.deltas.trains_weights``, parameters require grad and running
+    averages are updated, as in any training pass.
 
     Args:
         model: The user's model.
-        mode: The interception whose layer rules move the parameters.
+        mode: The torch function mode whose rules serve the calls of the model.
 
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
@@ -77,7 +79,7 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let no parameter require grad."""
+    """Set ``requires_grad`` of some parameters to false inside the context."""
     training = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in training:
         parameter.requires_grad_(False)
@@ -90,7 +92,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def inside(model: nn.Module, mode: TorchCallMode[Any]) -> Iterator[None]:
-    """Let ``mode`` know the model, and when it is inside a call of it."""
+    """Tell ``mode`` which model is called, and when the model's ``forward`` is running."""
     mode.meet(model)
 
     def enter(*_: Any) -> None:
@@ -120,25 +122,29 @@ def _dual_level() -> Iterator[None]:
 
 @functools.cache
 def _load_forward_formulas() -> None:
-    """Let torch load what it loads at the first dual number, without its deprecation warning."""
+    """Make the first dual number of the process here, so that no user sees PyTorch's warning.
+
+    PyTorch loads TorchScript formulas at the first dual number, and warns that TorchScript is
+    deprecated.
+    """
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def merged_loss(output: Any, examples: int, source: str) -> Tensor:
-    """Return the mean of what a loss function returned, inside :func:`at_response`.
+    """Return the mean of a loss function's result, inside :func:`at_response`.
 
     Args:
-        output: As :func:`mean_loss` takes it.
-        examples: The size of the batch.
-        source: What returned it, for the message.
+        output: The result of the loss function: a scalar, or one value for each example, (B,).
+        examples: B, the size of the batch.
+        source: The name of the loss function, for messages.
 
     Raises:
-        ValueError: If it was not computed from merged predictions: the model was used in another
-            way than by calling it.
+        ValueError: If the loss is still a dual number: the loss function used parts of the model
+            without calling the model.
     """
-    with past_the_mode():  # these calls are none of the user's
+    with past_the_mode():  # the mode must see calls of the user's code only
         loss = mean_loss(output, examples, source)
         is_merged = not is_dual(loss)
     if not is_merged:

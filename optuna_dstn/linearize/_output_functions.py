@@ -1,4 +1,8 @@
-"""Functions that a model may end with, after what is to be linearised."""
+"""Functions that a model may end with, and that are applied after the linearised prediction.
+
+A model may return ``log_softmax(logits)``. Δ-STN linearises the logits, adds their tangent, and
+applies the log-softmax afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ OUTPUT_FUNCTIONS = functions(
     smooth_l1_loss soft_margin_loss triplet_margin_loss
     """,
 )
-"""Output activations, and losses: linear predictions are meant to go into them, not out of them."""
+"""Output activations and losses: their arguments are linearised, their results are not."""
 
 FOLLOWING_FUNCTIONS = functions(
     (torch, torch.Tensor),
@@ -27,4 +31,4 @@ FOLLOWING_FUNCTIONS = functions(
     __getitem__ contiguous flatten float permute reshape squeeze to transpose type_as unsqueeze view
     """,
 )
-"""What may follow an output function on the way out of the model."""
+"""Functions that may follow an output function before the model returns."""

@@ -1,4 +1,4 @@
-"""Functions that take whole numbers as sizes, axes and counts: those stay plain integers."""
+"""Functions that take integers as sizes, axes and counts: a hyperparameter stays one there."""
 
 from __future__ import annotations
 

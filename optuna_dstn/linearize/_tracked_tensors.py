@@ -1,8 +1,9 @@
 """Tensors that were made from hyperparameters, such as ``torch.tensor([1.0, h])``.
 
-In the perturbed pass such a tensor has one value per example too. The user's code sees it in the
-shape it asked for, at today's values; beside it the mode keeps the values of all examples, with the
-batch as an additional first axis, and brings them along through what is computed from it.
+In the response's pass such a tensor, too, has one value for each example. The user's code sees a
+tensor of the shape that it asked for, at the current values of the hyperparameters. The mode keeps
+the values of all examples beside that tensor, with the batch as an additional first axis, and
+computes them anew for every tensor that is computed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from optuna_dstn.tensors._in_place import is_in_place
 
 
 _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor})
-# Position and name of the fill value; what else is a hyperparameter there is a size.
+# Position and name of the fill value. A hyperparameter in another argument is a size.
 _FROM_FILL_VALUE: dict[Function, tuple[int, str]] = {
     torch.full: (1, "fill_value"),
     torch.full_like: (1, "fill_value"),
@@ -45,7 +46,7 @@ _SPREADING = _FROM_FILL_VALUE.keys() | {
 
 
 def makes_tensor(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call with hyperparameters makes a tensor that holds their values."""
+    """Return whether a call with hyperparameters makes a tensor that holds their values."""
     if func in _FROM_DATA:
         return True
     return func in _FROM_FILL_VALUE and isinstance(_fill_value(func, args, kwargs), Hyperparameter)

@@ -1,7 +1,8 @@
-"""What a model writes into its own parameters: clamped weights, a momentum encoder, decay by hand.
+"""Undo what a pass writes into the model's own parameters.
 
-A training step calls the model several times, but what a forward pass does to parameters in place
-must happen once, as in an ordinary training loop: in the pass that trains the weights.
+Some models change parameters in ``forward``: they clamp weights, update a momentum encoder, or
+decay weights by hand. A training step of Δ-STN calls the model several times. Such a change must
+happen once, as in an ordinary training loop, so only the pass that trains the weights keeps it.
 """
 
 from __future__ import annotations
@@ -22,30 +23,31 @@ def writes(func: Function, kwargs: dict[str, Any]) -> bool:
 
 
 def written_by(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors that a call for which :func:`writes` holds may change."""
+    """Return the tensors that a call may change, given that :func:`writes` holds for the call."""
     return leaves((args[:1], kwargs), Tensor)
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return where a tensor's values are; its views share it."""
+    """Return the address of a tensor's storage, which all views of the tensor share."""
     return tensor.untyped_storage().data_ptr()
 
 
 class WrittenParameters:
-    """Remembers what parameters were before a pass wrote into them, to be put back after it.
+    """Remembers the values of parameters before a pass writes into them, and restores the values.
 
     Args:
-        parameters: Returns those that the pass may write into; asked at its first write.
+        parameters: Returns the parameters that the pass may write into. The function is called at
+            the first write.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Parameter]]) -> None:
         self._parameters = parameters
         self._of_storage: dict[int, list[Parameter]] | None = None
-        # The parameter's own tensor, which ``p.data = ...`` exchanges, and a copy of its values.
+        # The parameter, its data tensor (``p.data = ...`` exchanges it) and a copy of the values.
         self._before: dict[int, tuple[Parameter, Tensor, Tensor]] = {}
 
     def note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note a call for which :func:`writes` holds, before it runs."""
+        """Copy the parameters that a call is about to change; :func:`writes` holds for the call."""
         if self._of_storage is None:
             self._of_storage = {}
             for parameter in self._parameters():
@@ -57,9 +59,9 @@ class WrittenParameters:
                     self._before[id(parameter)] = parameter, own, own.clone()
 
     def put_back(self) -> None:
-        """Give every parameter that was written into its values from before.
+        """Restore the values of every parameter that the pass has written into.
 
-        Call it after ``backward``, which needs the values that the pass computed with.
+        Call this method after ``backward``, which needs the values that the pass computed with.
         """
         for parameter, own, values in self._before.values():
             own.copy_(values)
