@@ -243,10 +243,11 @@ REST = {"lr": 0.05, "kind": "SGD"}
     [
         (FRAME.assign(droput=0.1), REST, r"column 'droput', but the objective.*'dropout', 'kind'"),
         (FRAME.assign(**{"kind=SGD": 1.0}), REST, "column 'kind=SGD', but the objective has not"),
+        (FRAME.assign(kind=1.0), REST, "column 'kind', but the objective has not .* as a number"),
         (
-            FRAME.assign(kind=1.0),
-            REST,
-            "column 'kind', but the objective .* as a category",
+            FRAME,
+            {**REST, "rl": 0.1},
+            r"params=...\) has 'rl', but .*\(suggested: 'dropout'",
         ),
         (FRAME, {"kind": "SGD"}, r"suggests 'lr', which is neither .*params=\{'lr': \.\.\.\}"),
         (FRAME, {"lr": 0.05}, "suggests 'kind', which is neither"),
@@ -257,6 +258,12 @@ REST = {"lr": 0.05, "kind": "SGD"}
 def test_a_schedule_of_another_objective(schedule: Any, params: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replay_schedule(Objective(), schedule, params)
+
+
+def test_an_unknown_parameter_beside_a_trial() -> None:
+    trial = tuned(Objective(), START)
+    with pytest.raises(ValueError, match="has 'learning_rate', but the objective has not"):
+        replay_schedule(Objective(), trial, {"learning_rate": 0.1})
 
 
 def test_a_schedule_of_no_kind() -> None:

@@ -21,6 +21,22 @@ def the_study() -> optuna.Study:
     return optuna.create_study()
 
 
+def _suggest_in_replay() -> None:
+    """ReplayTrial overrides _suggest, which the suggest methods of FixedTrial call."""
+    suggested: list[str] = []
+
+    class Trial(optuna.trial.FixedTrial):
+        def _suggest(self, name: str, distribution: object) -> int:
+            suggested.append(name)
+            return 0
+
+    trial = Trial({})
+    trial.suggest_float("float", 0.0, 1.0)
+    trial.suggest_categorical("category", [0])
+    if suggested != ["float", "category"]:
+        raise AttributeError("_suggest")
+
+
 OPTUNA: dict[str, Callable[[], object]] = {
     "Study._storage": lambda: the_study()._storage.get_all_studies,
     "Study._get_trials(deepcopy, states, use_cache)": lambda: inspect.signature(
@@ -30,6 +46,8 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
     "FixedTrial._params": lambda: optuna.trial.FixedTrial({"x": 1.0})._params["x"],
+    "FixedTrial._suggest": _suggest_in_replay,
+    "FixedTrial._suggested_params": lambda: optuna.trial.FixedTrial({})._suggested_params.items(),
     "FrozenTrial._trial_id": lambda: optuna.create_trial(value=0.0)._trial_id,
     "distributions._convert_old_distribution_to_new_distribution": lambda: (
         optuna.distributions._convert_old_distribution_to_new_distribution(
