@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from optuna_dstn.response._delta import Delta
-from optuna_dstn.response._response import Response, StructuredResponse
+from optuna_dstn.response._response import Response
+from optuna_dstn.response._structured import StructuredResponse
 
 
 EXAMPLES, HYPERPARAMETERS = 5, 3

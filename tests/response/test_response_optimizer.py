@@ -90,7 +90,7 @@ def test_the_highest_rate_survives_a_checkpoint() -> None:
     response.step()
     _, other = _two_groups()
     other.load_state_dict(response.state_dict())
-    other._follows.param_groups[0]["lr"] = 0.5  # type: ignore[union-attr]
+    other._users_optimizer.param_groups[0]["lr"] = 0.5  # type: ignore[union-attr]
     other.step()
     assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
