@@ -9,6 +9,8 @@ from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._experimental import experimental
+
 
 Option = Callable[[Tensor], Tensor]
 
@@ -21,6 +23,7 @@ class SuggestsProbabilities(Protocol):
         """Return the probability of each option, by its name; they sum to 1."""
 
 
+@experimental("0.1.0")
 def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) -> Choice:
     """Suggest which of several functions training uses: an augmentation, a kind of noise.
 

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 import pandas as pd
 
 from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._experimental import experimental
 from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 from optuna_dstn.hyperparameter._option_probability import OptionProbability, relaxed
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 _ROUNDING = 1e-5
 
 
+@experimental("0.1.0")
 def replay_schedule(
     objective: Callable[[Any], Result],
     schedule: optuna.trial.BaseTrial | pd.DataFrame,

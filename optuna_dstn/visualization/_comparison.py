@@ -12,6 +12,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 
+from optuna_dstn._experimental import experimental
+
 
 Array = NDArray[np.float64]
 
@@ -46,6 +48,7 @@ class _ComparisonInfo(NamedTuple):
     target_name: str
 
 
+@experimental("0.1.0")
 def plot_comparison(
     studies: optuna.Study
     | Sequence[optuna.Study]
