@@ -16,7 +16,7 @@ from optuna_dstn.rules._domain import Domain
 class RandomAffine(Augmentation):
     """Shear, scale, rotate and shift each image at random, about its centre.
 
-    A pixel at p, relative to the centre with x to the right and y down, moves to
+    A pixel at p, relative to the centre with x to the right and y down, moves to::
 
         t + f·R(α)·S(β)·p,    |α| ≤ degrees,    |β| ≤ shear,    |f − 1| ≤ scale,
                               |t_x| ≤ translate_x·W,    |t_y| ≤ translate_y·H,

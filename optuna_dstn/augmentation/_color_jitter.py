@@ -18,7 +18,7 @@ class ColorJitter(Augmentation):
     """Change brightness, contrast, saturation and hue of each image at random, in this order.
 
     Let s be a strength, x a pixel with values in [0, 1], g(x) its grey value, and m the mean grey
-    value of the image. The first three change x to
+    value of the image. The first three change x to::
 
         brightness: f·x,    contrast: f·x + (1 − f)·m,    saturation: f·x + (1 − f)·g(x),
 
