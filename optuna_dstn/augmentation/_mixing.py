@@ -20,7 +20,7 @@ def mixup(input: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
     """Mix each example x with a partner x' from its batch: w·x + (1 − w)·x'.
 
     Each example has its own weight w ~ Beta(α, α), where α is the ``strength`` (Zhang et al., 2018,
-    "mixup: Beyond Empirical Risk Minimization", equation 1). α = 0 mixes nothing.
+    "mixup: Beyond Empirical Risk Minimization"). α = 0 mixes nothing.
 
     Mix in the training loss only: the validation loss must not depend on the strength, and the
     Tuner refuses one that does. A model is in training mode in the training loss only.

@@ -20,7 +20,7 @@ def test_a_row_holds_from_its_step_until_the_next() -> None:
     assert [table.at(step)["rate"] for step in range(7)] == [0.1] * 5 + [0.2] * 2
 
 
-def test_what_a_recorded_schedule_adds_is_left_aside() -> None:
+def test_the_columns_value_and_scale_are_ignored() -> None:
     columns = {"step": [0], "value": [1.0], "rate": [0.1], "scale:rate": [1.0]}
     assert Timetable.from_frame(pd.DataFrame(columns)).names == ("rate",)
 
@@ -75,6 +75,6 @@ def test_a_value_out_of_the_range() -> None:
         ({"step": [0], "augment": ["noise"]}, r"'augment' of the schedule holds .*get_dummies"),
     ],
 )
-def test_a_frame_that_is_no_schedule(columns: dict[str, Any], message: str) -> None:
+def test_a_frame_that_is_not_a_schedule(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Timetable.from_frame(pd.DataFrame(columns))

@@ -91,7 +91,7 @@ TORCH: dict[str, Callable[[], object]] = {
     # Where a module keeps its buffers and its children.
     "Module._buffers": lambda: torch.nn.BatchNorm1d(2)._buffers["running_mean"],
     "Module._modules": lambda: torch.nn.Sequential(torch.nn.ReLU())._modules["0"],
-    # What torch.utils.checkpoint.checkpoint calls, and that it looks them up in its module.
+    # torch.utils.checkpoint.checkpoint looks these up in its module and calls them.
     "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),
     "utils.checkpoint._checkpoint_without_reentrant_generator": lambda: _names_of_checkpoint(
         "_checkpoint_without_reentrant_generator"
@@ -99,7 +99,7 @@ TORCH: dict[str, Callable[[], object]] = {
     # What torch.autograd.forward_ad calls in the end.
     "_make_dual": lambda: _parts_of_dual()[0].sum(),
     "_unpack_dual": lambda: _parts_of_dual()[1].sum(),
-    # How a mode lets a call pass.
+    # How a torch function mode runs a call outside all modes.
     "overrides._pop_mode_temporarily": _is_past_a_mode,
     # What torch.nn.utils.rnn calls.
     "_pack_padded_sequence": lambda: torch._pack_padded_sequence(
@@ -128,7 +128,7 @@ def test_private_api_of_optuna(name: str) -> None:
 
 
 def test_trial_suggests_through_its_storage_attribute() -> None:
-    """DSTNTrial.storage holds parameters back, since Trial._suggest writes to it."""
+    """DSTNTrial defers parameters in its storage attribute, to which Trial._suggest writes."""
     trial = the_study().ask()
     written: list[str] = []
 
@@ -147,7 +147,7 @@ def test_trial_suggests_through_its_storage_attribute() -> None:
 
 
 def test_optimize_asks_the_study_for_its_trials() -> None:
-    """DSTNStudy.ask makes the trials, in Study.optimize too."""
+    """DSTNStudy.ask also creates the trials of Study.optimize."""
     asked: list[optuna.Trial] = []
 
     class Study(optuna.Study):
@@ -161,7 +161,7 @@ def test_optimize_asks_the_study_for_its_trials() -> None:
 
 
 def test_no_other_private_name_is_used() -> None:
-    """Private names that are not the package's own are listed above, or here with a reason."""
+    """Every private name of another package is in the lists above."""
     known = {name.split("(")[0].split(".")[-1] for name in (*OPTUNA, *TORCH)}
     package = Path(optuna_dstn.__file__).parent
     trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
@@ -191,7 +191,7 @@ def _is_private(name: str) -> bool:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Names that a module defines: functions, classes, variables and attributes."""
+    """Return the functions, classes, variables and attributes that a module defines."""
     functions = {
         node.name
         for node in ast.walk(tree)
