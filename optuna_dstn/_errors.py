@@ -71,3 +71,10 @@ def late_hyperparameter(formula: str, where: str) -> HyperparameterError:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def described(argument: object) -> str:
+    """Return a short description of a wrong argument, for a message: its value or its type."""
+    if argument is None or isinstance(argument, (str, int, float)):
+        return repr(argument)
+    return f"a {type(argument).__name__}"

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "wrap of a trial": (
         lambda: wrap(TRIAL),
         TypeError,
-        r"wrap takes an optuna\.Study, not FrozenTrial",
+        r"wrap takes an optuna\.Study, not a FrozenTrial",
     ),
     "choice without a trial": (
         lambda: choice(None, "augment", OPTIONS),  # type: ignore[arg-type]
@@ -106,12 +106,12 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "choice of a study": (
         lambda: choice(STUDY, "augment", OPTIONS),
         TypeError,
-        r"choice got <optuna\..*Study.* for a trial",
+        r"choice got a Study for a trial",
     ),
     "schedule of a study": (
         lambda: hyperparameter_schedule(STUDY),
         TypeError,
-        r"hyperparameter_schedule takes a trial, not <optuna.*study\.best_trial",
+        r"hyperparameter_schedule takes a trial, not a Study: .*study\.best_trial",
     ),
     "schedule of None": (
         lambda: hyperparameter_schedule(None),  # type: ignore[arg-type]
@@ -126,22 +126,22 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "plot of a trial": (
         lambda: plot_hyperparameter_schedule(TRIAL),
         TypeError,
-        r"takes a study, not FrozenTrial.*\(study, trials=\[trial\.number\]\)",
+        r"takes a study, not a FrozenTrial.*\(study, trials=\[trial\.number\]\)",
     ),
     "plot of a misspelt parameter": (
         lambda: plot_hyperparameter_schedule(TUNED, params=["dropuot"]),
         ValueError,
-        r"params=\['dropuot'\]: 'dropuot' has no schedule .*Tuned by gradient: 'dropout'",
+        r"params=\.\.\.\): 'dropuot' has no schedule .*Tuned by gradient: 'dropout'",
     ),
     "plot of a text": (
         lambda: plot_hyperparameter_schedule(TUNED, params="dropout"),
         TypeError,
-        r"params='dropout': give a list of names, params=\['dropout'\]",
+        r"params='dropout'\): give a list of names, \['dropout'\]",
     ),
     "comparison of a trial": (
         lambda: plot_comparison(TRIAL),
         TypeError,
-        "plot_comparison takes studies, not FrozenTrial",
+        "plot_comparison takes studies, not a FrozenTrial",
     ),
     "comparison of names": (
         lambda: plot_comparison({"TPE": ["tpe_0"]}),  # type: ignore[dict-item]

@@ -9,6 +9,7 @@ from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._errors import described
 from optuna_dstn._experimental import experimental
 
 
@@ -55,7 +56,7 @@ def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) ->
     """
     if not isinstance(trial, (BaseTrial, SuggestsProbabilities)):
         raise TypeError(
-            f"choice got {trial!r} for a trial: give the trial that the objective got, "
+            f"choice got {described(trial)} for a trial: give the trial that the objective got, "
             f"choice(trial, {name!r}, options)."
         )
     _require_options(name, options)

@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 import pandas as pd
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, described
 from optuna_dstn._experimental import experimental
 from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 from optuna_dstn.hyperparameter._option_probability import OptionProbability, relaxed
@@ -96,7 +96,7 @@ def replay_schedule(
         trial.set_user_attr(DIRECTION, schedule.user_attrs.get(DIRECTION))
     else:
         raise TypeError(
-            f"replay_schedule got a {type(schedule).__name__} for a schedule: give a trial that "
+            f"replay_schedule got {described(schedule)} for a schedule: give a trial that "
             "Δ-STN tuned (study.best_trial), or a pandas.DataFrame with a column 'step' and one "
             "for each hyperparameter."
         )

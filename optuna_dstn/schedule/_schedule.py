@@ -8,6 +8,7 @@ from typing import Any
 from optuna.trial import BaseTrial
 import pandas as pd
 
+from optuna_dstn._errors import described
 from optuna_dstn.study._attributes import SCHEDULE
 
 
@@ -98,8 +99,8 @@ def hyperparameter_schedule(trial: BaseTrial) -> pd.DataFrame:
     """
     if not isinstance(trial, BaseTrial):
         raise TypeError(
-            f"hyperparameter_schedule takes a trial, not {trial!r}: give one trial of a study, "
-            "such as hyperparameter_schedule(study.best_trial)."
+            f"hyperparameter_schedule takes a trial, not {described(trial)}: give one trial of a "
+            "study, such as hyperparameter_schedule(study.best_trial)."
         )
     stored = trial.user_attrs.get(SCHEDULE)
     if stored is None:

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import described, logger
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._deferred_parameters import DeferredParameters
 from optuna_dstn.study._storage_with_deferred import StorageWithDeferred, inner_storage
@@ -287,7 +287,7 @@ def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy
     """
     if not isinstance(study, optuna.Study):
         raise TypeError(
-            f"wrap takes an optuna.Study, not {study!r}: give the study object, such as "
+            f"wrap takes an optuna.Study, not {described(study)}: give the study object, such as "
             "wrap(optuna.create_study()) or wrap(optuna.load_study(study_name=..., storage=...))."
         )
     if config is None and isinstance(study, DSTNStudy):

@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 
+from optuna_dstn._errors import described
 from optuna_dstn._experimental import experimental
 
 
@@ -142,8 +143,8 @@ def _listed(studies: object) -> list[optuna.Study]:
     for study in listed:
         if not isinstance(study, optuna.Study):
             raise TypeError(
-                f"plot_comparison takes studies, not {study!r}: give a study, a list of studies, "
-                'or a dictionary of them by name, such as {"TPE": [study_0, study_1]}.'
+                f"plot_comparison takes studies, not {described(study)}: give a study, a list of "
+                'studies, or a dictionary of them by name, such as {"TPE": [study_0, study_1]}.'
             )
     return listed
 

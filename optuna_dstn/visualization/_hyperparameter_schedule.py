@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from optuna_dstn._errors import described
 from optuna_dstn.hyperparameter._option_probability import option_of
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._attributes import SCHEDULE
@@ -72,11 +73,13 @@ def plot_hyperparameter_schedule(
     """
     if not isinstance(study, optuna.Study):
         raise TypeError(
-            f"plot_hyperparameter_schedule takes a study, not {study!r}: of a single trial, give "
-            "plot_hyperparameter_schedule(study, trials=[trial.number])."
+            f"plot_hyperparameter_schedule takes a study, not {described(study)}: of a single "
+            "trial, give plot_hyperparameter_schedule(study, trials=[trial.number])."
         )
     if isinstance(params, str):
-        raise TypeError(f"params={params!r}: give a list of names, params=[{params!r}].")
+        raise TypeError(
+            f"plot_hyperparameter_schedule(params={params!r}): give a list of names, [{params!r}]."
+        )
     return _get_hyperparameter_schedule_plot(
         _get_hyperparameter_schedule_info(study, trials, params)
     )
@@ -113,8 +116,9 @@ def _get_hyperparameter_schedule_info(
     unknown = [name for name in params or () if name not in known]
     if shown and unknown:
         raise ValueError(
-            f"params={list(params or ())!r}: {', '.join(map(repr, unknown))} has no schedule in "
-            f"these trials. Tuned by gradient: {', '.join(map(repr, sorted(known)))}."
+            f"plot_hyperparameter_schedule(params=...): {', '.join(map(repr, unknown))} has no "
+            "schedule in these trials. Tuned by gradient: "
+            f"{', '.join(map(repr, sorted(known)))}."
         )
     if not lines:
         raise ValueError(
