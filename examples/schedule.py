@@ -8,6 +8,7 @@ replayed step by step. MacKay et al. (2019) compare self-tuning networks in this
 """
 
 import argparse
+import warnings
 
 import optuna
 import pandas as pd
@@ -92,6 +93,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # replay_schedule is experimental.
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
     rows = [
         {"training": training, "best validation loss": valid, "test loss": test}

@@ -1,4 +1,26 @@
-"""Hyperparameter tuning by Δ-STN inside one training run, as a drop-in for Optuna."""
+"""Hyperparameter tuning by Δ-STN inside one training run, as a drop-in for Optuna.
+
+A study of :func:`create_study` is an ``optuna.Study``, and the model is plain PyTorch. A
+:class:`Tuner` takes the training steps of one trial. It tunes every suggested number that reaches a
+torch function in training by the gradient of the validation loss::
+
+    def objective(trial):
+        model = make_model(dropout=trial.suggest_float("dropout", 0.0, 0.9))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, valid_loader)
+        for epoch in range(100):
+            for batch in train_loader:
+                tuner.step(batch)
+            tuner.evaluate()
+        return tuner.best_value
+
+    study = optuna_dstn.create_study(direction="minimize")
+    study.optimize(objective, n_trials=1)
+
+The folders are the architecture; each ``__init__`` says what the folder does. Imports go one way:
+``training`` → ``schedule`` → ``study`` | ``discovery`` → ``linearize`` → ``rules`` → ``parameters``
+→ ``response`` → ``batch`` → ``space`` → ``hyperparameter`` → ``penalty`` | ``tensors``.
+"""
 
 from optuna_dstn import augmentation, visualization
 from optuna_dstn._errors import HyperparameterError, TrainingDivergedError

@@ -1,4 +1,4 @@
-"""What the library says when something is wrong: two errors, and a logger."""
+"""The errors of the package, its messages for several places, and its logger."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from collections.abc import Iterable
 import optuna
 
 
-# A child of Optuna's logger: optuna.logging.set_verbosity governs it.
+# A child of Optuna's logger, so that optuna.logging.set_verbosity applies to it.
 logger = optuna.logging.get_logger("optuna.dstn")
 
 
 class HyperparameterError(ValueError):
-    """A hyperparameter, or the code around it, is used in a way that cannot be tuned by gradient.
+    """A hyperparameter is used in a way that cannot be tuned by gradient.
 
-    The message names the hyperparameter, the function in which it was met and what to write
-    instead.
+    The message names the hyperparameter, the function that reads it, and what to write instead.
+
+    Example:
+        >>> try:  # doctest: +SKIP
+        ...     study.optimize(objective, n_trials=1)
+        ... except optuna_dstn.HyperparameterError as error:
+        ...     print(error)
     """
 
 
 class TrainingDivergedError(ArithmeticError):
     """A loss, or its gradient, became NaN or infinite.
 
-    It is raised before an optimizer applies that gradient, so the weights and the hyperparameters
-    are still finite. Give ``study.optimize(...,
-    catch=(TrainingDivergedError,))`` to record the trial as failed and go on with the next.
+    The error is raised before an optimizer applies the gradient, so the weights and the
+    hyperparameters are still finite.
+
+    Example:
+        Record the trial as failed, and continue with the next one:
+
+        >>> study.optimize(  # doctest: +SKIP
+        ...     objective, n_trials=20, catch=(optuna_dstn.TrainingDivergedError,)
+        ... )
     """
 
 
@@ -32,8 +43,8 @@ def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterEr
     """Return the error for hyperparameters that the Tuner's trial did not suggest.
 
     Args:
-        names: The hyperparameters.
-        where: What reads them.
+        names: The names of the hyperparameters.
+        where: The function that reads them.
     """
     listed = ", ".join(repr(name) for name in sorted(names))
     return HyperparameterError(
@@ -44,11 +55,11 @@ def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterEr
 
 
 def late_hyperparameter(formula: str, where: str) -> HyperparameterError:
-    """Return the error for hyperparameters that training did not read in its first step.
+    """Return the error for hyperparameters that the first training step did not read.
 
     Args:
-        formula: Their formula, quoted.
-        where: What reads them.
+        formula: The formula of the hyperparameters, quoted.
+        where: The function that reads them.
     """
     return HyperparameterError(
         f"Hyperparameter {formula} first reaches {where} after the first step, when what is tuned "
@@ -58,5 +69,12 @@ def late_hyperparameter(formula: str, where: str) -> HyperparameterError:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first."""
+    """Return the first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def described(argument: object) -> str:
+    """Return a short description of a wrong argument, for a message: its value or its type."""
+    if argument is None or isinstance(argument, (str, int, float)):
+        return repr(argument)
+    return f"a {type(argument).__name__}"

@@ -65,7 +65,7 @@ def test_the_map_is_the_stretched_sigmoid(raw: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", RANGES)
 def test_current_values_are_values_of_the_distribution(name: str, dtype: torch.dtype) -> None:
-    """Storages check exactly: bounds, grid, and whole numbers of type int."""
+    """Storages check bounds, grid and type exactly."""
     distribution = RANGES[name]
     one = space({name: distribution}, dtype=dtype)
     raws = torch.cat([4 * torch.randn(2000), torch.linspace(-200, 200, 101)])
@@ -86,7 +86,9 @@ def test_every_value_of_a_grid_is_reached() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", RANGES)
-def test_the_start_is_given_back(name: str, dtype: torch.dtype) -> None:
+def test_the_current_values_at_the_start_are_the_start_values(
+    name: str, dtype: torch.dtype
+) -> None:
     distribution = RANGES[name]
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
     if distribution.log:  # type: ignore[attr-defined]
@@ -110,7 +112,7 @@ def test_the_start_is_given_back(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "distribution", [FloatDistribution(0.0, 0.95), FloatDistribution(1e-6, 0.1, log=True)]
 )
-def test_a_start_on_the_edge_begins_just_inside(distribution: FloatDistribution) -> None:
+def test_a_start_on_a_bound_moves_just_inside(distribution: FloatDistribution) -> None:
     for start in (distribution.low, distribution.high):
         one = space({"x": distribution}, {"x": start})
         assert one.raw.isfinite().all()
@@ -143,24 +145,24 @@ def test_many_columns_at_once_equal_each_by_itself() -> None:
 
 def test_gradients_of_the_map() -> None:
     ranges = {n: d for n, d in RANGES.items() if n in ("dropout", "negative", "weight_decay")}
-    ranges["big"] = FloatDistribution(0.0, 2000.0)  # whose exponential overflows
+    ranges["big"] = FloatDistribution(0.0, 2000.0)  # the exponential of its values overflows
     several = space(ranges)
     raw = torch.randn(3, len(ranges), dtype=torch.float64, requires_grad=True)
 
-    def relative(raw: Tensor) -> Tensor:  # all of order one
+    def relative(raw: Tensor) -> Tensor:  # every value of order 1
         return several.constrain(raw) / torch.tensor([1, 1, 1e-3, 2000], dtype=torch.float64)
 
     assert torch.autograd.gradcheck(relative, raw)
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.0, 3.0])
-def test_the_scale_starts_as_given(scale: float) -> None:
+def test_the_scale_starts_at_the_given_value(scale: float) -> None:
     one = space({"x": FloatDistribution(0.0, 1.0)}, scale=scale)
     assert one.current_scale() == {"x": pytest.approx(scale, rel=1e-9)}
     assert torch.log1p(one.raw_scale.exp()).item() == pytest.approx(scale, rel=1e-9)
 
 
-def test_the_perturbation_is_normal_with_that_scale() -> None:
+def test_the_perturbation_is_normal_with_standard_deviation_sigma() -> None:
     two = space({"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)})
     with torch.no_grad():
         two.raw_scale.copy_(torch.tensor([-2.0, 1.5]))

@@ -1,7 +1,8 @@
-"""Augmentation of image batches, each example at a strength of its own, and mixing of examples.
+"""Augmentation of image batches with hyperparameters for strengths, and mixing of examples.
 
-Every strength is a plain number or a suggested hyperparameter, which is then tuned by gradient. On
-any device, as part of the model or of its loss function::
+Each strength is a plain number or a suggested hyperparameter. The ``Tuner`` tunes a hyperparameter
+by gradient, and then each example of a batch has a strength of its own. The augmentations run on
+any device, as a part of the model or in the loss function::
 
     model = nn.Sequential(
         augmentation.RandomAffine(degrees=trial.suggest_float("degrees", 0, 45)),
@@ -10,7 +11,13 @@ any device, as part of the model or of its loss function::
         network,
     )
 
-All but ``Cutout`` and the mixing functions need kornia: ``pip install optuna-dstn[vision]``.
+All augmentations except ``Cutout``, ``mixup`` and ``cutmix`` need kornia:
+``pip install optuna-dstn[vision]``.
+
+In: images of shape (B, C, H, W). Out: images of the same shape.
+
+Imports go down: ``rules`` and ``hyperparameter`` are below; nothing in the package imports this
+folder.
 """
 
 from optuna_dstn.augmentation._affine import RandomAffine

@@ -1,4 +1,4 @@
-"""What the augmentations have in common."""
+"""The base class of the augmentations."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from optuna_dstn.rules._domain import Domain
 
 
 class Augmentation(nn.Module):
-    """Base: changes each image of a batch by a strength of its own, in training only.
+    """A module that changes each image of a batch at random in training, by given strengths.
 
     Args:
-        strengths: Numbers or hyperparameters, by name.
+        strengths: Numbers or hyperparameters by name.
 
     Attributes:
-        domains: Where each strength makes sense, by name.
-        augment: Called with the images and each strength by name, shape (B,).
-        strengths: As given.
+        domains: The values that each strength may have, by name.
+        augment: Changes images; a subclass defines it. The arguments are the images and each
+            strength by name, a tensor of shape (B,).
+        strengths: The numbers or hyperparameters by name.
 
     Raises:
-        TypeError: If a strength is no number.
-        ValueError: If it is outside its domain.
+        TypeError: If a strength is not a number.
+        ValueError: If a strength is outside its domain.
     """
 
     domains: ClassVar[Mapping[str, Domain]]
@@ -43,23 +44,23 @@ class Augmentation(nn.Module):
         return type(self).__name__
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the images changed in training, and as they are otherwise.
+        """Return the images, changed at random if this module is in training mode.
 
         Args:
-            images: Shape (B, C, H, W), floating point.
+            images: A floating-point tensor of shape (B, C, H, W).
 
         Returns:
-            The same shape, dtype and device.
+            A tensor of the same shape, dtype and device.
 
         Raises:
-            ValueError: If the images are of another shape or dtype, or the value of a strength for
-                some example is outside its domain.
+            ValueError: If the images have another shape or dtype, or if the strength of an example
+                is outside its domain.
         """
         if not self.training:
             return images
         require_images(self._name, images)
         strengths = per_example(self._name, images, self.strengths, self.domains)
-        # Positions in an image need more digits than an autocast matrix product leaves them.
+        # Under autocast a matrix product would round positions in an image to half precision.
         with torch.autocast(images.device.type, enabled=False):
             return self.augment(images, **strengths)
 

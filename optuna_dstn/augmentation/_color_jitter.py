@@ -17,26 +17,34 @@ from optuna_dstn.rules._domain import Domain
 class ColorJitter(Augmentation):
     """Change brightness, contrast, saturation and hue of each image at random, in this order.
 
-    The factors f of the first three are uniform in [1 − s, 1 + s], and with x̄ the image's mean
-    grey and g(x) the grey of a pixel the new pixel is, cut off at 0 and 1,
+    Let s be a strength, x a pixel with values in [0, 1], g(x) its grey value, and m the mean grey
+    value of the image. The first three change x to::
 
-        brightness: f·x,    contrast: f·x + (1 − f)·x̄,    saturation: f·x + (1 − f)·g(x).
+        brightness: f·x,    contrast: f·x + (1 − f)·m,    saturation: f·x + (1 − f)·g(x),
 
-    The hue is turned by a fraction, uniform in [−s, s], of the whole circle. That is what
-    ``torchvision.transforms.ColorJitter`` means by these strengths (there the order is random).
-    A strength that is left out is not applied.
+    clipped to [0, 1], with f uniform in [1 − s, 1 + s]. The hue is shifted by a fraction of the
+    colour circle, uniform in [−s, s]. ``torchvision.transforms.ColorJitter`` defines the strengths
+    in the same way; there the order is random. Outside training the images are unchanged.
+
+    Example:
+        >>> augment = augmentation.ColorJitter(  # doctest: +SKIP
+        ...     brightness=trial.suggest_float("brightness", 0, 1),
+        ...     hue=trial.suggest_float("hue", 0, 0.5),
+        ... )
 
     Args:
-        brightness: In [0, 1].
-        contrast: In [0, 1].
-        saturation: In [0, 1]; for images of three channels.
-        hue: In [0, 0.5]; for images of three channels.
+        brightness: The strength in [0, 1]; ``None`` leaves the brightness unchanged.
+        contrast: The strength in [0, 1]; ``None`` leaves the contrast unchanged.
+        saturation: The strength in [0, 1], for images with three channels; ``None`` leaves the
+            saturation unchanged.
+        hue: The strength in [0, 0.5], for images with three channels; ``None`` leaves the hue
+            unchanged.
 
     Raises:
         ImportError: If kornia is not installed.
-        TypeError: If a strength is no number.
-        ValueError: If a strength is out of range, none is given, or (when called) the images are
-            not in [0, 1].
+        TypeError: If a strength is not a number.
+        ValueError: If a strength is out of its range, or all are ``None``; when called, if the
+            images are not in [0, 1].
     """
 
     domains: ClassVar = {
@@ -74,7 +82,7 @@ class ColorJitter(Augmentation):
         saturation: Tensor | None = None,
         hue: Tensor | None = None,
     ) -> Tensor:
-        """Apply the strengths that there are, each of shape (B,)."""
+        """Apply the strengths that are not ``None``, each of shape (B,)."""
         enhance = import_kornia("ColorJitter").enhance
         require_unit_range("ColorJitter", images)
         if saturation is not None or hue is not None:

@@ -15,17 +15,23 @@ from optuna_dstn.rules._domain import Domain
 class Cutout(Augmentation):
     """Set random squares of each image to 0.
 
-    Their centres are uniform over the pixels, so a square near the border is cut off there (DeVries
-    & Taylor, 2017, "Improved Regularization of Convolutional Neural Networks with Cutout"). Put it
-    after a normalisation for the mean in place of black.
+    The centres of the squares are uniform over the pixels, and a square near the border is cut off
+    there (DeVries & Taylor, 2017, "Improved Regularization of Convolutional Neural Networks with
+    Cutout"). After a normalisation, 0 is the mean colour instead of black. Outside training the
+    images are unchanged.
+
+    Example:
+        >>> augment = augmentation.Cutout(  # doctest: +SKIP
+        ...     holes=trial.suggest_int("holes", 0, 5), length=trial.suggest_int("length", 2, 24)
+        ... )
 
     Args:
-        holes: How many squares, a whole number, at least 0.
-        length: Their side in pixels, a whole number, at least 0.
+        holes: The number of squares, a whole number ≥ 0.
+        length: The side of a square in pixels, a whole number ≥ 0.
 
     Raises:
-        TypeError: If a strength is no whole number.
-        ValueError: If it is negative.
+        TypeError: If a strength is not a whole number.
+        ValueError: If a strength is negative.
     """
 
     domains: ClassVar = {"holes": Domain(0), "length": Domain(0)}
@@ -41,9 +47,10 @@ class Cutout(Augmentation):
         super().__init__(holes=holes, length=length)
 
     def augment(self, images: Tensor, holes: Tensor, length: Tensor) -> Tensor:
-        """Cut from each image its number of squares of its size, shape (B,) each."""
+        """Cut squares from each image; ``holes`` and ``length`` have shape (B,)."""
         number = torch.arange(int(holes.max()), device=images.device)
-        side = length[:, None] * (number < holes[:, None])  # (B, most holes), 0 where there is none
+        # Shape (B, most holes of an image); images with fewer holes have holes of side 0 too.
+        side = length[:, None] * (number < holes[:, None])
         rows, columns = (random_spans(side, size).to(side.dtype) for size in images.shape[-2:])
-        hole = torch.einsum("bkh,bkw->bhw", rows, columns) > 0
-        return images.masked_fill(hole[:, None], 0)
+        is_hole = torch.einsum("bkh,bkw->bhw", rows, columns) > 0
+        return images.masked_fill(is_hole[:, None], 0)

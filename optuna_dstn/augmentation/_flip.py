@@ -13,15 +13,22 @@ from optuna_dstn.rules._domain import Domain
 
 
 class RandomHorizontalFlip(Augmentation):
-    """Exchange left and right of some images.
+    """Mirror each image with some probability, left to right.
+
+    Outside training the images are unchanged.
+
+    Example:
+        >>> flip = augmentation.RandomHorizontalFlip(  # doctest: +SKIP
+        ...     trial.suggest_float("flip", 0, 0.5)
+        ... )
 
     Args:
-        probability: That an image is flipped, in [0, 1].
+        probability: The probability that an image is mirrored, in [0, 1].
 
     Raises:
         ImportError: If kornia is not installed.
-        TypeError: If the probability is no number.
-        ValueError: If it is out of range.
+        TypeError: If the probability is not a number.
+        ValueError: If the probability is out of its range.
     """
 
     domains: ClassVar = {"probability": Domain(0, 1)}
@@ -31,7 +38,7 @@ class RandomHorizontalFlip(Augmentation):
         super().__init__(probability=probability)
 
     def augment(self, images: Tensor, probability: Tensor) -> Tensor:
-        """Flip each image with its probability, shape (B,)."""
+        """Mirror each image with its own probability, shape (B,)."""
         flipped = import_kornia("RandomHorizontalFlip").geometry.transform.hflip(images)
         chosen = torch.rand_like(probability) < probability
         return torch.where(chosen.view(-1, 1, 1, 1), flipped, images)

@@ -1,19 +1,23 @@
-"""What the augmentations ask of images."""
+"""Checks of the shape, dtype and range of images."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 
-# Interpolation may leave [0, 1] by rounding.
+# Interpolated images may be outside [0, 1] by a rounding error.
 _TOLERANCE = 1e-3
 
 
 def require_floating(owner: str, input: Tensor) -> None:
-    """Check that ``input`` is floating point.
+    """Check that a tensor is floating point.
+
+    Args:
+        owner: The function or module that takes the tensor, for the message.
+        input: The tensor.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the tensor is not floating point.
     """
     if not input.is_floating_point():
         raise ValueError(
@@ -23,10 +27,10 @@ def require_floating(owner: str, input: Tensor) -> None:
 
 
 def require_images(owner: str, images: Tensor) -> None:
-    """Check that ``images`` are floating point, of shape (B, C, H, W).
+    """Check that images are a floating-point tensor of shape (B, C, H, W).
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If they have another shape or dtype.
     """
     if images.ndim != 4:
         raise ValueError(
@@ -38,10 +42,10 @@ def require_images(owner: str, images: Tensor) -> None:
 
 
 def require_colors(owner: str, images: Tensor) -> None:
-    """Check that images have red, green and blue.
+    """Check that images have three channels: red, green and blue.
 
     Raises:
-        ValueError: If they have not three channels.
+        ValueError: If they have another number of channels.
     """
     if images.shape[1] != 3:
         raise ValueError(
@@ -51,10 +55,10 @@ def require_colors(owner: str, images: Tensor) -> None:
 
 
 def require_unit_range(owner: str, images: Tensor) -> None:
-    """Check that images are in [0, 1].
+    """Check that the values of images are in [0, 1].
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If a value is outside.
     """
     low, high = (end.item() for end in images.aminmax())
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:

@@ -1,4 +1,4 @@
-"""kornia, imported where it is first needed: it is an optional dependency."""
+"""The import of kornia, an optional dependency."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 def import_kornia(needed_by: str) -> Any:
     """Return the module ``kornia``.
 
+    Args:
+        needed_by: The augmentation that uses kornia, for the message.
+
     Raises:
-        ImportError: If it cannot be imported.
+        ImportError: If kornia is not installed.
     """
     try:
         import kornia

@@ -1,4 +1,4 @@
-"""Examples mixed with others of their batch: mixup and CutMix."""
+"""Mixing of each example with another example of its batch: mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from optuna_dstn.augmentation._strengths import per_example
 from optuna_dstn.rules._domain import Domain
 
 
-# Below it Beta(α, α) is a coin's 0 or 1 in every precision.
+# For α below this number, Beta(α, α) is 0 or 1 in every floating-point precision.
 _SMALLEST = 1e-6
 
 
 def mixup(input: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix each example x with a partner x' of its batch: w·x + (1 − w)·x'.
+    """Mix each example x with a partner x' from its batch: w·x + (1 − w)·x'.
 
-    Each example has its own weight w ~ Beta(α, α), α its ``strength`` (Zhang et al., 2018, "mixup:
-    Beyond Empirical Risk Minimization"); α = 0 mixes nothing.
+    Each example has its own weight w ~ Beta(α, α), where α is the ``strength`` (Zhang et al., 2018,
+    "mixup: Beyond Empirical Risk Minimization"). α = 0 mixes nothing.
 
-    It belongs in the training loss alone: the validation loss must not depend on the strength, and
-    the Tuner refuses one that does. The model is in training mode in just the one::
+    Mix in the training loss only: the validation loss must not depend on the strength, and the
+    Tuner refuses one that does. A model is in training mode in the training loss only.
 
-        def loss_fn(model, batch):
-            x, y = batch
-            if not model.training:
-                return F.cross_entropy(model(x), y)
-            x, partner, weight = augmentation.mixup(x, strength)
-            output = model(x)
-            own = F.cross_entropy(output, y, reduction="none")
-            other = F.cross_entropy(output, y[partner], reduction="none")
-            return weight * own + (1 - weight) * other
+    Example:
+        >>> strength = trial.suggest_float("mixup", 0.0, 1.0)  # doctest: +SKIP
+        >>> def loss_fn(model, batch):
+        ...     x, y = batch
+        ...     if not model.training:
+        ...         return F.cross_entropy(model(x), y)
+        ...     x, partner, weight = augmentation.mixup(x, strength)
+        ...     output = model(x)
+        ...     own = F.cross_entropy(output, y, reduction="none")
+        ...     other = F.cross_entropy(output, y[partner], reduction="none")
+        ...     return weight * own + (1 - weight) * other
 
     Args:
-        input: Shape (B, ...), floating point.
-        strength: α, at least 0, a number or a hyperparameter.
+        input: A floating-point tensor of shape (B, ...).
+        strength: α ≥ 0, a number or a hyperparameter.
 
     Returns:
-        The mixed input, shaped as ``input``; the index of each example's partner, (B,), a random
-        permutation; and w, (B,).
+        The mixed input, of the shape of ``input``; the index of each example's partner, shape (B,),
+        a random permutation; and the weights w, shape (B,).
 
     Raises:
-        ValueError: If ``input`` is not floating point or ``strength`` is negative.
+        ValueError: If ``input`` is not floating point, or ``strength`` is negative.
     """
     require_floating("mixup", input)
     weight = _weight("mixup", input, strength)
@@ -54,24 +56,28 @@ def mixup(input: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cutmix(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Paste into each image a box of a partner's, of the batch.
+    """Replace a random box of each image by the same box of a partner from its batch.
 
-    The box has the sides √(1 − w)·H and √(1 − w)·W, in whole pixels, w ~ Beta(α, α) for each
-    example, α its ``strength``; its centre is uniform over the pixels, and it is cut off at the
-    border (Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
-    Localizable Features"). α = 0 pastes nothing. Use it as :func:`mixup`, in the training loss
-    alone.
+    The box has the sides √(1 − w)·H and √(1 − w)·W, rounded down to whole pixels, with w ~ Beta(α,
+    α) for each image, where α is the ``strength``. The centre of the box is uniform over the
+    pixels, and the box is cut off at the border (Yun et al., 2019, "CutMix: Regularization Strategy
+    to Train Strong Classifiers with Localizable Features", equations 1 and 2). α = 0 replaces
+    nothing. Use it in the training loss only, as :func:`mixup`.
+
+    Example:
+        >>> images, partner, weight = augmentation.cutmix(images, strength)  # doctest: +SKIP
 
     Args:
-        images: Shape (B, C, H, W), floating point.
-        strength: α, at least 0, a number or a hyperparameter.
+        images: A floating-point tensor of shape (B, C, H, W).
+        strength: α ≥ 0, a number or a hyperparameter.
 
     Returns:
-        The mixed images; the index of each image's partner, (B,), a random permutation; and the
-        weight of its own label, (B,): the fraction of its pixels that are its own.
+        The mixed images, of the shape of ``images``; the index of each image's partner, shape (B,),
+        a random permutation; and the weight of each image's own label, shape (B,): the fraction of
+        its pixels that were not replaced.
 
     Raises:
-        ValueError: If ``images`` are of another shape or dtype, or ``strength`` is negative.
+        ValueError: If ``images`` have another shape or dtype, or ``strength`` is negative.
     """
     require_images("cutmix", images)
     side = (1 - _weight("cutmix", images, strength)).sqrt()
@@ -83,11 +89,12 @@ def cutmix(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _weight(owner: str, input: Tensor, strength: float) -> Tensor:
-    """Draw from Beta(α, α) for each example, shape (B,); 1 where α = 0.
+    """Draw a weight from Beta(α, α) for each example, shape (B,); 1 for α = 0.
 
-    It is G/(G + G') of two gamma variables, and G ~ G₁·U^(1/α) where G₁ has the shape α + 1 and U
-    is uniform. Taken in logarithms: for small α the power is 0 in floating point, and
-    ``torch.distributions.Beta`` gives 1/2 where it should give 0 or 1.
+    The weight is G/(G + G'), where G and G' are gamma variables of shape α. Such a G is distributed
+    as G₁·U^(1/α), where G₁ is a gamma variable of shape α + 1 and U is uniform in (0, 1). For small
+    α the power is 0 in floating point, so its logarithm is used. (``torch.distributions.Beta``
+    returns 1/2 for small α, where it should return 0 or 1.)
     """
     domains = {"strength": Domain(0)}
     alpha = per_example(owner, input, {"strength": strength}, domains)["strength"]

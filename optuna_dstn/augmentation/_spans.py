@@ -1,4 +1,4 @@
-"""Random spans of pixels along one axis, of which cutout and CutMix make their rectangles."""
+"""Random spans of pixels along one axis, the sides of the rectangles of cutout and CutMix."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from torch import Tensor
 
 
 def random_spans(length: Tensor, size: int) -> Tensor:
-    """Return which pixels lie in spans around random ones.
+    """Return which pixels of an axis lie in random spans.
 
-    For a span of l pixels around c, uniform in {0, ..., size − 1}, they are those i with
+    A span of length l has a random centre c, uniform in {0, ..., size − 1}. It contains the pixels
+    i with
 
         c − ⌊l/2⌋ ≤ i < c − ⌊l/2⌋ + l,
 
-    so a span near an end is cut off there.
+    so a span near an end of the axis is cut off there.
 
     Args:
-        length: l, whole numbers, any shape s.
-        size: How many pixels there are.
+        length: l of each span, whole numbers, shape (...).
+        size: The number of pixels along the axis.
 
     Returns:
-        Boolean, shape (*s, size).
+        Whether a pixel is in a span, shape (..., size).
     """
     center = torch.randint(size, length.shape, device=length.device)
     start = center - length.div(2, rounding_mode="floor")

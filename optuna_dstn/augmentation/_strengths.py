@@ -1,7 +1,8 @@
-"""Strengths: checked where they are given, turned into one value per example, and drawn from.
+"""The strengths of augmentations: their checks, their value for each example, and random draws.
 
-There is no rule for one value per example here: a strength meets tensors in plain arithmetic alone,
-which has that rule. So a strength must not be converted (``float(h)``) or compared (``h == 0``).
+The augmentations have no rules of their own. A strength that is a hyperparameter becomes one value
+for each example in the sum ``zeros + strength``, since tensor arithmetic has a rule. So code here
+must not convert a strength (``float(h)``) or compare it in Python (``h == 0``) to compute a result.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from optuna_dstn.rules._domain import Domain
 
 
 def require_strength(owner: str, name: str, strength: object, domain: Domain) -> None:
-    """Check a strength as it is given; a hyperparameter has its start value.
+    """Check a strength that the user gave: a number, or a hyperparameter at its start value.
+
+    Args:
+        owner: The function or module that takes the strength, for the message.
+        name: The name of the argument.
+        strength: The strength.
+        domain: The values that the strength may have.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is outside its domain.
+        TypeError: If the strength is not a number.
+        ValueError: If the strength is outside its domain.
     """
     if not isinstance(strength, (int, float)):
         raise TypeError(
@@ -38,27 +45,27 @@ def per_example(
     strengths: Mapping[str, float],
     domains: Mapping[str, Domain],
 ) -> dict[str, Tensor]:
-    """Return each strength as one value per example.
+    """Return the value of each strength for each example.
 
     Args:
-        owner: Whose strengths they are, for messages.
-        input: Shape (B, ...), floating point.
-        strengths: By name.
-        domains: Where each makes sense, by name.
+        owner: The function or module that takes the strengths, for the message.
+        input: A floating-point tensor of shape (B, ...).
+        strengths: Numbers or hyperparameters by name.
+        domains: The values that each strength may have, by name.
 
     Returns:
-        Shape (B,) each, on the device of ``input`` and of its precision, at least single: positions
-        in an image are computed from them.
+        A tensor of shape (B,) for each strength, on the device of ``input``. Its dtype is that of
+        ``input``, but at least single precision, since positions in an image depend on it.
 
     Raises:
-        ValueError: If a value is outside its domain, as when a search range leaves it.
+        ValueError: If a value is outside its domain, for instance because a search range is.
     """
     precision = torch.promote_types(input.dtype, torch.float32)
     zeros = torch.zeros(len(input), dtype=precision, device=input.device)
     values = {name: zeros + strength for name, strength in strengths.items()}
-    # Both ends of each in one transfer from the device.
-    ends = torch.stack([torch.stack(v.aminmax()) for v in values.values()]).tolist()
-    for (name, strength), pair in zip(strengths.items(), ends, strict=True):
+    # One transfer from the device for the extremes of all strengths.
+    extremes = torch.stack([torch.stack(v.aminmax()) for v in values.values()]).tolist()
+    for (name, strength), pair in zip(strengths.items(), extremes, strict=True):
         for value in pair:
             if value not in domains[name]:
                 raise _outside(owner, name, strength, value, domains[name])
@@ -66,13 +73,14 @@ def per_example(
 
 
 def uniform(strength: Tensor) -> Tensor:
-    """Draw from [−s, s] for every strength s."""
+    """Draw a number from [−s, s] for each strength s, shape (B,)."""
     return (2 * torch.rand_like(strength) - 1) * strength
 
 
 def _outside(
     owner: str, name: str, strength: float, value: float, domain: Domain
 ) -> HyperparameterError | ValueError:
+    """Return the error for a strength whose value is outside its domain."""
     if isinstance(strength, Hyperparameter):
         return HyperparameterError(
             f"Hyperparameter {str(strength.expression)!r} reaches {owner}({name}=...) with the "

@@ -1,11 +1,11 @@
-"""The number that a suggest call returns, formulas on it, and choices between functions.
+"""The number that a suggest method returns, formulas of such numbers, and choices of functions.
 
 A ``Hyperparameter`` is a ``float`` or ``int`` that remembers the formula by which it was computed
-from suggested numbers. A categorical choice is relaxed to the probabilities of its options, which
-are such numbers too.
+from suggested numbers. Python code sees a plain number; a torch function mode evaluates the formula
+at other values. ``choice`` turns a categorical parameter into the probabilities of its options,
+which are such numbers too.
 
-In: a value and a name. Out: numbers that Python sees as plain, and torch function modes evaluate at
-other values.
+In: a value and a name. Out: tracked numbers.
 
 Imports go down: only ``tensors`` and the errors are below.
 """

@@ -1,4 +1,4 @@
-"""A choice between functions that only training uses, tuned by gradient."""
+"""A choice between functions of the training data, tuned by gradient."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from optuna.trial import BaseTrial
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._errors import described
+from optuna_dstn._experimental import experimental
+
 
 Option = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
 class SuggestsProbabilities(Protocol):
-    """A trial that gives each option of a choice a probability, instead of choosing one option."""
+    """A trial that suggests a probability for each option of a choice, instead of one option."""
 
     def suggest_probabilities(self, name: str, options: Sequence[str]) -> dict[str, float]:
-        """Return the probability of each option, by its name."""
+        """Return the probability of each option, by its name; they sum to 1."""
 
 
+@experimental("0.1.0")
 def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) -> Choice:
-    """Suggest which of several functions to use in training: an augmentation, a kind of noise.
+    """Suggest which of several functions training uses: an augmentation, a kind of noise.
 
     Under a plain trial this is ``trial.suggest_categorical(name, list(options))``. Under a trial of
-    a Δ-STN study each option has a probability, tuned by gradient; every example draws its own
-    option, and the parameter ends as the most probable one.
+    a Δ-STN study each option has a probability, which is tuned by gradient, and each example of a
+    batch draws its own option. The probabilities are the softmax of unconstrained numbers, one for
+    each option. The final value of the parameter is the most probable option.
 
     Example:
         >>> augment = optuna_dstn.choice(  # doctest: +SKIP
@@ -36,18 +41,24 @@ def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) ->
 
     Args:
         trial: The trial that the objective got.
-        name: Of the parameter. The probabilities are called ``"name=option"``.
-        options: What to choose from, by name: functions or modules that take a tensor, shape
-            (B, ...), and return one of the same shape; ``None`` leaves it as it is. They may hold
-            hyperparameters themselves.
+        name: The name of the parameter. The hyperparameters are the probabilities of the options,
+            named ``"name=option"``.
+        options: At least two functions or modules by name. Each takes a tensor of shape (B, ...)
+            and returns one of the same shape; ``None`` returns the tensor unchanged. Options may
+            have hyperparameters of their own.
 
     Returns:
-        A module, to be put into the model.
+        A module for the model. Outside training it returns its input unchanged.
 
     Raises:
-        TypeError: If the options are no mapping of functions.
-        ValueError: If there are fewer than two.
+        TypeError: If ``trial`` is not a trial, or ``options`` is not a mapping of functions.
+        ValueError: If there are fewer than two options.
     """
+    if not isinstance(trial, (BaseTrial, SuggestsProbabilities)):
+        raise TypeError(
+            f"choice got {described(trial)} for a trial: give the trial that the objective got, "
+            f"choice(trial, {name!r}, options)."
+        )
     _require_options(name, options)
     if isinstance(trial, SuggestsProbabilities):
         return Choice(name, options, trial.suggest_probabilities(name, list(options)))
@@ -56,12 +67,17 @@ def choice(trial: BaseTrial, name: str, options: Mapping[str, Option | None]) ->
 
 
 class Choice(nn.Module):
-    """Applies to each example of a batch an option drawn for it; outside training, none.
+    """A module that draws an option for each example and applies it; outside training, none.
 
     Args:
-        name: For messages.
-        options: Functions of a tensor, by name; ``None`` leaves it as it is.
-        probabilities: Numbers or hyperparameters, one for each option; they sum to 1.
+        name: The name of the parameter, for messages.
+        options: Functions of a tensor, by name; ``None`` returns the tensor unchanged.
+        probabilities: A number or hyperparameter for each option; they sum to 1.
+
+    Attributes:
+        name: The name of the parameter.
+        probabilities: The probability of each option.
+        options: The options that are modules.
     """
 
     def __init__(
@@ -74,17 +90,17 @@ class Choice(nn.Module):
         self.name = name
         self.probabilities = dict(probabilities)
         self._functions = dict(options)
-        # So that train(), eval() and to() reach them.
+        # A module list, so that train(), eval() and to() of the model reach the modules.
         self.options = nn.ModuleList(f for f in options.values() if isinstance(f, nn.Module))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input with each example changed by its own option.
 
         Args:
-            input: Shape (B, ...).
+            input: A tensor of shape (B, ...).
 
         Returns:
-            The same shape.
+            A tensor of the same shape.
 
         Raises:
             ValueError: If an option returns another shape.
@@ -92,14 +108,15 @@ class Choice(nn.Module):
         if not self.training:
             return input
         ones = torch.ones(input.shape[0], device=input.device)
-        chances = torch.stack([ones * p for p in self.probabilities.values()], dim=1)
-        drawn = torch.multinomial(chances, 1).view(-1, *[1] * (input.ndim - 1))
+        # Shape (B, options): under a Δ-STN trial each example has probabilities of its own.
+        probabilities = torch.stack([ones * p for p in self.probabilities.values()], dim=1)
+        drawn = torch.multinomial(probabilities, 1).view(-1, *[1] * (input.ndim - 1))
         output = input
-        # All of them see the whole batch: each example keeps its place, and with it its values.
+        # Every option gets the whole batch, so that example b keeps row b and its perturbation.
         for index, (option, function) in enumerate(self._functions.items()):
-            if function is None or self._is_out(option):
+            if function is None or self._is_impossible(option):
                 continue
-            changed = function(input.clone())  # it may work in place
+            changed = function(input.clone())  # an option may work in place
             if changed.shape != input.shape:
                 raise ValueError(
                     f"Option {option!r} of choice {self.name!r} turned shape "
@@ -109,13 +126,14 @@ class Choice(nn.Module):
             output = torch.where(drawn == index, changed, output)
         return output
 
-    def _is_out(self, option: str) -> bool:
-        """Whether no example can draw an option, as under a plain trial that chose another."""
-        number = self.probabilities[option]
-        return type(number) is float and number == 0
+    def _is_impossible(self, option: str) -> bool:
+        """Whether no example can draw an option, as under a plain trial that chose another one."""
+        probability = self.probabilities[option]
+        # A hyperparameter of value 0 has another value for each example.
+        return type(probability) is float and probability == 0
 
     def extra_repr(self) -> str:
-        """Return name and options, for ``print(model)``."""
+        """Return the name and the options, for ``print(model)``."""
         return f"{self.name!r}, {', '.join(self.probabilities)}"
 
 

@@ -9,9 +9,9 @@ from optuna_dstn.hyperparameter._number import Hyperparameter
 
 
 def holds_hyperparameter(arguments: Iterable[Any]) -> bool:
-    """Whether a hyperparameter is among the arguments, or in a tuple, list or slice among them.
+    """Whether an argument is a hyperparameter, or a tuple, list or slice that contains one.
 
-    Every torch call of a training passes here.
+    Every torch call of a training runs this function, so it must be fast.
     """
     for argument in arguments:
         if isinstance(argument, Hyperparameter):
@@ -27,5 +27,5 @@ def holds_hyperparameter(arguments: Iterable[Any]) -> bool:
 
 
 def formulas(numbers: Iterable[Hyperparameter]) -> str:
-    """Return the formulas of some hyperparameters, for a message."""
-    return ", ".join(sorted({repr(str(n.expression)) for n in numbers}))
+    """Return the formulas of some hyperparameters, quoted and sorted, for a message."""
+    return ", ".join(sorted({repr(str(number.expression)) for number in numbers}))

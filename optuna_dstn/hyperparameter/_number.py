@@ -1,8 +1,8 @@
 """The number that a suggest call returns: a ``float`` or ``int`` that remembers its formula.
 
-Python code sees a plain number. The torch function modes of :mod:`optuna_dstn.linearize` see the
-:class:`Expression` behind the number, and evaluate it at other values of the hyperparameters, one
-per training example.
+Python code sees a plain number. A torch function mode (see :mod:`optuna_dstn.linearize`) reads the
+:class:`Expression` of the number instead, and evaluates it at other values of the hyperparameters,
+for instance at one value for each training example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from optuna_dstn._errors import HyperparameterError
 
 
-# An optimizer's lr=h is pickled as a call of float: torch.load would refuse that checkpoint.
+# An optimizer with lr=h pickles h as a call of float (see __reduce__ below), and torch.load accepts
+# such a call only if float is declared safe.
 torch.serialization.add_safe_globals([float, int])
 
 _SYMBOLS: dict[Callable[..., Any], str] = {
@@ -29,33 +30,33 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.pow: "**",
 }
 
-
-_DEEPEST = 100  # far beyond what is written down, and within Python's recursion limit
+# More operations than a person writes in one formula, and within Python's recursion limit.
+_DEEPEST = 100
 
 
 class Expression:
     """A formula over named hyperparameters.
 
     Attributes:
-        names: Those.
-        depth: Operations inside one another.
+        names: The names of the hyperparameters in the formula.
+        depth: The number of operations inside one another.
     """
 
     names: frozenset[str]
     depth: int = 0
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """Return the formula's value where each name stands for ``values[name]``.
+        """Return the value of the formula, with ``values[name]`` in place of each name.
 
         Args:
-            values: A number, or a tensor of any one shape, for every name in :attr:`names`.
+            values: For every name in :attr:`names` a number or a tensor, all tensors of one shape.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Symbol(Expression):
-    """One hyperparameter, by the name it was suggested under."""
+    """One hyperparameter, by the name under which it was suggested."""
 
     name: str
 
@@ -72,7 +73,7 @@ class Symbol(Expression):
 
 @dataclass(frozen=True)
 class Operation(Expression):
-    """An arithmetic function of expressions and plain numbers."""
+    """An arithmetic function of expressions and plain numbers, such as ``h * 0.5``."""
 
     function: Callable[..., Any]
     operands: tuple[Expression | float, ...]
@@ -80,16 +81,17 @@ class Operation(Expression):
     depth: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        inner = [x for x in self.operands if isinstance(x, Expression)]
-        object.__setattr__(self, "names", frozenset().union(*(x.names for x in inner)))
-        object.__setattr__(self, "depth", 1 + max(x.depth for x in inner))
+        formulas = [operand for operand in self.operands if isinstance(operand, Expression)]
+        names = frozenset().union(*(formula.names for formula in formulas))
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "depth", 1 + max(formula.depth for formula in formulas))
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """Return the formula's value; see :class:`Expression`.
+        """Return the value of the formula; see :class:`Expression`.
 
         Raises:
-            HyperparameterError: If it is as deep as only a value that each step computes from that
-                of the last one.
+            HyperparameterError: If the formula is so deep that it must have grown in each training
+                step.
         """
         if self.depth > _DEEPEST:
             names = ", ".join(map(repr, sorted(self.names)))
@@ -99,9 +101,11 @@ class Operation(Expression):
                 "one (w = w * h). Write it by the number of steps (h ** n), or float(...) around "
                 "the number where its past is not to be tuned."
             )
-        return self.function(
-            *(x.evaluate(values) if isinstance(x, Expression) else x for x in self.operands)
+        operands = (
+            operand.evaluate(values) if isinstance(operand, Expression) else operand
+            for operand in self.operands
         )
+        return self.function(*operands)
 
     def __str__(self) -> str:
         if self.depth > _DEEPEST:
@@ -113,12 +117,22 @@ class Operation(Expression):
 
 
 class Hyperparameter:
-    """Base of the numbers that a trial of a Δ-STN study suggests.
+    """The number that a trial of a Δ-STN study suggests: a ``float`` or an ``int``.
 
-    ``+``, ``-``, ``*``, ``/``, ``**`` and negation between such numbers, and with plain ones, keep
-    the formula, and so does copying. Everything else (``math.sqrt(h)``, ``int(h)``, a comparison,
-    pickling) gives a plain result. So does a ``float`` on the left of a tracked ``int``, which
-    Python computes without asking the latter: write ``n * 0.5``, not ``0.5 * n``.
+    A hyperparameter remembers the formula by which it was computed from suggested numbers. ``+``,
+    ``-``, ``*``, ``/``, ``**`` and negation of hyperparameters, also with plain numbers, keep the
+    formula, and so does copying. Every other operation (``math.sqrt(h)``, ``int(h)``, a comparison,
+    pickling) has a plain result. So has an operation with a plain ``float`` on the left of an
+    ``int`` hyperparameter, since Python does not ask the latter: write ``n * 0.5``, not
+    ``0.5 * n``.
+
+    Example:
+        >>> trial = optuna_dstn.create_study().ask()
+        >>> rate = trial.suggest_float("rate", 0.0, 0.5)
+        >>> half = rate / 2
+        >>> str(half.expression)
+        '(rate / 2)'
+        >>> layer = torch.nn.Dropout(half)  # the Tuner tunes "rate" by gradient
 
     Attributes:
         expression: The formula over the suggested hyperparameters.
@@ -128,32 +142,35 @@ class Hyperparameter:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the suggested hyperparameters in the formula."""
+        """The names of the suggested hyperparameters in the formula."""
         return self.expression.names
 
 
 def plain(number: Any) -> Any:
-    """Return a hyperparameter as the ``int`` or ``float`` it is; anything else as it is."""
+    """Return a hyperparameter as a plain ``int`` or ``float``, and any other object unchanged."""
     if isinstance(number, Hyperparameter):
         return int(number) if isinstance(number, int) else float(number)  # type: ignore[arg-type]
     return number
 
 
-def _formula(number: Any) -> Any:
-    return number.expression if isinstance(number, Hyperparameter) else number
-
-
 def _tracked(function: Callable[..., Any], *operands: Any) -> Any:
-    result = function(*(plain(x) for x in operands))
+    """Return the result of an arithmetic function, as a hyperparameter with its formula."""
+    result = function(*(plain(operand) for operand in operands))
     if not isinstance(result, Real):  # (-h) ** 0.5 is complex
         return result
-    return hyperparameter(result, Operation(function, tuple(_formula(x) for x in operands)))
+    formulas = (
+        operand.expression if isinstance(operand, Hyperparameter) else operand
+        for operand in operands
+    )
+    return hyperparameter(result, Operation(function, tuple(formulas)))
 
 
 def _binary(function: Callable[..., Any], *, reflected: bool = False) -> Callable[..., Any]:
+    """Return the method of a binary operator; ``reflected`` is ``other + self``, for instance."""
+
     def method(self: Hyperparameter, other: Any) -> Any:
         if not isinstance(other, Real):
-            return NotImplemented  # tensors and arrays take over
+            return NotImplemented  # so that tensors and arrays compute the result
         return _tracked(function, other, self) if reflected else _tracked(function, self, other)
 
     return method
@@ -163,7 +180,8 @@ _power = _binary(operator.pow)
 
 
 class _Arithmetic(Hyperparameter):
-    # Higher than a numpy scalar's, which then leaves the arithmetic to us; lower than an array's.
+    # Higher than the priority of a NumPy scalar, so that its operators call the methods below;
+    # lower than the priority of a NumPy array, which computes the result itself.
     __array_priority__ = -1.0
 
     __add__ = _binary(operator.add)
@@ -194,7 +212,7 @@ class _Arithmetic(Hyperparameter):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A file with the number in it can be read where this package is not installed.
+        # A plain number, so that a file with it can be read where this package is not installed.
         return (int if isinstance(self, int) else float), (plain(self),)
 
 
@@ -217,7 +235,7 @@ class IntHyperparameter(_Arithmetic, int):
 
 
 def hyperparameter(value: Any, expression: Expression) -> FloatHyperparameter | IntHyperparameter:
-    """Return ``value`` as a tracked number of its own kind, ``int`` or ``float``."""
+    """Return a hyperparameter of the kind of ``value``, ``int`` or ``float``."""
     if isinstance(value, Integral):
         return IntHyperparameter(int(value), expression)
     return FloatHyperparameter(float(value), expression)

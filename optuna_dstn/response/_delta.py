@@ -1,4 +1,4 @@
-"""How far parameters are from where they are, for each example of a batch."""
+"""The change Δp of each responding parameter p, for each example of a batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from optuna_dstn.tensors._dual import dual
 
 
 class Delta(NamedTuple):
-    """A term of the response of one parameter, for each of B examples: Δp = diag(gate)·direction.
+    """One term of the response of a parameter p, for each of B examples: diag(gate)·direction.
+
+    For a weight W of shape (c, d), for instance, a term of example b is gate[b, :, None]·direction.
 
     Attributes:
-        gate: Uε, shape (B, c), a factor for each of the parameter's c units; or (B, 1), one for
-            all of them.
-        direction: R, shaped as the parameter.
-        axis: The axis of the parameter along which its units lie; c is its length.
+        gate: Uε, shape (B, c), one factor for each of the c units of p; or shape (B, 1), one factor
+            for all units.
+        direction: R, of the shape of p.
+        axis: The axis of p along which its units lie, of length c.
     """
 
     gate: Tensor
@@ -28,47 +30,57 @@ class Delta(NamedTuple):
     axis: int = 0
 
     def per_example(self) -> Tensor:
-        """Return Δp of each example, written out: shape (B, *p)."""
-        shape = [1] * self.direction.ndim
-        if shape:
-            shape[self.axis] = self.gate.shape[1]
-        return self.gate.view(-1, *shape) * self.direction
+        """Return the term of each example, shape (B, ...)."""
+        return self.gate.view(-1, *self._gate_shape()) * self.direction
 
-    def in_the_mean(self) -> Tensor:
-        """Return the mean of Δp over the examples, shaped as the parameter."""
+    def batch_mean(self) -> Tensor:
+        """Return the mean of the term over the examples, of the shape of p."""
         return self.mean_gate() * self.direction
 
     def mean_gate(self) -> Tensor:
-        """Return the mean of the gate over the examples, so that it broadcasts against p."""
+        """Return the mean of the gate over the examples, in a shape that broadcasts against p."""
+        return self.gate.mean(0).view(self._gate_shape())
+
+    def _gate_shape(self) -> list[int]:
+        """Return the shape in which the gate of one example broadcasts against p."""
         shape = [1] * self.direction.ndim
         if shape:
             shape[self.axis] = self.gate.shape[1]
-        return self.gate.mean(0).view(shape)
+        return shape
 
     def inner_product(self, gradient: Tensor) -> Tensor:
-        """Return ⟨g, Δp⟩, a scalar, in the mean over the examples; differentiable in the gate.
+        """Return the mean of ⟨g, Δp⟩ over the examples, differentiable in the gate.
 
         Args:
-            gradient: g, shaped as the parameter.
+            gradient: g, of the shape of p.
+
+        Returns:
+            A scalar.
         """
         units = self.gate.shape[1]
         gradient, direction = (
             t.movedim(self.axis, 0).reshape(units, -1) for t in (gradient, self.direction.detach())
         )
-        # A product of matrices, so that nothing of the parameter's size is made on the way.
-        of_units = torch.einsum("ui,ui->u", gradient, direction)
-        return self.gate.mean(0) @ of_units.to(self.gate.dtype)
+        # einsum makes no intermediate tensor of the size of p.
+        products = torch.einsum("ui,ui->u", gradient, direction)  # of each unit
+        return self.gate.mean(0) @ products.to(self.gate.dtype)
 
 
 class Deltas:
-    """What the layer rules of one pass ask: how do parameters respond, and where is the batch?
+    """The response of all tensors in one pass of the network, for the layer rules.
 
     Args:
-        terms: Δ of each responding parameter as a sum of terms, by ``id(parameter)``.
-        batch: Where the examples are.
-        linear: Whether the network is linearised at its parameters; otherwise they move.
-        trains_weights: Whether the pass is the weights' training pass too, rather than one beside
-            it: then the parameters get gradients, and normalisation layers count the batch.
+        terms: Δp of each responding parameter p as a sum of terms, by ``id(p)``.
+        batch: Where the examples are in the tensors of the pass.
+        linear: Whether the pass computes the network linearised at its parameters, f + J_w f·Δ.
+            Otherwise it computes the network at the moved parameters.
+        trains_weights: Whether the pass also trains the weights. Then parameters get gradients,
+            and normalisation layers update their running statistics.
+
+    Attributes:
+        batch: The same layout.
+        linear: As in the arguments.
+        trains_weights: As in the arguments.
     """
 
     def __init__(
@@ -83,46 +95,46 @@ class Deltas:
         self.batch = batch
         self.linear = linear
         self.trains_weights = trains_weights
-        # Keeps what was computed from parameters, so that its id stays its own.
+        # Keeps these tensors alive, so that no later tensor gets the id of one of them.
         self._computed: list[Tensor] = []
 
     def of(self, parameter: Any) -> Sequence[Delta]:
-        """Return the terms of Δ of a parameter, none if it does not respond."""
+        """Return the terms of a parameter's Δ, none if the parameter does not respond."""
         return self._terms.get(id(parameter), ())
 
     def __contains__(self, parameter: Any) -> bool:
         return id(parameter) in self._terms
 
     def weight(self, parameter: Tensor) -> Tensor:
-        """Return a parameter as terms of the loss outside the network take it."""
+        """Return the parameter for a penalty in the loss: detached unless weights are trained."""
         return parameter if self.trains_weights else parameter.detach()
 
     def add(self, computed: Tensor, terms: Sequence[Delta]) -> None:
-        """Let a tensor that was computed from parameters respond too."""
+        """Record the response of a tensor that was computed from parameters."""
         self._computed.append(computed)
         self._terms[id(computed)] = terms
 
     def along(self, axis: int, like: Tensor) -> Deltas:
-        """Return the same for tensors that are known to have the examples along ``axis``.
+        """Return a copy for tensors whose examples are known to lie along ``axis``.
 
         Args:
-            axis: The axis.
-            like: A tensor that has them in the same order along this axis.
+            axis: The batch axis.
+            like: A tensor that has the examples in the same order along this axis.
         """
         deltas = copy.copy(self)
         deltas.batch = self.batch.along(axis, like)
         return deltas
 
     def forget(self, computed: Tensor) -> None:
-        """Let a tensor that was computed from parameters respond no longer."""
+        """Remove the response of a tensor that was computed from parameters."""
         self._terms.pop(id(computed), None)
 
     def moved(self, output: Tensor, change: Tensor | None) -> Tensor:
-        """Return a rule's result: the dual number (y, ẏ) where linear, y + ẏ where not.
+        """Return the result of a rule: the dual number (y, ẏ) if linear, otherwise y + ẏ.
 
         Args:
-            output: y, at the parameters.
-            change: ẏ, broadcastable to y; ``None`` is zero.
+            output: y, the output at the parameters.
+            change: ẏ, the change of the output, broadcastable to y; ``None`` means zero.
         """
         if change is None:
             return output
@@ -130,15 +142,15 @@ class Deltas:
             return output + change.to(output.dtype)
         if change.shape != output.shape or change.dtype != output.dtype:
             change = change.to(output.dtype).expand_as(output)
-        if 0 in output.stride():  # expanded: no dual number may have two entries in one place
+        if 0 in output.stride():  # entries of an expanded tensor share memory: no dual number may
             output = output.contiguous()
         return dual(output, change)
 
     def shared_in_batch(self, parameter: Tensor) -> Tensor:
-        """Return a responding parameter moved by one Δ for the whole batch, the examples' mean.
+        """Return a responding parameter moved by the mean of Δp over the examples.
 
-        It serves where a function has no rule of its own. With equal perturbations for all examples
-        the mean is what each of them has.
+        A function without a rule of its own gets this parameter. If the perturbations of all
+        examples are equal, the mean is the Δp of each example.
         """
-        change = torch.stack([term.in_the_mean() for term in self.of(parameter)]).sum(0)
+        change = torch.stack([term.batch_mean() for term in self.of(parameter)]).sum(0)
         return self.moved(parameter, change.to(parameter.dtype))

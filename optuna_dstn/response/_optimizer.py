@@ -1,4 +1,4 @@
-"""The optimizer of the response: one like the weights', or Adam in place of SGD."""
+"""The optimizer of the response: Adam in place of SGD, or one like the optimizer of the weights."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
-# What a group says that is not about the step itself.
+# Entries of a parameter group that are not settings of the step.
 _NOT_SETTINGS = ("params", "param_names", "initial_lr")
 
-_FUSED = ("cpu", "cuda")  # devices for which PyTorch has Adam in one kernel
+_FUSED_DEVICES = ("cpu", "cuda")  # for which PyTorch has Adam in one kernel
 
-# The norm of a gradient may be so many times the median of the last ones.
-_MOST_TIMES_MEDIAN = 5.0
-_LAST, _FEWEST = 100, 20
+# A gradient is clipped to this multiple of the median of the last norms, once there are enough.
+_LARGEST_MULTIPLE = 5.0
+_LAST_NORMS, _ENOUGH_NORMS = 100, 20
 
 
 class ResponseOptimizer:
-    """Steps the response with the class and the settings of the user's optimizer, or with Adam.
+    """Takes the steps on the response Θ.
 
-    The former is as published: weights and response share optimizer and learning rate. SGD's rate
-    suits the scale of the weights' gradient, though, and not of the response's; Adam finds it. Both
-    follow the user's schedule of the learning rate: Adam's is the same share of ``lr`` as the
-    user's of the highest so far. Weight decay is left out: the response sees it as a term of its
-    loss.
+    As published, weights and response share the class and the settings of the optimizer. But the
+    learning rate of SGD suits the scale of the weights' gradient, and not the scale of the
+    response's gradient. So Adam, which rescales gradients, trains the response to weights that SGD
+    trains. In both cases the learning rate follows the user's scheduler: Adam's learning rate is
+    ``lr`` times the ratio of the user's current learning rate to the highest so far. Weight decay
+    is left out, since the loss of the response has it as a term.
 
     Args:
-        groups: The response's tensors, one list per group of ``optimizer``.
+        groups: The tensors of the response, one list for each group of ``optimizer``.
         optimizer: The user's optimizer.
-        lr: Adam's learning rate in place of SGD; ``None`` makes an optimizer like the user's
-            always, and so do weights in ``float16``, where the squares of gradients vanish.
-        factory: Makes another optimizer from all tensors, which then keeps its own settings.
+        lr: The learning rate of Adam in place of SGD, > 0. ``None`` always makes an optimizer like
+            the user's. So do weights in ``float16``, in which squares of gradients become zero.
+        factory: Makes the optimizer from the list of all tensors. Its settings stay constant.
 
     Attributes:
-        optimizer: The response's optimizer.
+        optimizer: The optimizer of the response.
 
     Raises:
         TypeError: If an optimizer of the user's class cannot be made from parameter groups alone.
@@ -57,26 +58,29 @@ class ResponseOptimizer:
         lr: float | None = None,
         factory: OptimizerFactory | None = None,
     ) -> None:
-        self._norms: deque[float] = deque(maxlen=_LAST)
+        self._norms: deque[float] = deque(maxlen=_LAST_NORMS)
         tensors = [tensor for group in groups for tensor in group]
         is_half = any(tensor.dtype == torch.float16 for tensor in tensors)
-        self._follows = None if factory is not None else optimizer
+        self._users_optimizer = None if factory is not None else optimizer
         self._lr = lr if isinstance(optimizer, SGD) and not is_half else None
-        self._highest = [0.0] * len(groups)
+        self._highest = [0.0] * len(groups)  # learning rate of each of the user's groups so far
         if factory is not None:
             self.optimizer = factory(tensors)
             return
         if self._lr is not None:
-            # Fused it costs what SGD does, where it can be had.
-            is_fused = all(t.device.type in _FUSED and t.is_floating_point() for t in tensors)
+            # The fused kernel makes Adam as fast as SGD.
+            is_fused = all(
+                tensor.device.type in _FUSED_DEVICES and tensor.is_floating_point()
+                for tensor in tensors
+            )
             self.optimizer = Adam(
                 [{"params": group} for group in groups], lr=self._lr, fused=is_fused
             )
             return
         kind = type(optimizer)
         settings = [
-            {**_settings(theirs), "params": mine}
-            for mine, theirs in zip(groups, optimizer.param_groups, strict=True)
+            {**_settings(users_group), "params": group}
+            for group, users_group in zip(groups, optimizer.param_groups, strict=True)
         ]
         try:
             self.optimizer = kind(settings)  # type: ignore[call-arg]
@@ -88,50 +92,53 @@ class ResponseOptimizer:
             ) from error
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self.optimizer.zero_grad()
 
     def clip(self, max_norm: float | None) -> float:
-        """Clip the gradient's norm, to ``max_norm`` and to what has been usual.
+        """Clip the gradient to ``max_norm`` and to five times the median of the last norms.
 
-        Where several hyperparameters are far out at once, as dropout rates near 1, a few examples
-        can make the gradient a hundred times as large as usual; a step along it is often the first
-        of a divergence. The bound is a multiple of the median norm of the last steps, after
-        Seetharaman et al. (2020, "AutoClip"), once there are some.
+        If several hyperparameters are near the end of their range at once, as dropout rates near 1,
+        a few examples can make the gradient a hundred times larger than usual. A step along such a
+        gradient often starts a divergence. The median is over the last 100 steps, and there is no
+        such bound in the first 20 (after Seetharaman et al., 2020, "AutoClip").
 
         Args:
-            max_norm: The user's bound; ``None`` is none.
+            max_norm: The user's bound of the norm; ``None`` sets none.
 
         Returns:
             The norm before clipping.
         """
         bounds = [] if max_norm is None else [max_norm]
-        if len(self._norms) >= _FEWEST and (usual := statistics.median(self._norms)):
-            bounds.append(_MOST_TIMES_MEDIAN * usual)
+        if len(self._norms) >= _ENOUGH_NORMS and (median := statistics.median(self._norms)):
+            bounds.append(_LARGEST_MULTIPLE * median)
         norm = clipped_gradient_norm(self.optimizer, min(bounds, default=None))
         if math.isfinite(norm):
             self._norms.append(norm)
         return norm
 
     def step(self) -> None:
-        """Take a step down the gradient, with the user's settings of today."""
-        if self._follows is not None:
-            # Groups that were added since have no response.
-            groups = zip(self.optimizer.param_groups, self._follows.param_groups, strict=False)
-            for index, (mine, theirs) in enumerate(groups):
+        """Take a step down the gradient, with the current settings of the user's optimizer."""
+        if self._users_optimizer is not None:
+            # Groups that the user has added since the first step have no response.
+            groups = zip(
+                self.optimizer.param_groups, self._users_optimizer.param_groups, strict=False
+            )
+            for index, (group, users_group) in enumerate(groups):
                 if self._lr is None:
-                    mine.update(_settings(theirs))
+                    group.update(_settings(users_group))
                 else:
-                    mine["lr"] = self._lr * self._share_of_highest(index, float(theirs["lr"]))
+                    ratio = self._ratio_to_highest(index, float(users_group["lr"]))
+                    group["lr"] = self._lr * ratio
         self.optimizer.step()
 
-    def _share_of_highest(self, group: int, lr: float) -> float:
-        """Return a group's learning rate over its highest so far; 0 while it does not train."""
+    def _ratio_to_highest(self, group: int, lr: float) -> float:
+        """Return the ratio of a group's learning rate to its highest so far; 0 if both are 0."""
         self._highest[group] = highest = max(self._highest[group], lr)
         return lr / highest if highest else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and what was noted of the last steps."""
+        """Return the state of the optimizer, the last norms, and the highest learning rates."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "norms": list(self._norms),
@@ -139,13 +146,14 @@ class ResponseOptimizer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the result of :meth:`state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self._norms = deque(state["norms"], maxlen=_LAST)
+        self._norms = deque(state["norms"], maxlen=_LAST_NORMS)
         self._highest = list(state["highest"])
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a user's parameter group, without weight decay."""
     settings = {key: value for key, value in group.items() if key not in _NOT_SETTINGS}
     if "weight_decay" in settings:
         settings["weight_decay"] = 0.0

@@ -1,10 +1,10 @@
-"""Names of the ``user_attrs`` under which a trial keeps what Δ-STN did."""
+"""Keys of the ``user_attrs`` in which a trial stores what Δ-STN did."""
 
 from __future__ import annotations
 
 
-START = "dstn:start"  # {name: value}
+START = "dstn:start"  # {name: start value}
 TUNED = "dstn:tuned"  # [name, ...]
 CONFIG = "dstn:config"  # {setting: value}
-SCHEDULE = "dstn:schedule"  # see _schedule.py
+SCHEDULE = "dstn:schedule"  # see Schedule.to_json
 DIRECTION = "dstn:direction"  # "minimize" or "maximize"

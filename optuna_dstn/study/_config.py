@@ -1,4 +1,4 @@
-"""The method's settings. They live on the study, as a sampler's settings do."""
+"""The settings of the method. They live on the study, as the settings of a sampler do."""
 
 from __future__ import annotations
 
@@ -9,62 +9,77 @@ import math
 _METHODS = ("delta-stn", "centered-stn", "stn")
 _RESPONSES = ("structured", "gated", "full")
 _PERTURBATIONS = ("auto", "example", "batch")
+_LEAST_COUNTS = {"response_interval": 1, "train_steps": 1, "valid_steps": 1, "warmup_steps": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunerConfig:
     """Settings of the self-tuning network.
 
-    The defaults are chosen over all problems of ``comparisons`` at once, never for one.
+    The defaults are chosen over all problems of ``comparisons`` together, never for a single one.
+    λ denotes the hyperparameters in unconstrained space (before the sigmoid that maps them to their
+    ranges), w the weights, Θ the response, ε ~ N(0, σ²) the perturbation of λ, and L_V the
+    validation loss. A weight step is one step of the user's optimizer.
+
+    Example:
+        >>> config = optuna_dstn.TunerConfig(warmup_steps=500, response="gated")
+        >>> study = optuna_dstn.create_study(direction="minimize", config=config)
 
     Attributes:
-        method: ``"delta-stn"``: the best response is w0 + Θ(λ − λ0) around today's λ0, and the
-            network is linearised at the current weights w0 in it, so that Θ is the response's
-            Jacobian whatever σ is (Bae & Grosse, 2020, algorithm 1). ``"centered-stn"``: the same
-            with the network as it is, so that Θ is the best linear response over the width σ; for
-            models with operations that have no derivative in forward mode. ``"stn"``: the best
-            response is φ0 + Φλ, and φ0 and Φ are trained together, in one pass at perturbed
-            hyperparameters (MacKay et al., 2019, "Self-Tuning Networks"); for comparison.
-        response: ``"structured"``: ΔW = diag(Uε)·R and Δb = (Vε)⊙r for each layer y = Wx + b
-            (Bae & Grosse, 2020, section 3.3).
-            ``"gated"``: ΔW = diag(Uε)·W, the units are rescaled, and nothing of the weights' size
-            is stored (not with ``"stn"``). ``"full"``: ΔW = Θε with a dense Jacobian, h times the
-            weights' size.
-        perturbation: Whether each example has an ε of its own (``"example"``), or the whole batch
-            one (``"batch"``: a noisier gradient). ``"auto"`` does the former, unless a parameter
-            takes part in a function that cannot tell the examples apart; ``"example"`` leaves such
-            a parameter out of the response instead.
-        response_lr: Learning rate of Adam on the response to weights that SGD trains; > 0. Their
-            own rate suits the scale of their gradient, not of the response's, which then falls
-            behind. What a schedule makes less of the weights' rate, it makes less of this one.
-            ``None`` gives the response an optimizer of the class and the settings of the weights',
-            as published; so it is always with optimizers that scale each gradient themselves,
-            with ``"stn"`` and in ``float16``. Without meaning where the :class:`Tuner` is given a
-            ``response_optimizer``.
-        response_interval: Steps on the weights for each step on the response; ≥ 1. Without meaning
-            for ``"stn"``, which trains both in one step.
-        response_fraction: The part of each batch on which the response takes its step; in (0, 1].
-            Less costs less and makes the response noisier. Without meaning for ``"stn"``.
-        train_steps: Steps on the weights between two visits to the hyperparameters; ≥ 1.
-        valid_steps: Steps on the hyperparameters at each visit; ≥ 1.
-        warmup_steps: Steps on weights and response before the first visit; ≥ 0.
-        hyper_lr: Learning rate of RMSprop on the unconstrained hyperparameters λ; > 0.
-        initial_scale: σ0, σ at the start, in unconstrained space, the same for all; > 0. The wider,
-            the more of what the response learns from is signal, and the sooner λ finds its way
-            from a start where the loss is flat; the narrower, the more local the response. The
-            papers take 1.
-        tune_scale: Whether σ is tuned, as published: then the step on λ and σ minimises
-            E_ε L_V(w0 + Θε') − τ·H, over perturbed hyperparameters. Otherwise σ stays
-            ``initial_scale`` and λ takes the hypergradient at λ itself, Θᵀ∇L_V(w0). The expectation
-            is over predictions that ε has made noisier than the network's: its gradient is noisier
-            too, and pulls λ away from where L_V is least, the more so the wider σ. The answer to
-            noisier logits is larger ones, which less regularisation gives.
-        scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ); > 0. For ``tune_scale``, as
-            the next one.
-        entropy_weight: τ in L_V − τ·H, which keeps σ from vanishing; ≥ 0.
+        method: The best-response model. ``"delta-stn"`` (default): w0 + Θ(λ − λ0) around the
+            current λ0, and the network is linearised at the current weights w0, so that Θ is the
+            Jacobian of the response for any σ (Bae & Grosse, 2020, algorithm 1).
+            ``"centered-stn"``: the same with the network as it is, so that Θ is the best linear
+            response over the width σ; for models with operations that have no forward-mode
+            derivative. ``"stn"``: φ0 + Φλ, where φ0 and Φ are trained together in one pass at
+            perturbed hyperparameters (MacKay et al., 2019, "Self-Tuning Networks"); for comparison.
+        response: The structure of Θ. ``"structured"`` (default): ΔW = diag(Uε)·R and Δb = (Vε)⊙r
+            for each layer y = Wx + b, with R and r of the size of the layer and h columns in U and
+            V (Bae & Grosse, 2020, section 3.3). ``"gated"``: ΔW = diag(Uε)·W, which rescales the
+            units of a layer and stores nothing of the size of the weights; cheaper, but some
+            problems need the structured response. Not with ``"stn"``. ``"full"``: ΔW = Θε with a
+            dense Jacobian, h times the size of the weights; for small models.
+        perturbation: ``"example"``: each example of a batch has an ε of its own, and a parameter in
+            a function that cannot tell the examples apart does not respond. ``"batch"``: the whole
+            batch has one ε; the gradient is noisier. ``"auto"`` (default): as ``"example"``, unless
+            a parameter takes part in a function that cannot tell the examples apart; then as
+            ``"batch"``.
+        response_lr: Learning rate of Adam, > 0, on the response to weights that SGD trains; default
+            5e-3. The learning rate of SGD suits the gradient of the weights; the gradient of the
+            response has another scale, and at the same rate the response falls behind. If a
+            scheduler lowers the learning rate of the weights, this one falls by the same factor.
+            ``None`` gives the response an optimizer of the same class and settings as the weights,
+            as published. The response always has such an optimizer if the user's optimizer scales
+            each gradient itself, with ``"stn"``, and in ``float16``. No effect if the
+            :class:`Tuner` has a ``response_optimizer``.
+        response_interval: Weight steps for each step on the response, ≥ 1; default 3, which costs
+            less than 1 (as published). No effect with ``"stn"``, which trains both in one step.
+        response_fraction: The part of each batch on which the response takes its step, in (0, 1];
+            default 1. A smaller part costs less and makes the response noisier. No effect with
+            ``"stn"``.
+        train_steps: Weight steps between two visits to the hyperparameters, ≥ 1; default 5.
+        valid_steps: Steps on the hyperparameters at each visit, ≥ 1; default 1.
+        warmup_steps: Weight steps before the first visit, ≥ 0; default 100. The response learns in
+            this time; before, its hypergradient is meaningless.
+        hyper_lr: Learning rate of RMSprop on λ, > 0; default 3e-2. The published 1e-2 hardly moves
+            λ in a run with a few hundred steps on λ.
+        initial_scale: σ at the start, the same for every hyperparameter, in unconstrained space,
+            > 0; default 1.5. A wider σ puts more signal into what the response learns from, so λ
+            leaves a start where the loss is flat sooner. A narrower σ makes the response more
+            local. The papers take 1.
+        tune_scale: ``True``: σ is tuned, as published. Then a step on λ and σ minimises
+            E_ε L_V(w0 + Θε) − τ·H over perturbed hyperparameters. ``False`` (default): σ stays
+            ``initial_scale``, and λ takes the hypergradient at λ itself, Θᵀ∇L_V(w0). The published
+            expectation is over predictions with noise from ε. Its gradient is noisier. It is also
+            biased, the more so the wider σ: larger logits make up for the noise, and less
+            regularisation gives larger logits.
+        scale_lr: Learning rate of RMSprop on ρ, where σ = softplus(ρ), > 0; default 1e-2, as
+            published. No effect without ``tune_scale``.
+        entropy_weight: τ in L_V − τ·H, ≥ 0, in units of the validation loss; default 1e-3, as
+            published. H = Σ log(σ√(2πe)) keeps σ from vanishing. No effect without ``tune_scale``.
 
     Raises:
-        ValueError: If a setting is out of its range or names something unknown.
+        ValueError: If a setting is not in its range or not one of the known names.
     """
 
     method: str = "delta-stn"
@@ -83,44 +98,43 @@ class TunerConfig:
     entropy_weight: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, _METHODS)
-        _check_choice("response", self.response, _RESPONSES)
-        _check_choice("perturbation", self.perturbation, _PERTURBATIONS)
+        self._require_known_name("method", _METHODS)
+        self._require_known_name("response", _RESPONSES)
+        self._require_known_name("perturbation", _PERTURBATIONS)
         if self.method == "stn" and self.response == "gated":
             raise ValueError(
                 "TunerConfig(method='stn', response='gated'): its weights would be "
                 "diag(1 + Uλ)·φ0, from which φ0 cannot be had back where the factor is zero. Take "
                 "response='structured' or 'full', or method='centered-stn'."
             )
-        for name, minimum in (
-            ("response_interval", 1),
-            ("train_steps", 1),
-            ("valid_steps", 1),
-            ("warmup_steps", 0),
+        for name, least in _LEAST_COUNTS.items():
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise self._error(name, f"a whole number, at least {least}")
+        for name in ("hyper_lr", "scale_lr", "initial_scale"):
+            if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
+                raise self._error(name, "a positive number")
+        if self.response_lr is not None and not (
+            _is_number(self.response_lr) and self.response_lr > 0
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ValueError(
-                    f"TunerConfig({name}={value!r}): give a whole number, at least {minimum}."
-                )
-        given = () if self.response_lr is None else ("response_lr",)
-        for name in ("hyper_lr", "scale_lr", "initial_scale", *given):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"TunerConfig({name}={value!r}): give a positive number.")
-        if not 0 < self.response_fraction <= 1:
-            raise ValueError(
-                f"TunerConfig(response_fraction={self.response_fraction!r}): give the part of a "
-                "batch, above 0 and at most 1."
+            raise self._error("response_lr", "a positive number, or None")
+        if not (_is_number(self.response_fraction) and 0 < self.response_fraction <= 1):
+            raise self._error(
+                "response_fraction", "the part of a batch, a number above 0 and at most 1"
             )
-        if not (math.isfinite(self.entropy_weight) and self.entropy_weight >= 0):
-            raise ValueError(
-                f"TunerConfig(entropy_weight={self.entropy_weight!r}): give a number, at least 0."
-            )
+        if not (_is_number(self.entropy_weight) and self.entropy_weight >= 0):
+            raise self._error("entropy_weight", "a number, at least 0")
+        if not isinstance(self.tune_scale, bool):
+            raise self._error("tune_scale", "True or False")
+
+    def _require_known_name(self, setting: str, known: tuple[str, ...]) -> None:
+        if getattr(self, setting) not in known:
+            raise self._error(setting, f"one of {', '.join(map(repr, known))}")
+
+    def _error(self, setting: str, expected: str) -> ValueError:
+        return ValueError(f"TunerConfig({setting}={getattr(self, setting)!r}): give {expected}.")
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(
-            f"TunerConfig({name}={value!r}) is not known. Known: {', '.join(map(repr, known))}."
-        )
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite ``int`` or ``float``."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,16 +21,21 @@ FinalValues = Callable[[], Mapping[str, float]]
 
 
 class DeferredParameters:
-    """A trial's view of its storage, in which parameters are held back.
+    """The storage as one trial uses it: writing a number is deferred until its value is final.
 
-    A storage can write a parameter but not overwrite it, so a number that gradients may change is
-    written once its value is final. The study keeps this object until the trial ends, whether or
-    not the user keeps the trial.
+    A storage can write a parameter once and cannot overwrite it, so a number that gradients may
+    change is written when its tuning has ended. A deferred parameter is *open*: it has a
+    distribution and a start value, and is not stored. The study keeps this object until the trial
+    ends, even if the user drops the trial. Every other method is that of the storage.
 
     Args:
         study: The study of the trial.
-        trial_id: Its trial.
-        number: The trial's number in the study.
+        trial_id: The storage's id of the trial.
+        number: The number of the trial in the study.
+
+    Attributes:
+        number: The number of the trial in the study.
+        final_values: Returns the final value of each tuned number; ``None`` without a Tuner.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, number: int) -> None:
@@ -38,30 +43,32 @@ class DeferredParameters:
         self.final_values: FinalValues | None = None
         self._study = study
         self._trial_id = trial_id
-        self._open: dict[str, tuple[BaseDistribution, Any]] = {}
-        self._relaxed: set[str] = set()
+        self._open: dict[str, tuple[BaseDistribution, Any]] = {}  # with the start value
+        self._relaxed: set[str] = set()  # categories that are tuned as probabilities
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_study":  # not there yet while unpickling
+        if name == "_study":  # does not exist yet while this object is unpickled
             raise AttributeError(name)
         return getattr(self._study._storage, name)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, value: float, distribution: BaseDistribution
     ) -> None:
-        """Hold back a number or a relaxed category, and what comes after it.
+        """Defer a number, a relaxed category, and every parameter that is suggested after one.
 
         The signature is that of ``BaseStorage``.
 
         Raises:
             ValueError: If another trial has a parameter of this name and another kind.
         """
-        # A storage would object only when the value is written, after the training.
+        # The storage itself would object only when the value is written, after the training.
         self._require_compatible(param_name, distribution)
         is_final = isinstance(distribution, CategoricalDistribution)
         if is_final and not self._open and param_name not in self._relaxed:
             self._study._storage.set_trial_param(trial_id, param_name, value, distribution)
-        else:  # a category too: samplers of conditional spaces rely on the order of parameters
+        else:
+            # Also a category after an open number: samplers of conditional spaces rely on the
+            # order of the stored parameters.
             self._open[param_name] = distribution, distribution.to_external_repr(value)
 
     def _require_compatible(self, name: str, distribution: BaseDistribution) -> None:
@@ -71,58 +78,63 @@ class DeferredParameters:
                 return
 
     def relax(self, name: str) -> None:
-        """Hold a category back, once it is suggested, as the probabilities of its options."""
+        """Let a category, which is suggested next, be tuned as the probabilities of its options."""
         self._relaxed.add(name)
 
     @property
-    def open(self) -> dict[str, tuple[BaseDistribution, float]]:
-        """Distribution and start value of every number that is not stored yet.
+    def open_numbers(self) -> dict[str, tuple[BaseDistribution, float]]:
+        """The distribution and the start value of every open number, by name.
 
-        A relaxed category is a number for each option: its probability.
+        A relaxed category contributes one number for each option: the option's probability.
         """
-        opened: dict[str, tuple[BaseDistribution, float]] = {}
+        numbers: dict[str, tuple[BaseDistribution, float]] = {}
         for name, (distribution, start) in list(self._open.items()):
             if not isinstance(distribution, CategoricalDistribution):
-                opened[name] = distribution, start
+                numbers[name] = distribution, start
             elif name in self._relaxed:
-                opened |= relaxed(name, distribution, start)
-        return opened
+                numbers |= relaxed(name, distribution, start)
+        return numbers
 
-    def is_open(self, name: str) -> bool:
-        """Whether ``name`` is a number that is not stored yet."""
-        held = self._open.get(name)
-        return held is not None and not isinstance(held[0], CategoricalDistribution)
+    def is_open_number(self, name: str) -> bool:
+        """Whether a parameter is a number that is not stored yet."""
+        if name not in self._open:
+            return False
+        distribution, _ = self._open[name]
+        return not isinstance(distribution, CategoricalDistribution)
 
     def parameter_values(self, values: Mapping[str, float]) -> dict[str, Any]:
-        """Return what a storage would hold of the open parameters that ``values`` are about."""
-        found: dict[str, Any] = {}
+        """Return the open parameters for given values of open numbers.
+
+        The value of a relaxed category is its most probable option.
+        """
+        parameters: dict[str, Any] = {}
         for name, (distribution, _) in list(self._open.items()):
             if name in values:
-                found[name] = values[name]
+                parameters[name] = values[name]
             elif name in self._relaxed and isinstance(distribution, CategoricalDistribution):
                 option = most_probable(name, distribution, values)
                 if option is not None:
-                    found[name] = option
-        return found
+                    parameters[name] = option
+        return parameters
 
     def store(self, values: Mapping[str, float]) -> None:
-        """Write open parameters, at ``values``, and every category; they are open no longer."""
+        """Write the open parameters that ``values`` determine, and all plain categories."""
         final = self.parameter_values(values)
         for name, (distribution, start) in list(self._open.items()):
-            is_relaxed = name in self._relaxed
             is_category = isinstance(distribution, CategoricalDistribution)
-            if name in final or (is_category and not is_relaxed):
+            if name in final or (is_category and name not in self._relaxed):
                 value = distribution.to_internal_repr(final.get(name, start))
                 self._study._storage.set_trial_param(self._trial_id, name, value, distribution)
                 del self._open[name]
 
     def finish(self) -> dict[str, Any]:
-        """Write everything open: what is tuned at its final value, the rest as suggested.
+        """Write every open parameter: tuned ones at their final value, others as suggested.
 
-        A trial that has been finished elsewhere (by a heartbeat, say) is left as it is.
+        Nothing is written if the trial has already ended in the storage, for instance because its
+        heartbeat stopped.
 
         Returns:
-            The values of the numbers and the relaxed categories.
+            The values of the numbers and the relaxed categories that were written.
         """
         if not self._open:
             return {}
@@ -130,14 +142,14 @@ class DeferredParameters:
             self._open.clear()
             return {}
         tuned = {} if self.final_values is None else self.final_values()
-        values = {name: tuned.get(name, start) for name, (_, start) in self.open.items()}
-        final = self.parameter_values(values)
-        self.store(values)
-        self.final_values = None  # it holds on to the model
+        numbers = {name: tuned.get(name, start) for name, (_, start) in self.open_numbers.items()}
+        final = self.parameter_values(numbers)
+        self.store(numbers)
+        self.final_values = None  # its closure keeps the model in memory
         return final
 
-    def shown_in(self, frozen: FrozenTrial) -> FrozenTrial:
-        """Return the stored state of the trial with its open parameters added."""
+    def added_to(self, frozen: FrozenTrial) -> FrozenTrial:
+        """Return a copy of the stored trial with the open parameters at their start values."""
         frozen = copy.copy(frozen)
         opened = list(self._open.items())
         frozen.params = {**frozen.params, **{name: start for name, (_, start) in opened}}

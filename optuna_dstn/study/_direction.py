@@ -1,4 +1,4 @@
-"""Whether a trial's value is to be minimised or maximised."""
+"""Whether a trial minimises or maximises its value."""
 
 from __future__ import annotations
 
@@ -12,28 +12,23 @@ def direction_of(trial: optuna.trial.BaseTrial, given: str | None, *, has_metric
     """Return ``"minimize"`` or ``"maximize"``.
 
     Args:
-        trial: The objective's trial; its study's direction counts where it has one.
-        given: What the user said, if anything.
-        has_metric: Whether a metric, rather than a loss, is reported.
+        trial: The trial of the objective. If it has a study, the study's direction counts.
+        given: The direction that the user gave to the Tuner, or ``None``.
+        has_metric: Whether the objective reports a metric. Otherwise it reports a loss.
 
     Raises:
-        ValueError: If the study has several directions or another one than given, if a loss would
-            be maximised, or if nothing tells the direction of a metric.
+        ValueError: If the study has several directions, or another direction than ``given``; if a
+            loss would be maximised; or if the direction of a metric is unknown.
     """
     if given not in (None, "minimize", "maximize"):
         raise ValueError(f'direction={given!r}: give "minimize" or "maximize".')
     direction = given
     if isinstance(trial, optuna.Trial):
-        directions = trial.study.directions
-        if len(directions) > 1:
+        direction = _direction_of_study(trial.study)
+        if given not in (None, direction):
             raise ValueError(
-                "A Tuner optimises one value, but the study has "
-                f"{len(directions)} directions. Create it with direction=, not directions=."
+                f"direction={given!r}, but the study's is {direction!r}: leave it out."
             )
-        studys = "maximize" if directions[0] == StudyDirection.MAXIMIZE else "minimize"
-        if given not in (None, studys):
-            raise ValueError(f"direction={given!r}, but the study's is {studys!r}: leave it out.")
-        direction = studys
     elif direction is None:
         direction = trial.user_attrs.get(DIRECTION)
     if not has_metric:
@@ -49,3 +44,12 @@ def direction_of(trial: optuna.trial.BaseTrial, given: str | None, *, has_metric
             'minimised or maximised. Give the Tuner direction="minimize" or "maximize".'
         )
     return direction
+
+
+def _direction_of_study(study: optuna.Study) -> str:
+    if len(study.directions) > 1:
+        raise ValueError(
+            "A Tuner optimises one value, but the study has "
+            f"{len(study.directions)} directions. Create it with direction=, not directions=."
+        )
+    return "maximize" if study.directions[0] == StudyDirection.MAXIMIZE else "minimize"

@@ -1,4 +1,4 @@
-"""A study's storage, as a process sees it in which some of the study's trials run."""
+"""A storage that also shows the deferred parameters of this process's running trials."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from optuna_dstn.study._deferred_parameters import DeferredParameters
 
 
 class StorageWithDeferred:
-    """A storage that shows running trials with the parameters that they hold back.
+    """A storage whose running trials have their deferred parameters too.
 
-    Samplers, some of which ask the storage itself, and users then see what is suggested, though it
-    is not written yet. In every other respect, its type included, this is the storage inside.
+    Samplers (some of which read the storage directly) and users see the suggested values, although
+    they are not written yet. In every other respect, including its type, this object is the inner
+    storage.
 
     Args:
-        inner: The storage.
-        held: What running trials hold back, by trial id; it may change.
+        inner: The storage that writes.
+        deferred: The deferred parameters of running trials, by trial id. The study adds and removes
+            trials.
     """
 
-    def __init__(self, inner: BaseStorage, held: Mapping[int, DeferredParameters]) -> None:
+    def __init__(self, inner: BaseStorage, deferred: Mapping[int, DeferredParameters]) -> None:
         self.inner = inner
-        self._held = held
+        self._deferred = deferred
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # Optuna asks isinstance(storage, BaseHeartbeat)
@@ -35,7 +37,7 @@ class StorageWithDeferred:
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial; see ``BaseStorage.get_trial``."""
-        return self._shown(self.inner.get_trial(trial_id))
+        return self._with_deferred(self.inner.get_trial(trial_id))
 
     def get_all_trials(
         self,
@@ -43,18 +45,20 @@ class StorageWithDeferred:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        """Return a study's trials; see ``BaseStorage.get_all_trials``."""
+        """Return the trials of a study; see ``BaseStorage.get_all_trials``."""
         trials = self.inner.get_all_trials(study_id, deepcopy, states)
-        return [self._shown(trial) for trial in trials] if self._held else trials
+        return [self._with_deferred(trial) for trial in trials] if self._deferred else trials
 
-    def _shown(self, trial: FrozenTrial) -> FrozenTrial:
-        held = self._held.get(trial._trial_id)
-        if held is None or trial.state != TrialState.RUNNING:
+    def _with_deferred(self, trial: FrozenTrial) -> FrozenTrial:
+        deferred = self._deferred.get(trial._trial_id)
+        if deferred is None or trial.state != TrialState.RUNNING:
             return trial
-        return held.shown_in(trial)
+        return deferred.added_to(trial)
 
 
 def inner_storage(storage: BaseStorage) -> BaseStorage:
-    """Return the storage that writes, inside a :class:`StorageWithDeferred` or not."""
-    is_showing = issubclass(type(storage), StorageWithDeferred)  # isinstance is about the inner one
-    return cast(StorageWithDeferred, storage).inner if is_showing else storage
+    """Return the storage that writes: the inner one of a :class:`StorageWithDeferred`."""
+    # isinstance would ask the type of the inner storage.
+    if issubclass(type(storage), StorageWithDeferred):
+        return cast(StorageWithDeferred, storage).inner
+    return storage

@@ -1,4 +1,4 @@
-"""Optuna's face: studies whose trials are tuned by gradient."""
+"""Studies whose trials are tuned by gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import described, logger
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._deferred_parameters import DeferredParameters
 from optuna_dstn.study._storage_with_deferred import StorageWithDeferred, inner_storage
@@ -31,24 +31,29 @@ Direction = Literal["minimize", "maximize"] | StudyDirection
 class DSTNStudy(optuna.Study):
     """An ``optuna.Study`` in whose trials a :class:`~optuna_dstn.Tuner` tunes by gradient.
 
-    It is made by :func:`create_study`, :func:`load_study` or :func:`wrap`. The study's sampler
-    gives start values to what is tuned by gradient, and searches the rest.
+    :func:`create_study`, :func:`load_study` and :func:`wrap` make one. The sampler of the study
+    suggests the start value of each hyperparameter that is tuned by gradient, and searches over the
+    other parameters.
 
-    A finished trial holds its tuned values, so a sampler that learns (TPE, GP, CMA-ES, NSGA-II)
-    learns where tuning ended, and starts later trials there: Lamarckian evolution (Whitley, Gordon
-    & Mathias, 1994). ``CmaEsSampler(with_margin=True)`` alone goes by its own suggestions.
-    ``optuna.samplers.PartialFixedSampler({"dropout": 0.3}, sampler)`` starts every trial at the
-    same values and leaves ``sampler`` the rest; ``GridSampler`` takes a start as a list of one.
+    A finished trial has the tuned values as its parameters. So a sampler that learns from earlier
+    trials (TPE, GP, CMA-ES, NSGA-II) learns from the tuned values, and starts later trials near
+    them: Lamarckian evolution (Whitley, Gordon & Mathias, 1994). Only
+    ``CmaEsSampler(with_margin=True)`` learns from its own suggestions. To start every trial at the
+    same value, use ``optuna.samplers.PartialFixedSampler({"dropout": 0.3}, sampler)``, where
+    ``sampler`` searches over the rest, or give ``GridSampler`` a list with this single value.
 
     Args:
-        study_name: Name of a study in the storage.
-        storage: Optuna storage or its URL.
-        sampler: As in Optuna.
-        pruner: As in Optuna.
-        config: The method's settings; the defaults if ``None``.
+        study_name: The name of a study in the storage.
+        storage: An Optuna storage or its URL.
+        sampler: As in ``optuna.Study``.
+        pruner: As in ``optuna.Study``.
+        config: The settings of the method; ``None`` takes the defaults.
+
+    Attributes:
+        config: The settings of the method.
 
     Raises:
-        TypeError: If ``config`` is no :class:`~optuna_dstn.TunerConfig`.
+        TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
     """
 
     def __init__(
@@ -66,28 +71,28 @@ class DSTNStudy(optuna.Study):
                 "optuna_dstn.TunerConfig(method='centered-stn')."
             )
         super().__init__(study_name, storage, sampler, pruner)
-        self._has_warned = False  # that nothing is tuned
+        self._has_warned = False  # that an objective makes no Tuner
         self.config = TunerConfig() if config is None else config
-        self._show_held()
+        self._show_deferred()
 
-    def _show_held(self) -> None:
-        self._held: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
-        self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._held))
+    def _show_deferred(self) -> None:
+        self._deferred: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
+        self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._deferred))
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        del state["_held"]
+        del state["_deferred"]
         state["_storage"] = inner_storage(self._storage)
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        self._show_held()
+        self._show_deferred()
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> DSTNTrial:
         """Create a trial; see ``optuna.Study.ask``."""
         trial = DSTNTrial.adopt(super().ask())
-        self._held[trial._trial_id] = trial.held
+        self._deferred[trial._trial_id] = trial.deferred
         for name, distribution in (fixed_distributions or {}).items():
             trial.suggest(name, _convert_old_distribution_to_new_distribution(distribution))
         return trial
@@ -99,7 +104,7 @@ class DSTNStudy(optuna.Study):
         state: TrialState | None = None,
         skip_if_finished: bool = False,
     ) -> FrozenTrial:
-        """Finish a trial, with its tuned values in ``params``; see ``optuna.Study.tell``."""
+        """Finish a trial, with the tuned values in its ``params``; see ``optuna.Study.tell``."""
         self._finish(trial)
         return super().tell(trial, values, state, skip_if_finished)
 
@@ -116,8 +121,9 @@ class DSTNStudy(optuna.Study):
     ) -> None:
         """Run trials of an objective; see ``optuna.Study.optimize``.
 
-        However a trial ends (completed, pruned, failed or interrupted), its tuned values are stored
-        first. With ``n_jobs > 1`` the passes that use forward-mode differentiation take turns.
+        The tuned values of a trial are stored before it ends, whether it is completed, pruned,
+        failed or interrupted. With ``n_jobs > 1``, passes that use forward-mode differentiation
+        run one at a time.
         """
         super().optimize(
             self._finishing(func),
@@ -143,10 +149,10 @@ class DSTNStudy(optuna.Study):
         return objective
 
     def _warn_if_nothing_was_tuned(self, trial: optuna.Trial) -> None:
-        """Warn, once, of an objective that suggests numbers and makes no Tuner."""
+        """Warn, once in a study, if the objective suggested numbers and made no Tuner."""
         if not isinstance(trial, DSTNTrial) or self._has_warned:
             return
-        if trial.held.final_values is None and trial.open_parameters:
+        if trial.deferred.final_values is None and trial.open_parameters:
             self._has_warned = True
             logger.warning(
                 f"The objective made no Tuner for trial {trial.number}, so nothing was tuned by "
@@ -156,15 +162,15 @@ class DSTNStudy(optuna.Study):
             )
 
     def _finish(self, trial: optuna.Trial | int) -> None:
-        """Write what a trial, or the trial of a number, holds back."""
+        """Write the deferred parameters of a trial, given as itself or as its number."""
         if isinstance(trial, DSTNTrial):
             trial.finish()
-            self._held.pop(trial._trial_id, None)
-        elif isinstance(trial, int):  # the user may have dropped the trial itself
-            for trial_id, held in list(self._held.items()):
-                if held.number == trial:
-                    held.finish()
-                    self._held.pop(trial_id, None)
+            self._deferred.pop(trial._trial_id, None)
+        elif isinstance(trial, int):  # the trial itself may not exist any more
+            for trial_id, deferred in list(self._deferred.items()):
+                if deferred.number == trial:
+                    deferred.finish()
+                    self._deferred.pop(trial_id, None)
 
 
 def create_study(
@@ -184,16 +190,26 @@ def create_study(
         >>> import optuna_dstn
         >>> study = optuna_dstn.create_study(direction="minimize")
         >>> study.enqueue_trial({"dropout": 0.05})  # where tuning starts
+        >>> study.optimize(objective, n_trials=1)  # doctest: +SKIP
 
     Args:
-        storage: As in Optuna: ``None`` keeps the study in memory.
-        sampler: Gives the start values, and searches what gradients cannot reach.
-        pruner: As in Optuna.
-        study_name: As in Optuna.
-        direction: As in Optuna.
-        load_if_exists: As in Optuna.
-        directions: As in Optuna; an objective with a ``Tuner`` needs a single direction.
-        config: The method's settings; the defaults if ``None``.
+        storage: An Optuna storage or its URL; ``None`` keeps the study in memory.
+        sampler: Suggests the start values of the hyperparameters that are tuned by gradient, and
+            the values of all other parameters. ``None`` takes Optuna's default.
+        pruner: As in Optuna; ``None`` takes Optuna's default.
+        study_name: The name of the study in the storage; ``None`` makes one up.
+        direction: ``"minimize"`` (default) or ``"maximize"`` the value of the objective.
+        load_if_exists: Whether to return the study of this name if the storage has one already.
+        directions: Several directions. An objective with a ``Tuner`` needs a single one.
+        config: The settings of the method; ``None`` takes the defaults.
+
+    Returns:
+        The study.
+
+    Raises:
+        TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
+        optuna.exceptions.DuplicatedStudyError: If the storage has a study of this name and
+            ``load_if_exists`` is false.
     """
     study = optuna.create_study(
         storage=storage,
@@ -215,10 +231,29 @@ def load_study(
     pruner: BasePruner | None = None,
     config: TunerConfig | None = None,
 ) -> DSTNStudy:
-    """Load a study from a storage, to go on with it; otherwise as ``optuna.load_study``.
+    """Load a study from a storage, to continue it; otherwise as ``optuna.load_study``.
 
-    As sampler and pruner, the settings are not in the storage: give ``config`` again if it was not
-    the default.
+    A storage keeps neither the sampler and the pruner nor ``config``. Give them again, unless they
+    were the defaults.
+
+    Example:
+        >>> study = optuna_dstn.load_study(  # doctest: +SKIP
+        ...     study_name="digits", storage="sqlite:///digits.db"
+        ... )
+
+    Args:
+        study_name: The name of the study; ``None`` if the storage has only one.
+        storage: An Optuna storage or its URL.
+        sampler: As in :func:`create_study`.
+        pruner: As in :func:`create_study`.
+        config: The settings of the method; ``None`` takes the defaults.
+
+    Returns:
+        The study.
+
+    Raises:
+        KeyError: If the storage has no study of this name.
+        TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
     """
     study = optuna.load_study(
         study_name=study_name, storage=storage, sampler=sampler, pruner=pruner
@@ -229,10 +264,32 @@ def load_study(
 def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy:
     """Return a Δ-STN study over a study that other code created.
 
-    Both share the storage, the sampler and the pruner, so what one does the other sees; a trial
-    asked from one is told to the same one. Without ``config``, a study that is a
-    :class:`DSTNStudy` already keeps its own.
+    Both studies share the storage, the sampler and the pruner, so each sees the trials of the
+    other. Tell the result of a trial to the study that created the trial.
+
+    Example:
+        >>> study = optuna.create_study()
+        >>> tuned = optuna_dstn.wrap(study)
+        >>> tuned.optimize(objective, n_trials=1)  # doctest: +SKIP
+        >>> optuna.visualization.plot_optimization_history(study)  # doctest: +SKIP
+
+    Args:
+        study: Any Optuna study.
+        config: The settings of the method. ``None`` takes the defaults, or the settings of
+            ``study`` if it is a :class:`DSTNStudy`.
+
+    Returns:
+        A new study object over the same trials.
+
+    Raises:
+        TypeError: If ``study`` is not an ``optuna.Study``, or ``config`` is not a
+            :class:`~optuna_dstn.TunerConfig`.
     """
+    if not isinstance(study, optuna.Study):
+        raise TypeError(
+            f"wrap takes an optuna.Study, not {described(study)}: give the study object, such as "
+            "wrap(optuna.create_study()) or wrap(optuna.load_study(study_name=..., storage=...))."
+        )
     if config is None and isinstance(study, DSTNStudy):
         config = study.config
     return DSTNStudy(

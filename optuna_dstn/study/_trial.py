@@ -20,31 +20,35 @@ from optuna_dstn.study._deferred_parameters import DeferredParameters, FinalValu
 class DSTNTrial(optuna.Trial):
     """An ``optuna.Trial`` whose float and int parameters may still change.
 
-    A storage can write a parameter but not overwrite it, so a parameter is held back until its
-    value is final: once the Tuner knows that no gradient reaches it, or when the trial ends.
-    Meanwhile the study shows it, in this process, with its start value.
+    A storage can write a parameter but cannot overwrite it. So writing a number is deferred until
+    its value is final: when the Tuner knows that no gradient reaches it, or when the trial ends.
+    Until then the study shows it, in this process, with its start value.
+
+    Attributes:
+        deferred: The parameters that are not stored yet.
+        is_pruned: Whether the pruner has told this trial to stop.
     """
 
-    held: DeferredParameters
-    is_pruned = False  # whether its pruner has said so
+    deferred: DeferredParameters
+    is_pruned = False
 
     @classmethod
     def adopt(cls, trial: optuna.Trial) -> DSTNTrial:
-        """Make a trial that a study has just created one of this class."""
+        """Return a trial of this class in place of one that a study has just created."""
         self = cls.__new__(cls)
         self.__dict__.update(trial.__dict__)
-        self.held = DeferredParameters(trial.study, trial._trial_id, trial.number)
-        self.storage = cast(BaseStorage, self.held)
-        # Some storages hand out their own object, on which a suggestion would show at once.
+        self.deferred = DeferredParameters(trial.study, trial._trial_id, trial.number)
+        self.storage = cast(BaseStorage, self.deferred)
+        # Some storages return their own object, in which a suggestion would appear at once.
         self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
         self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
         self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
-        # A retried trial (optuna.storages.RetryHeartbeatStaleTrialCallback) starts where the killed
-        # one did; that one could not write its parameters.
+        # optuna.storages.RetryHeartbeatStaleTrialCallback copies the parameters of a killed trial,
+        # but that trial could not write the numbers. Its user attributes have their start values.
         self._fixed_params = {**self.user_attrs.get(START, {}), **self._fixed_params}
         return self
 
-    # -- Optuna's face ---------------------------------------------------------------------------
+    # -- as in optuna.Trial ----------------------------------------------------------------------
 
     def suggest_float(
         self,
@@ -55,7 +59,7 @@ class DSTNTrial(optuna.Trial):
         step: float | None = None,
         log: bool = False,
     ) -> float:
-        """Suggest a start value, as a number that torch can tune; see ``optuna.Trial``."""
+        """Suggest a start value, as a number that the Tuner can tune; see ``optuna.Trial``."""
         return cast(
             float, self._tracked(name, super().suggest_float(name, low, high, step=step, log=log))
         )
@@ -63,33 +67,39 @@ class DSTNTrial(optuna.Trial):
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        """Suggest a start value, as a number that torch can tune; see ``optuna.Trial``."""
+        """Suggest a start value, as a number that the Tuner can tune; see ``optuna.Trial``."""
         return cast(
             int, self._tracked(name, super().suggest_int(name, low, high, step=step, log=log))
         )
 
     def suggest_probabilities(self, name: str, options: Sequence[str]) -> dict[str, float]:
-        """Suggest a category, as the probability of each option: numbers that torch can tune.
+        """Suggest a category as the probability of each option, numbers that the Tuner can tune.
 
-        The suggested option starts twice as probable as each of the others; the parameter ends as
-        the most probable one. See :func:`optuna_dstn.choice`.
+        The suggested option starts twice as probable as each of the others. The final value of the
+        parameter is the most probable option. See :func:`optuna_dstn.choice`.
+
+        Returns:
+            The probability of each option, by its name; they sum to 1.
+
+        Raises:
+            ValueError: If the name was suggested before as a plain category.
         """
-        self.held.relax(name)
+        self.deferred.relax(name)
         self.suggest_categorical(name, options)
-        names = {OptionProbability(name, option).name: option for option in options}
+        numbers = {option: OptionProbability(name, option).name for option in options}
         starts = self.open_parameters
-        if not starts.keys() >= names.keys():
+        if not starts.keys() >= set(numbers.values()):
             raise ValueError(
                 f"Parameter {name!r} was suggested before, as a plain category: give the choice a "
                 "name of its own."
             )
         return {
-            option: cast(float, hyperparameter(starts[own][1], Symbol(own)))
-            for own, option in names.items()
+            option: cast(float, hyperparameter(starts[number][1], Symbol(number)))
+            for option, number in numbers.items()
         }
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        """Suggest from a distribution object."""
+        """Suggest a value from a distribution object."""
         if isinstance(distribution, CategoricalDistribution):
             return self.suggest_categorical(name, distribution.choices)
         suggest_number = (
@@ -106,39 +116,45 @@ class DSTNTrial(optuna.Trial):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The suggested values; while one may still be tuned, as the number that torch can tune."""
+        """The suggested values; one that may still be tuned is a number that the Tuner can tune."""
         return {name: self._tracked(name, value) for name, value in super().params.items()}
 
     def _tracked(self, name: str, value: Any) -> Any:
-        return hyperparameter(value, Symbol(name)) if self.held.is_open(name) else value
+        return hyperparameter(value, Symbol(name)) if self.deferred.is_open_number(name) else value
 
-    # -- the Tuner's side ------------------------------------------------------------------------
+    # -- for the Tuner ---------------------------------------------------------------------------
 
     @property
     def config(self) -> TunerConfig:
-        """The study's settings of the method."""
+        """The settings of the method, which live on the study."""
         return cast(TunerConfig, self.study.config)  # type: ignore[attr-defined]
 
     @property
     def open_parameters(self) -> dict[str, tuple[BaseDistribution, float]]:
-        """Distribution and start value of every number that is not stored yet."""
-        return self.held.open
+        """The distribution and the start value of every number that is not stored yet."""
+        return self.deferred.open_numbers
 
     @property
     def enqueued_names(self) -> frozenset[str]:
-        """Names whose start the user gave by ``enqueue_trial``."""
+        """The names of the parameters whose start value the user gave by ``enqueue_trial``."""
         return frozenset(self._fixed_params)
 
     def parameter_values(self, values: Mapping[str, float]) -> dict[str, Any]:
-        """Return the parameters that open numbers stand for: of probabilities, their category."""
-        return self.held.parameter_values(values)
+        """Return the open parameters for given values of open numbers.
+
+        The value of a choice is its most probable option.
+        """
+        return self.deferred.parameter_values(values)
 
     def follow(self, final_values: FinalValues) -> None:
-        """Take the final values of tuned parameters from ``final_values``, once the trial ends.
+        """Let the trial ask ``final_values`` for the tuned values when it ends.
+
+        Args:
+            final_values: Returns the final value of each tuned number.
 
         Raises:
-            RuntimeError: If another Tuner has been given this trial.
-            ValueError: If the study's sampler enumerates values, which tuning leaves.
+            RuntimeError: If the trial already has a Tuner.
+            ValueError: If the sampler is a ``BruteForceSampler``, which lists the values tried.
         """
         if isinstance(self.study.sampler, optuna.samplers.BruteForceSampler):
             raise ValueError(
@@ -147,19 +163,19 @@ class DSTNTrial(optuna.Trial):
                 'tuned hyperparameter as its only value: GridSampler({"depth": [1, 2, 3], '
                 '"dropout": [0.3]}).'
             )
-        if self.held.final_values is not None:
+        if self.deferred.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
                 "only: give each trial one Tuner (for cross-validation, one trial per fold)."
             )
-        self.held.final_values = final_values
+        self.deferred.final_values = final_values
 
     def store(self, values: Mapping[str, float]) -> None:
-        """Write open parameters, at ``values``, to the storage; they are open no longer."""
-        final = self.held.parameter_values(values)
-        self.held.store(values)
+        """Write the open parameters that ``values`` determine, and all plain categories."""
+        final = self.deferred.parameter_values(values)
+        self.deferred.store(values)
         self._cached_frozen_trial.params.update(final)
 
     def finish(self) -> None:
         """Write every open parameter: tuned ones at their final value, others as suggested."""
-        self._cached_frozen_trial.params.update(self.held.finish())
+        self._cached_frozen_trial.params.update(self.deferred.finish())

@@ -1,7 +1,10 @@
-"""Small tools on tensors and torch calls, which know nothing of tuning.
+"""Small tools for tensors and torch calls, which know nothing of tuning.
 
-The leaves of a call's arguments, names and kinds of torch functions, notes on tensors by identity,
-dual numbers of forward-mode differentiation, gradient norms, repeated random numbers.
+They find and replace leaves among the arguments of a call, name torch functions, attach notes to
+tensors, make dual numbers for forward-mode differentiation, clip gradients, and repeat random
+numbers.
 
-Imports: nothing of the package, for this is the lowest folder.
+In: tensors and the arguments of torch calls. Out: the same.
+
+Imports: nothing of the package. This is the lowest folder.
 """

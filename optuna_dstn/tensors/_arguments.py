@@ -1,4 +1,4 @@
-"""What is among the arguments of a torch call: hyperparameters and tensors, however nested."""
+"""Hyperparameters and tensors among the arguments of a torch call, at any depth of nesting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ def replaced(
     value: Callable[[Any], Any],
     kinds: type | tuple[type, ...],
 ) -> Any:
-    """Return the arguments with each ``x`` of these kinds in them replaced by ``value(x)``."""
+    """Return arguments in which each ``x`` of given kinds is replaced by ``value(x)``.
+
+    The search goes through tuples, lists, dictionaries and slices.
+
+    Example:
+        >>> replaced((1, [2.0, {"p": 3}]), lambda x: -x, int)
+        (-1, [2.0, {'p': -3}])
+    """
     if isinstance(arguments, kinds):
         return value(arguments)
     container = type(arguments)
@@ -42,13 +49,21 @@ def replaced(
 
 
 def leaves(arguments: Any, kinds: type | tuple[type, ...]) -> list[Any]:
-    """Return what is of these kinds in a tuple, list or dictionary of arguments, in their order."""
+    """Return the objects of given kinds among arguments, in their order.
+
+    The search goes through tuples, lists, dictionaries and slices.
+
+    Example:
+        >>> leaves((1, [2.0, {"p": 3}]), int)
+        [1, 3]
+    """
     found: list[Any] = []
     _find(arguments, kinds, found)
     return found
 
 
 def _find(arguments: Any, kinds: type | tuple[type, ...], found: list[Any]) -> None:
+    """Append the objects of given kinds to ``found``."""
     container = type(arguments)
     if container is dict:
         arguments = arguments.values()
@@ -62,14 +77,15 @@ def _find(arguments: Any, kinds: type | tuple[type, ...], found: list[Any]) -> N
 
 
 def results_of(output: Any) -> tuple[Any, ...]:
-    """Return the results of a call: what is in a tuple or list, also a named one, or the one."""
+    """Return the results of a call as a tuple: the items of a tuple or list, or the only result."""
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)
 
 
 @functools.cache
 def function_name(func: Function) -> str:
-    """Return what users call a torch function: ``"torch.nn.functional.dropout"``."""
+    """Return the name by which users know a function, such as ``"torch.nn.functional.dropout"``."""
     name = str(resolve_name(func) or getattr(func, "__qualname__", func))
-    for owner in ("torch.functional.", "_VariableFunctionsClass."):  # all of it is torch's own
+    # PyTorch defines some functions in these places, but users call them as torch.<name>.
+    for owner in ("torch.functional.", "_VariableFunctionsClass."):
         name = name.replace(owner, "torch.")
     return name

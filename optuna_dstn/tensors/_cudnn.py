@@ -1,4 +1,4 @@
-"""PyTorch's own kernels in cuDNN's place."""
+"""A context in which PyTorch does not use cuDNN."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import threading
 import torch
 
 
-# Re-entrant: a pass without cuDNN may reach a layer that keeps it out itself.
+# Re-entrant, since a layer inside a pass without cuDNN may enter the context again.
 _SWITCH = threading.RLock()
 
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Keep cuDNN out of what runs inside.
+    """Run the block with PyTorch's own kernels instead of cuDNN.
 
-    The switch is one of the process: trials that run in threads take turns, lest one puts back
-    what another has set.
+    The setting belongs to the whole process. So threads enter the context one at a time; otherwise
+    one thread could restore a setting that another thread has changed.
     """
     with _SWITCH, torch.backends.cudnn.flags(enabled=False):
         yield

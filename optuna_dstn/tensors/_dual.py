@@ -1,4 +1,4 @@
-"""Dual numbers (x, ẋ) of forward-mode differentiation: make them, and take them apart."""
+"""Dual numbers (x, ẋ) of forward-mode differentiation, with primal x and tangent ẋ."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 
-# The functions of torch.autograd.forward_ad, below, take several times as long: they look for a
-# level and for an export that is under way. Here there is one level, and no export.
+# These call what torch.autograd.forward_ad calls in the end. The functions of that module take
+# several times as long, since they look for the current level and for a running export. The passes
+# of this package have a single level, and no export.
 
 
 def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return primal and tangent of a tensor; the tangent of one that is no dual is ``None``."""
+    """Return the primal and the tangent of a tensor; the tangent of a plain tensor is ``None``."""
     primal, tangent = torch._unpack_dual(tensor, 0)
     return (tensor, None) if tangent is None else (primal, tangent)
 
@@ -22,14 +23,14 @@ def is_dual(tensor: Tensor | None) -> bool:
 
 
 def is_in_graph(primal: Tensor) -> bool:
-    """Whether gradients in a primal may be asked for, as where a loss takes those in the input.
+    """Whether autograd may be asked for the gradient of a primal.
 
-    Parameters are frozen in a pass at the response, so primals are constants there as a rule, and
-    only tangents are differentiated.
+    Parameters are frozen in a pass with tangents, so primals are usually constants and only the
+    tangents are differentiated. A loss with gradients in the input is an exception.
     """
     return torch.is_grad_enabled() and primal.requires_grad
 
 
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:
-    """Return the dual number (x, ẋ), inside a dual level."""
+    """Return the dual number (x, ẋ); ``torch.autograd.forward_ad.dual_level`` must be active."""
     return torch._make_dual(primal, tangent, 0)

@@ -1,4 +1,4 @@
-"""The norm of what an optimizer is about to apply, and its clipping."""
+"""The norm of an optimizer's gradient, and its clipping."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch.optim import Optimizer
 
 
 def clipped_gradient_norm(optimizer: Optimizer, max_norm: float | None) -> float:
-    """Return the norm of all gradients that ``optimizer`` is about to apply, and clip them to it.
+    """Clip the gradient of all parameters of an optimizer, and return its norm.
 
     Args:
-        optimizer: It holds the parameters, after ``backward``.
-        max_norm: Gradients of a larger norm are scaled down to this one, as by
-            ``torch.nn.utils.clip_grad_norm_``; ``None`` leaves them.
+        optimizer: The optimizer; ``backward`` has computed the gradient.
+        max_norm: A gradient with a larger norm is scaled down to this norm, as by
+            ``torch.nn.utils.clip_grad_norm_``; ``None`` does not clip.
 
     Returns:
         The norm before clipping.

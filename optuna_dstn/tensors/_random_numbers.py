@@ -1,4 +1,4 @@
-"""Random numbers that are drawn twice."""
+"""Drawing the same random numbers twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import torch
 
 
 def repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
-    """Let what follows draw the random numbers that are drawn inside, on this tensor's device."""
+    """Restore the random number generators after a block; the next code draws the same numbers.
+
+    Args:
+        like: A tensor; the generators of its device and of the CPU are restored.
+    """
     devices = [like.device] if like.device.type != "cpu" else []
     return torch.random.fork_rng(devices, device_type=like.device.type)

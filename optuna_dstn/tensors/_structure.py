@@ -1,4 +1,4 @@
-"""What a model returns: tensors in structures of any kind."""
+"""Tensors in the structures that models return."""
 
 from __future__ import annotations
 
@@ -13,32 +13,36 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 
-# What has attributes, but is nothing that a model returns its tensors in.
+# Objects with attributes that are not structures for a model's output.
 _OPAQUE = (nn.Module, type, ModuleType)
 
 
 def with_tensors_replaced(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """Return a structure with other tensors in it; where none is another, the structure itself.
+    """Return a copy of a structure in which tensors are replaced.
 
-    It goes through tuples, lists, dictionaries, dataclasses and the attributes of other objects,
-    such as the model outputs of Hugging Face.
+    The search goes through tuples, lists, dictionaries, dataclasses and the attributes of other
+    objects, such as the model outputs of Hugging Face.
 
     Args:
-        value: What a model returned.
-        replace: Returns a tensor's replacement, or the tensor itself.
+        value: The output of a model.
+        replace: Returns the replacement of a tensor, or the tensor itself.
+
+    Returns:
+        The copy, or ``value`` itself if no tensor was replaced.
 
     Raises:
-        ValueError: If tensors of a distribution would have to be replaced.
+        ValueError: If a tensor of a ``torch.distributions.Distribution`` would be replaced.
     """
     return _replaced(value, replace, {})
 
 
 def _replaced(value: Any, replace: Callable[[Tensor], Tensor], seen: dict[int, Any]) -> Any:
-    if id(value) in seen:  # also while it is being looked at: it holds itself
+    """Return the copy of an object; ``seen`` has the copy of each earlier object by its id."""
+    if id(value) in seen:
         return seen[id(value)]
-    seen[id(value)] = value
+    seen[id(value)] = value  # so that the search ends in a structure that contains itself
 
-    def other(item: Any) -> Any:
+    def copied(item: Any) -> Any:
         return _replaced(item, replace, seen)
 
     result = value
@@ -46,19 +50,20 @@ def _replaced(value: Any, replace: Callable[[Tensor], Tensor], seen: dict[int, A
     if isinstance(value, Tensor):
         result = replace(value)
     elif isinstance(value, (tuple, list)):
-        items = [other(item) for item in value]
+        items = [copied(item) for item in value]
         if not all(map(operator.is_, items, value)):
             kind = type(value)
             result = kind(*items) if hasattr(value, "_fields") else kind(items)
     elif is_dataclass and isinstance(value, dict):
-        # A dictionary that keeps itself like its fields, and knows how when it is made.
+        # A dictionary that equals its fields, such as Hugging Face's ModelOutput: its constructor
+        # makes them equal.
         structure: Any = value
         fields = [field.name for field in dataclasses.fields(structure) if field.init]
         own = {name: getattr(value, name) for name in fields}
-        changed = {n: new for n, old in own.items() if (new := other(old)) is not old}
+        changed = {n: new for n, old in own.items() if (new := copied(old)) is not old}
         result = dataclasses.replace(structure, **changed) if changed else value
     elif isinstance(value, dict):
-        changed = {key: new for key, old in value.items() if (new := other(old)) is not old}
+        changed = {key: new for key, old in value.items() if (new := copied(old)) is not old}
         if changed:
             result = copy.copy(value)
             for key, new in changed.items():
@@ -66,7 +71,7 @@ def _replaced(value: Any, replace: Callable[[Tensor], Tensor], seen: dict[int, A
     elif not isinstance(value, _OPAQUE) and not callable(value):
         names = [*getattr(value, "__dict__", {}), *_slots(value)]
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        changed = {n: new for n, old in attributes.items() if (new := other(old)) is not old}
+        changed = {n: new for n, old in attributes.items() if (new := copied(old)) is not old}
         if changed and isinstance(value, Distribution):
             raise ValueError(
                 f"The model returns a distribution, {type(value).__name__}, whose log-density "
@@ -76,12 +81,13 @@ def _replaced(value: Any, replace: Callable[[Tensor], Tensor], seen: dict[int, A
         if changed:
             result = copy.copy(value)
             for name, new in changed.items():
-                object.__setattr__(result, name, new)  # also where it is frozen
+                object.__setattr__(result, name, new)  # also in a frozen dataclass
     seen[id(value)] = result
     return result
 
 
 def _slots(value: Any) -> list[str]:
+    """Return the names of the slots of an object."""
     slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
     names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
     return [name for name in names if not name.startswith("__")]

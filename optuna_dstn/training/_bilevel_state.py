@@ -12,8 +12,8 @@ from torch.optim import Adam, Optimizer
 
 from optuna_dstn.discovery._parameter_watch import ParameterWatch
 from optuna_dstn.discovery._plan import TuningPlan
+from optuna_dstn.response import RESPONSES
 from optuna_dstn.response._optimizer import OptimizerFactory, ResponseOptimizer
-from optuna_dstn.response._response import RESPONSES
 from optuna_dstn.space import Space
 from optuna_dstn.study._config import TunerConfig
 

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.rules import hyperparameter_rules
-from optuna_dstn.schedule._replay_trial import ReplayTrial
-from optuna_dstn.tensors._arguments import Function, function_name, leaves
+from optuna_dstn.schedule._replay import ReplayTrial
+from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced
 from optuna_dstn.training._evaluation import LossFunction
-from optuna_dstn.training._optimizer_settings import OptimizerSettings
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._summary import Summary
 
 
 class ScheduledTraining(PlainTraining):
-    """An ordinary training loop's step, at the values that the schedule has for it.
+    """Plain training: each step uses the values that the schedule has for this step.
 
     Args:
-        trial: It holds the schedule.
+        trial: The trial of a replay, which holds the schedule.
         model: The model.
-        optimizer: Its optimizer.
-        loss_fn: ``loss_fn(model, batch)``.
-        max_grad_norm: Clips the gradient to this norm; ``None`` does not.
-        batch_axis: Where the examples are in the batch's tensors.
-        accumulate_grad_batches: Batches whose mean gradient makes one step.
+        optimizer: The optimizer of the model.
+        loss_fn: ``loss_fn(model, batch)`` returns the training loss.
+        max_grad_norm: The gradient is clipped to this norm; ``None`` does not clip.
+        batch_axis: The axis of the batch's tensors along which the examples lie.
+        accumulate_grad_batches: The number of batches whose mean gradient makes one step.
 
     Raises:
-        HyperparameterError: If the trial has not suggested all that the schedule is about.
+        HyperparameterError: If the objective has not suggested a hyperparameter of the schedule.
     """
 
     def __init__(
@@ -50,9 +49,9 @@ class ScheduledTraining(PlainTraining):
         super().__init__(
             trial, model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
         )
-        self._timetable = trial.begin()
-        self._readers: dict[str, set[Function]] = {}
-        self._settings = OptimizerSettings(optimizer)
+        self._timetable = trial.start_following()
+        self._functions: dict[str, set[str]] = {}  # by hyperparameter: functions that read it
+        self._settings = _OptimizerSettings(optimizer)
         self._settings.apply(self._values)
         self._is_checked = False
 
@@ -69,7 +68,7 @@ class ScheduledTraining(PlainTraining):
         return loss
 
     def _require_followed(self) -> None:
-        """Check that what changes is read where training asks for it anew."""
+        """Check that the first step read every hyperparameter that changes later."""
         unread = [name for name, where in self._read_by().items() if not where]
         lost = [name for name in unread if not self._timetable.is_constant(name)]
         if lost:
@@ -84,21 +83,16 @@ class ScheduledTraining(PlainTraining):
             )
 
     def _reading(self) -> AbstractContextManager[Any]:
-        return _ScheduledValues(self._values, self._readers)
+        return _ScheduledValues(self._values, self._functions)
 
     def reading_validation(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, {})
 
     def _read_by(self) -> dict[str, tuple[str, ...]]:
-        """Return, for each hyperparameter of the schedule, what reads it."""
-        settings = self._settings.readers
+        """Return the functions and optimizer settings that read each scheduled hyperparameter."""
+        settings = self._settings.readers()
         return {
-            name: tuple(
-                sorted(
-                    {function_name(func) for func in self._readers.get(name, ())}
-                    | settings.get(name, set())
-                )
-            )
+            name: tuple(sorted(self._functions.get(name, set()) | settings.get(name, set())))
             for name in self._timetable.names
         }
 
@@ -111,16 +105,16 @@ class ScheduledTraining(PlainTraining):
 
 
 class _ScheduledValues(TorchCallMode[None]):
-    """Each hyperparameter is a plain number: that of the schedule.
+    """A mode in which each hyperparameter is a plain number, the value that the schedule has now.
 
     Args:
-        values: Today's value of each hyperparameter.
-        readers: Gets for each hyperparameter the functions that read it.
+        values: The value of each hyperparameter.
+        functions: Collects, for each hyperparameter, the functions that read it.
     """
 
-    def __init__(self, values: dict[str, float], readers: dict[str, set[Function]]) -> None:
+    def __init__(self, values: dict[str, float], functions: dict[str, set[str]]) -> None:
         super().__init__(values)
-        self._readers = readers
+        self._functions = functions
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = hyperparameter_rules.get(func)
@@ -132,6 +126,62 @@ class _ScheduledValues(TorchCallMode[None]):
         self._note(func, sizes)
 
     def _note(self, func: Function, numbers: Sequence[Hyperparameter]) -> None:
-        for number in numbers:
-            for name in number.names:
-                self._readers.setdefault(name, set()).add(func)
+        for name in _names(numbers):
+            self._functions.setdefault(name, set()).add(function_name(func))
+
+
+class _OptimizerSettings:
+    """The settings of an optimizer (learning rate, weight decay, betas) that follow a schedule.
+
+    The optimizer itself holds plain numbers, so that its checkpoints do too.
+
+    Args:
+        optimizer: The user's optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._formulas: dict[tuple[int, str], Any] = {}  # by index of the group and setting
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        """Set the optimizer's settings to their value at ``values``.
+
+        Groups that were added to the optimizer after the last call are included.
+
+        Raises:
+            HyperparameterError: If a hyperparameter has no value, or if a scheduler changes the
+                learning rate too.
+        """
+        for index, group in enumerate(self._optimizer.param_groups):
+            for key, setting in group.items():
+                if key != "params" and leaves((setting,), Hyperparameter):
+                    self._formulas[index, key] = setting
+
+        for (index, key), setting in self._formulas.items():
+            names = _names(leaves((setting,), Hyperparameter))
+            group = self._optimizer.param_groups[index]
+            if key == "lr" and "initial_lr" in group:
+                raise HyperparameterError(
+                    f"The schedule of {', '.join(map(repr, names))} sets the learning rate, and so "
+                    "does a scheduler of torch.optim.lr_scheduler. Leave out one of the two: make "
+                    "no scheduler, or drop the column and give its start in params."
+                )
+            if unknown := [name for name in names if name not in values]:
+                raise unknown_hyperparameter(unknown, self._place(key))
+            group[key] = replaced(setting, lambda h: h.expression.evaluate(values), Hyperparameter)
+
+    def readers(self) -> dict[str, set[str]]:
+        """Return, for each hyperparameter, the settings that it takes part in."""
+        found: dict[str, set[str]] = {}
+        for (_, key), setting in self._formulas.items():
+            for name in _names(leaves((setting,), Hyperparameter)):
+                found.setdefault(name, set()).add(self._place(key))
+        return found
+
+    def _place(self, key: str) -> str:
+        return f"{type(self._optimizer).__name__}({key}=)"
+
+
+def _names(numbers: Sequence[Hyperparameter]) -> list[str]:
+    """Return the names of all hyperparameters in the formulas of some numbers, sorted."""
+    return sorted({name for number in numbers for name in number.names})

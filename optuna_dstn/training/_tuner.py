@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from optuna_dstn._errors import logger
 from optuna_dstn.batch._batch import EMPTY_LOADER
 from optuna_dstn.response._optimizer import OptimizerFactory
-from optuna_dstn.schedule._replay_trial import ReplayTrial
+from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.schedule._schedule import Schedule
 from optuna_dstn.study._attributes import DIRECTION, SCHEDULE
 from optuna_dstn.study._direction import direction_of

@@ -1,9 +1,9 @@
-"""The best value so far against what it cost, for several tuners."""
+"""The best value so far against the cost, for several tuners."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,22 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 
+from optuna_dstn._errors import described
+from optuna_dstn._experimental import experimental
+
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# The palette of Okabe and Ito, whose colours colour-blind readers can distinguish.
 COLORS = ("#0072B2", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#CC79A7", "#000000")
 
 
 class Progress(NamedTuple):
-    """One study: what had been spent at each evaluation, and the best value up to it.
+    """The progress of one study with n evaluations.
 
     Attributes:
-        spent: Increasing, shape (n,).
-        best: Shape (n,).
+        spent: The cost up to each evaluation, increasing, shape (n,).
+        best: The best value up to each evaluation, shape (n,).
     """
 
     spent: Array
@@ -32,7 +35,14 @@ class Progress(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Several studies of one tuner: the best value so far at each cost, shape (m,) each."""
+    """The best value so far of several studies of one tuner, at m costs.
+
+    Attributes:
+        spent: The costs, increasing, shape (m,).
+        mean: The mean over the studies, shape (m,).
+        low: The smallest of the studies, shape (m,).
+        high: The largest of the studies, shape (m,).
+    """
 
     spent: Array
     mean: Array
@@ -46,6 +56,7 @@ class _ComparisonInfo(NamedTuple):
     target_name: str
 
 
+@experimental("0.1.0")
 def plot_comparison(
     studies: optuna.Study
     | Sequence[optuna.Study]
@@ -54,11 +65,11 @@ def plot_comparison(
     plain_run_seconds: float | None = None,
     target_name: str = "Objective Value",
 ) -> go.Figure:
-    """Plot the best value so far against the time spent, one line per tuner.
+    """Plot the best value so far against the time spent, one line for each tuner.
 
-    Evaluations within a trial count (``trial.report``), so a study that tunes inside one trial and
-    one that needs many are seen on the same scale. A trial's time is spread evenly over its
-    evaluations; trials that ran side by side count one after the other.
+    Every evaluation within a trial (``trial.report``) is a point, so the scale is the same for a
+    study that tunes inside one trial and for one that needs many trials. The time of a trial is
+    divided evenly among its evaluations, and the times of trials that ran in parallel are added.
 
     Example:
         >>> optuna_dstn.visualization.plot_comparison(
@@ -66,14 +77,21 @@ def plot_comparison(
         ... )  # doctest: +SKIP
 
     Args:
-        studies: Studies of one direction; by name, each one study or several (seeds), of which the
-            mean and the band from worst to best are drawn. Otherwise they are named after the
-            studies.
-        plain_run_seconds: What one plain training run takes; the axis then counts such runs.
-        target_name: What the value is.
+        studies: A study, several studies, or a mapping from the name of each tuner to one study or
+            to several studies (seeds). Several studies of a tuner give a line for their mean and a
+            band from the worst to the best. All studies have one direction. Without a mapping the
+            names are those of the studies.
+        plain_run_seconds: The seconds that one plain training run takes, > 0. The axis then counts
+            such runs; ``None`` lets it count seconds.
+        target_name: The name of the value, for the axis.
+
+    Returns:
+        A plotly figure.
 
     Raises:
-        ValueError: If a study has no finished trial, or the directions differ.
+        TypeError: If ``studies`` contains an object that is not a study.
+        ValueError: If a study has no finished trial, the directions differ, or
+            ``plain_run_seconds`` is not positive.
     """
     return _get_comparison_plot(_get_comparison_info(studies, plain_run_seconds, target_name))
 
@@ -87,13 +105,7 @@ def _get_comparison_info(
 ) -> _ComparisonInfo:
     if plain_run_seconds is not None and not plain_run_seconds > 0:
         raise ValueError(f"plain_run_seconds={plain_run_seconds}: give a positive number.")
-    if isinstance(studies, optuna.Study):
-        studies = [studies]
-    named = studies if isinstance(studies, Mapping) else {s.study_name: s for s in studies}
-    groups = {
-        name: [group] if isinstance(group, optuna.Study) else list(group)
-        for name, group in named.items()
-    }
+    groups = _studies_by_tuner(studies)
     directions = {study.direction for group in groups.values() for study in group}
     if len(directions) != 1:
         raise ValueError(
@@ -108,6 +120,33 @@ def _get_comparison_info(
     }
     cost_name = "Seconds" if plain_run_seconds is None else "Plain training runs"
     return _ComparisonInfo(curves, cost_name, target_name)
+
+
+def _studies_by_tuner(
+    studies: optuna.Study
+    | Sequence[optuna.Study]
+    | Mapping[str, optuna.Study | Sequence[optuna.Study]],
+) -> dict[str, list[optuna.Study]]:
+    """Return the studies of each tuner by its name."""
+    if isinstance(studies, Mapping):
+        return {name: _listed(group) for name, group in studies.items()}
+    return {study.study_name: [study] for study in _listed(studies)}
+
+
+def _listed(studies: object) -> list[optuna.Study]:
+    """Return one study or several as a list.
+
+    Raises:
+        TypeError: If there is an object that is not a study.
+    """
+    listed: list[Any] = list(studies) if isinstance(studies, Iterable) else [studies]
+    for study in listed:
+        if not isinstance(study, optuna.Study):
+            raise TypeError(
+                f"plot_comparison takes studies, not {described(study)}: give a study, a list of "
+                'studies, or a dictionary of them by name, such as {"TPE": [study_0, study_1]}.'
+            )
+    return listed
 
 
 def _progress(study: optuna.Study, unit: float, maximize: bool) -> Progress:
@@ -125,11 +164,11 @@ def _progress(study: optuna.Study, unit: float, maximize: bool) -> Progress:
 def best_so_far(
     trials: Iterable[FrozenTrial], costs: Iterable[float], *, maximize: bool = False
 ) -> Progress:
-    """Return what was spent at each evaluation of a study, and the best value up to it.
+    """Return the progress of a study: the cost and the best value up to each evaluation.
 
     Args:
-        trials: The study's trials, in order.
-        costs: What each of them cost, spread evenly over its evaluations.
+        trials: The trials of the study, in order.
+        costs: The cost of each trial, which is divided evenly among its evaluations.
         maximize: Whether larger values are better.
     """
     spent: list[float] = []
@@ -143,16 +182,16 @@ def best_so_far(
             spent.append(before + cost * index / len(reported))
             values.append(value)
         before += cost
-    best = np.fmax if maximize else np.fmin  # they pass over the NaN of a diverged evaluation
+    best = np.fmax if maximize else np.fmin  # both ignore the NaN of a diverged evaluation
     return Progress(np.array(spent), best.accumulate(values))
 
 
 def average_progress(studies: Sequence[Progress], *, first: float = 0.0) -> Curve:
-    """Return mean and range of the best values so far of several studies.
+    """Return the mean and the range of the best values so far of several studies.
 
     Args:
-        studies: One tuner's studies; one that has ended stays at its best.
-        first: Where the curve begins, or later: where each study has a value.
+        studies: The studies of one tuner. A study that has ended keeps its best value.
+        first: The cost at which the curve begins, or later, when every study has a value.
     """
     grid, rows = aligned(studies, first=first)
     return Curve(grid, rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0))
@@ -162,28 +201,29 @@ def aligned(studies: Sequence[Progress], *, first: float = 0.0) -> tuple[Array, 
     """Return the best values so far of several studies at the same costs.
 
     Args:
-        studies: One tuner's studies; one that has ended stays at its best.
-        first: The first cost, or later: where each study has a value.
+        studies: The studies of one tuner. A study that has ended keeps its best value.
+        first: The first cost, or later, when every study has a value.
 
     Returns:
-        The costs, evenly spread in their logarithm, shape (m,), and the values, shape (studies, m).
+        The m costs, evenly spaced in their logarithm, shape (m,), and the best values, shape
+        (studies, m).
     """
     begin = max(first, *(study.spent[0] for study in studies))
     end = max(study.spent[-1] for study in studies)
     grid = np.geomspace(min(begin, end), end, 200)
-    grid[0], grid[-1] = min(begin, end), end  # exactly, not up to rounding
+    grid[0], grid[-1] = min(begin, end), end  # geomspace rounds
     # The value of the last evaluation at or before each cost.
     rows = np.stack([s.best[np.searchsorted(s.spent, grid, side="right") - 1] for s in studies])
     return grid, rows
 
 
 def mode_of(spent: Array) -> str:
-    """Return plotly's mode for a curve at these costs: of a single one, a line would not show."""
+    """Return plotly's mode for a curve: markers for a single cost, where a line is invisible."""
     return "lines" if spent[0] < spent[-1] else "markers"
 
 
 def curve_traces(name: str, curve: Curve, color: str) -> list[go.Scatter]:
-    """Return the line of a curve, behind it its band where there is one."""
+    """Return the line of a curve, after its band if the studies differ."""
     line = go.Scatter(
         x=curve.spent,
         y=curve.mean,

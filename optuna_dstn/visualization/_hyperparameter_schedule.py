@@ -1,4 +1,4 @@
-"""The values that each tuned hyperparameter went through in one training run."""
+"""The values of each tuned hyperparameter over the weight steps of a training run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from optuna.trial import FrozenTrial, TrialState
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from optuna_dstn._errors import described
 from optuna_dstn.hyperparameter._option_probability import option_of
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._attributes import SCHEDULE
 
 
 class _Line(NamedTuple):
+    """One hyperparameter in one trial: its value at each step of an evaluation."""
+
     trial_number: int
     steps: list[int]
     values: list[float]
@@ -25,6 +28,8 @@ class _Line(NamedTuple):
 
 
 class _Panel(NamedTuple):
+    """One hyperparameter: its search range and a line for each trial."""
+
     name: str
     low: float
     high: float
@@ -42,18 +47,39 @@ def plot_hyperparameter_schedule(
     trials: Sequence[int] | None = None,
     params: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Plot each tuned hyperparameter over the weight steps, one panel each.
+    """Plot each tuned hyperparameter over the weight steps, with one panel for each.
 
-    A marker shows the value kept as the trial's parameter; the axis spans the search range.
+    Each trial is a line. A marker shows the value that became the trial's parameter. The vertical
+    axis spans the search range.
+
+    Example:
+        >>> figure = optuna_dstn.visualization.plot_hyperparameter_schedule(  # doctest: +SKIP
+        ...     study, params=["dropout"]
+        ... )
+        >>> figure.show()  # doctest: +SKIP
 
     Args:
         study: A study with trials that Δ-STN tuned.
-        trials: Numbers of the trials to show; ``None`` shows every one that has a schedule.
-        params: Names of the hyperparameters to show; ``None`` shows all.
+        trials: The numbers of the trials to show; ``None`` shows every trial with a schedule.
+        params: The names of the hyperparameters to show; ``None`` shows all. The name of an
+            :func:`optuna_dstn.choice` shows all its options.
+
+    Returns:
+        A plotly figure.
 
     Raises:
-        ValueError: If there is nothing to show.
+        TypeError: If ``study`` is not a study, or ``params`` is a string.
+        ValueError: If there is nothing to show, or no trial has tuned one of ``params``.
     """
+    if not isinstance(study, optuna.Study):
+        raise TypeError(
+            f"plot_hyperparameter_schedule takes a study, not {described(study)}: of a single "
+            "trial, give plot_hyperparameter_schedule(study, trials=[trial.number])."
+        )
+    if isinstance(params, str):
+        raise TypeError(
+            f"plot_hyperparameter_schedule(params={params!r}): give a list of names, [{params!r}]."
+        )
     return _get_hyperparameter_schedule_plot(
         _get_hyperparameter_schedule_info(study, trials, params)
     )
@@ -67,6 +93,7 @@ def _get_hyperparameter_schedule_info(
         for trial in study.get_trials(deepcopy=False)
         if SCHEDULE in trial.user_attrs and (trials is None or trial.number in trials)
     ]
+    known: set[str] = set()
     lines: dict[str, list[_Line]] = {}
     ranges: dict[str, FloatDistribution | IntDistribution] = {}
     for trial in shown:
@@ -75,16 +102,24 @@ def _get_hyperparameter_schedule_info(
             option = option_of(name, trial.distributions)
             distribution = option or trial.distributions.get(name)
             names = {name} if option is None else {name, option.parameter}
+            known |= names
             if params is not None and names.isdisjoint(params):
                 continue
             if not isinstance(distribution, (FloatDistribution, IntDistribution)):
-                continue  # a running trial of another process: not stored yet
+                continue  # another process runs this trial and has not stored its parameters yet
             ranges[name] = distribution
             kept = _kept_row(trial, frame["value"].tolist(), study)
             steps, values = frame["step"].tolist(), frame[name].tolist()
             lines.setdefault(name, []).append(
                 _Line(trial.number, steps, values, steps[kept], values[kept])
             )
+    unknown = [name for name in params or () if name not in known]
+    if shown and unknown:
+        raise ValueError(
+            f"plot_hyperparameter_schedule(params=...): {', '.join(map(repr, unknown))} has no "
+            "schedule in these trials. Tuned by gradient: "
+            f"{', '.join(map(repr, sorted(known)))}."
+        )
     if not lines:
         raise ValueError(
             "The study holds no hyperparameter schedule for these trials and params: show one made "
@@ -99,6 +134,7 @@ def _get_hyperparameter_schedule_info(
 
 
 def _kept_row(trial: FrozenTrial, values: list[float], study: optuna.Study) -> int:
+    """Return the row of the best evaluation; of a running trial, the last row."""
     best = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
     return values.index(best(values)) if trial.state != TrialState.RUNNING else len(values) - 1
 

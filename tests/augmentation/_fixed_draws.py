@@ -1,4 +1,4 @@
-"""Random numbers that belong to an example, whichever batch it is in."""
+"""Random numbers that depend on the example, and not on its batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FixedDraws:
 
     @contextmanager
     def __call__(self, first: int = 0) -> Iterator[None]:
-        """Begin anew; the first example of a batch is number ``first``."""
+        """Start again; the first example of the next batch has number ``first``."""
         self._first, self._call = first, 0
         with self._monkeypatch.context() as patch:
             patch.setattr(torch, "rand_like", self._rand_like)

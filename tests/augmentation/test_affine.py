@@ -21,7 +21,7 @@ STRENGTHS = {
 
 
 def interpolated(image: Tensor, x: float, y: float) -> Tensor:
-    """The image between its pixels, bilinearly; 0 beyond them."""
+    """Interpolate the image bilinearly, with 0 outside."""
     height, width = image.shape[-2:]
     total = torch.zeros(len(image), dtype=image.dtype)
     for row in (math.floor(y), math.floor(y) + 1):
@@ -40,7 +40,7 @@ def warped(
     translate_x: float,
     translate_y: float,
 ) -> Tensor:
-    """One image, pixel by pixel: where each comes from, by p' = t + f·R·S·p from the centre."""
+    """Map one image pixel by pixel, by p' = t + f·R·S·p relative to the centre."""
     height, width = image.shape[-2:]
     a = math.radians(degrees)
     rotation = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])

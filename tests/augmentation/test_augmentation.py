@@ -1,4 +1,4 @@
-"""What holds for every augmentation."""
+"""Properties of every augmentation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def images(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 6, 7
 
 
 def tracked(kind: Any, strengths: Strengths, example: int = 0) -> nn.Module:
-    """The augmentation with a hyperparameter for each strength, valued as for one example."""
+    """Return the augmentation with a hyperparameter for each strength of one example."""
     return kind(**{n: hyperparameter(v[example], Symbol(n)) for n, v in strengths.items()})
 
 
@@ -126,7 +126,9 @@ def test_strength_zero_changes_nothing(
 
 
 @all_cases
-def test_evaluation_reads_nothing(kind: type[nn.Module], strengths: Strengths) -> None:
+def test_evaluation_does_not_read_the_strengths(
+    kind: type[nn.Module], strengths: Strengths
+) -> None:
     x, module = images(), tracked(kind, strengths).eval()
     with ValidationValues({name: values[0] for name, values in strengths.items()}):
         assert module(x) is x
@@ -144,7 +146,7 @@ def test_draws_differ_between_examples_and_calls(
 
 
 @all_cases
-def test_the_input_is_left_alone(kind: type[nn.Module], strengths: Strengths) -> None:
+def test_the_input_is_not_changed_in_place(kind: type[nn.Module], strengths: Strengths) -> None:
     x = images()
     before = x.clone()
     with perturbed(strengths):
@@ -160,14 +162,14 @@ def test_copies_keep_the_hyperparameters(kind: type[nn.Module], strengths: Stren
     assert next(iter(strengths)) + "=" in repr(module)
 
 
-# -- places and precisions ---------------------------------------------------------------------
+# -- devices and precisions --------------------------------------------------------------------
 
 
 @all_cases
 def test_everything_is_made_on_the_device_of_the_images(
     kind: type[nn.Module], strengths: Strengths
 ) -> None:
-    """Whatever is made without saying where is made on meta, and cannot meet the images."""
+    """A tensor made without a device is on ``meta``, and an operation with the images fails."""
     module, x, mode = tracked(kind, strengths), images(), perturbed(strengths)
     with torch.device("meta"), mode:
         assert module(x).device.type == "cpu"
@@ -307,7 +309,7 @@ def test_color_jitter_refuses_what_it_would_clip() -> None:
     for scaled in (255 * images(), images() - 0.5):
         with pytest.raises(ValueError, match=r"ColorJitter takes images in \[0, 1\], not in .*255"):
             jitter(scaled)
-    jitter(images() + 1e-5 * torch.randn_like(images()))  # what interpolation leaves
+    jitter(images() + 1e-5 * torch.randn_like(images()))  # as after an interpolation
 
 
 @pytest.mark.parametrize("name", ["saturation", "hue"])
@@ -444,7 +446,7 @@ def test_a_search_range_that_leaves_the_domain_fails_in_the_first_step() -> None
 
 
 def test_a_flip_that_confuses_the_classes_is_tuned_away() -> None:
-    """The class is which half of the image is the brighter one."""
+    """The class is the half of the image that is brighter."""
 
     def draw(examples: int) -> tuple[Tensor, Tensor]:
         x, y = 0.8 * torch.rand(examples, 1, 4, 4), torch.arange(examples) % 2

@@ -30,7 +30,7 @@ def turned(pixel: Pixel, fraction: float) -> Pixel:
 
 
 def jittered(image: Tensor, changes: dict[str, float]) -> Tensor:
-    """One image, pixel by pixel, in Python's own numbers."""
+    """Change one image pixel by pixel, with Python numbers."""
     height, width = image.shape[-2:]
     pixels: list[Pixel] = [tuple(p) for p in image.flatten(1).T.tolist()]
     for name, change in changes.items():

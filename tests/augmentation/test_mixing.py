@@ -30,7 +30,7 @@ def mixed(function: Any, input: Tensor, strengths: Tensor) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_each_examples_weight_has_its_own_beta_distribution(dtype: torch.dtype) -> None:
-    """By the even moments of 2w − 1, and its mean 0."""
+    """Checked by the even moments of 2w − 1 and its mean 0."""
     strengths, number = [1e-4, 1e-2, 0.2, 1.0, 5.0], 20_000
     input = torch.rand(len(strengths) * number, 1, dtype=dtype)
     alphas = torch.tensor(strengths, dtype=dtype).repeat_interleave(number)
@@ -51,13 +51,13 @@ def even_moment(alpha: float, k: int) -> float:
 
 
 def test_the_uniform_weight_is_uniform() -> None:
-    """Beta(1, 1), by the largest distance of the distribution functions (Kolmogorov-Smirnov)."""
+    """Beta(1, 1) is uniform; checked by the Kolmogorov-Smirnov distance."""
     _, _, weight = mixup(torch.rand(20_000, 1), 1.0)
     rank = torch.arange(1, 20_001) / 20_000
     assert (weight.sort().values - rank).abs().max() < 2 / math.sqrt(20_000)
 
 
-def test_weights_of_a_vanishing_strength_are_a_coins() -> None:
+def test_weights_of_a_tiny_strength_are_zero_or_one() -> None:
     _, _, weight = mixup(torch.rand(4000, 1), 1e-30)
     assert set(weight.tolist()) == {0.0, 1.0}
     assert abs(weight.mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)

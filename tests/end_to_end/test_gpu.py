@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import optuna_dstn
-from optuna_dstn.response import _response
+from optuna_dstn.response import _structured
 from optuna_dstn.space import Space
 
 
@@ -108,7 +108,7 @@ def test_a_gpu_tunes_as_the_cpu_does(
 
 def _draw_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the response and perturb alike on every device, whose generators differ."""
-    first_direction = _response._first_direction
+    first_direction = _structured._first_direction
 
     def direction(parameter: Tensor, axis: int) -> Tensor:
         drawn = first_direction(parameter.cpu(), axis)
@@ -118,7 +118,7 @@ def _draw_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not shared
         return space.scale * torch.randn(examples, len(space)).to(space.raw.device)
 
-    monkeypatch.setattr(_response, "_first_direction", direction)
+    monkeypatch.setattr(_structured, "_first_direction", direction)
     monkeypatch.setattr(Space, "perturbation", perturbation)
 
 

@@ -54,7 +54,7 @@ def test_each_example_draws_by_its_own_probabilities() -> None:
     x = torch.ones(len(chances), 2)
     with perturbing(dict(zip(names, chances.unbind(1), strict=True))):
         result = module(x)
-    assert (result[:, 0] == result[:, 1]).all()  # one draw an example
+    assert (result[:, 0] == result[:, 1]).all()  # one draw for each example
     frequency = (result[:, 0] < 0).double().view(3, -1).mean(1)
     assert frequency[:2].tolist() == [0, 1]
     assert frequency[2] == pytest.approx(0.75, abs=5 * math.sqrt(0.75 * 0.25 / 4000))
@@ -137,7 +137,7 @@ def test_the_probabilities_are_tuned_beside_other_hyperparameters() -> None:
         now = tuner.hyperparameters
         assert now != start
         assert sum(now[f"augment={option}"] for option in OPTIONS) == pytest.approx(1)
-        assert study.trials[0].params["augment"] == "flip"  # what is suggested, while it runs
+        assert study.trials[0].params["augment"] == "flip"  # the start, while the trial runs
         assert "augment" not in inner_storage(study._storage).get_trial(trial._trial_id).params
         return tuner.best_value
 
@@ -156,7 +156,7 @@ def test_the_probabilities_are_tuned_beside_other_hyperparameters() -> None:
 
 
 def test_it_ends_as_the_option_that_helps() -> None:
-    """One option destroys the signal, one leaves it: whatever the start, the latter wins."""
+    """One option destroys the signal. Tuning starts there, and ends at the other option."""
     x = torch.randn(64, 4)
     data = x, x[:, :3].argmax(1)
 

@@ -71,7 +71,7 @@ def test_a_formula_can_be_evaluated_per_example() -> None:
         rate % 1,
         width << 1,
         pow(width, 2, 5),
-        0.5 * width,  # float.__mul__ takes any int
+        0.5 * width,  # Python calls float.__mul__, which accepts any int
         (-1) ** rate,  # complex
         np.sqrt(rate),
         np.arange(3) * rate,
@@ -130,7 +130,7 @@ def test_a_value_computed_from_itself_step_after_step_cannot_be_read() -> None:
         value = value * rate
     assert value.expression.evaluate({"rate": 0.5}) == 0.5**100
     assert str(value.expression).count("rate") == 100
-    for _ in range(2000):  # as a plain number it serves ever after
+    for _ in range(2000):  # a plain number has no depth
         value = value * rate
     assert value == 0.0
     assert value.names == {"rate"}

@@ -1,4 +1,4 @@
-"""Nets with a hyperparameter or two for every layer."""
+"""Networks with one or two hyperparameters for every layer."""
 
 from __future__ import annotations
 

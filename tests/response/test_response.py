@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from optuna_dstn.response._delta import Delta
-from optuna_dstn.response._response import Response, StructuredResponse
+from optuna_dstn.response._response import Response
+from optuna_dstn.response._structured import StructuredResponse
 
 
 EXAMPLES, HYPERPARAMETERS = 5, 3
@@ -13,7 +14,7 @@ EXAMPLES, HYPERPARAMETERS = 5, 3
 
 @pytest.fixture
 def groups() -> list[dict[str, nn.Parameter]]:
-    """Two optimizer groups, and one in which nothing responds."""
+    """Return two groups of responding parameters, and one without."""
     first, second = nn.Linear(4, 6, dtype=torch.float64), nn.Conv2d(2, 3, 2, dtype=torch.float64)
     return [
         {"first.weight": first.weight, "first.bias": first.bias},
@@ -40,7 +41,7 @@ def test_the_response_starts_at_zero_and_can_leave_it(
     deltas = deltas_at(response, torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64))
     for delta in deltas.values():
         assert (delta.gate == 0).all()
-        assert delta.direction.abs().max() > 0  # or no gradient would reach U
+        assert delta.direction.abs().max() > 0  # otherwise the gradient of U would be zero
 
 
 def first_direction(weight: Tensor) -> Tensor:
@@ -57,13 +58,13 @@ def test_directions_lie_along_each_units_weights_and_are_as_large_as_fresh_ones(
     direction = first_direction(weight)
     alike = torch.cosine_similarity(direction.flatten(1), weight.flatten(1))
     torch.testing.assert_close(alike, torch.ones(5))
-    # The root of the mean square of U(±b) is b/√3, and 12 weights lead to a unit.
+    # The root mean square of U(±b) is b/√3, and each unit has 12 weights.
     rms = direction.flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(rms, torch.full((5,), (12 * 3) ** -0.5))
 
 
 def test_where_there_are_no_weights_the_direction_is_random() -> None:
-    """A layer that starts at zero could never respond otherwise."""
+    """Otherwise a layer that starts at zero could never respond."""
     weight = torch.cat([torch.zeros(400, 30), torch.ones(1, 30)])
     direction, bound = first_direction(weight)[:400], 30**-0.5
     assert direction.abs().max() <= bound
@@ -94,7 +95,7 @@ def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter
                 torch.testing.assert_close(delta.gate[b, unit], expected)
         seen.append(gains.flatten())
     rows = torch.cat(seen)
-    assert len(rows.unique()) == len(rows)  # no row of U serves two units
+    assert len(rows.unique()) == len(rows)  # two units share no row of U
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_every_parameter_gets_its_own_change(groups: list[dict[str, nn.Parameter
     [((6, 4), 0, 6), ((6, 4), 1, 4), ((3, 2, 5), 1, 2), ((6,), 0, 6), ((6, 4), 0, 1), ((), 0, 1)],
 )
 def test_the_inner_product_with_a_gradient(shape: tuple[int, ...], axis: int, units: int) -> None:
-    """It is that with the change written out, and so is what it makes of the gate."""
+    """Value and gradient equal those computed from the change of each example."""
     gradient, direction = torch.randn(2, *shape, dtype=torch.float64)
     gate = torch.randn(EXAMPLES, units, dtype=torch.float64, requires_grad=True)
     delta = Delta(gate, direction, axis)
@@ -114,7 +115,9 @@ def test_the_inner_product_with_a_gradient(shape: tuple[int, ...], axis: int, un
     )
 
 
-def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> None:
+def test_every_tensor_of_the_response_gets_a_gradient(
+    groups: list[dict[str, nn.Parameter]],
+) -> None:
     response = StructuredResponse(groups, HYPERPARAMETERS)
     randomise(response)
     epsilon = torch.randn(EXAMPLES, HYPERPARAMETERS, dtype=torch.float64)
@@ -130,7 +133,9 @@ def test_all_its_tensors_are_trained(groups: list[dict[str, nn.Parameter]]) -> N
             assert (tensor.grad != 0).all()
 
 
-def test_groups_follow_those_of_the_optimizer(groups: list[dict[str, nn.Parameter]]) -> None:
+def test_the_groups_of_the_response_are_those_of_the_optimizer(
+    groups: list[dict[str, nn.Parameter]],
+) -> None:
     response = StructuredResponse(groups, HYPERPARAMETERS)
     sizes = [sum(t.numel() for t in group) for group in response.parameter_groups()]
     expected = [

@@ -20,7 +20,7 @@ from optuna_dstn.response._optimizer import ResponseOptimizer
 
 
 class Clipped:
-    """A response of two numbers, whose gradients are given."""
+    """A response of two numbers with given gradients."""
 
     def __init__(self) -> None:
         self.tensor = torch.zeros(2, requires_grad=True)
@@ -28,7 +28,7 @@ class Clipped:
         self.optimizer = ResponseOptimizer([[self.tensor]], weights)
 
     def norms(self, norm: float, max_norm: float | None = None) -> tuple[float, float]:
-        """Return the norm before clipping and after."""
+        """Return the norm before and after clipping."""
         self.tensor.grad = norm * torch.tensor([0.6, 0.8])
         before = self.optimizer.clip(max_norm)
         return before, self.tensor.grad.norm().item()
@@ -76,7 +76,7 @@ def _two_groups() -> tuple[torch.optim.Optimizer, ResponseOptimizer]:
 def test_adams_rate_is_the_same_share_of_the_highest_as_the_weights() -> None:
     weights, response = _two_groups()
     seen = []
-    # A warm-up takes nothing from it: the highest rate so far is today's.
+    # In a warm-up the current rate is the highest so far, so the factor is 1.
     for first, second in ((0.2, 0.0), (0.4, 0.0), (0.1, 0.5), (0.0, 0.25)):
         weights.param_groups[0]["lr"], weights.param_groups[1]["lr"] = first, second
         response.step()
@@ -90,7 +90,7 @@ def test_the_highest_rate_survives_a_checkpoint() -> None:
     response.step()
     _, other = _two_groups()
     other.load_state_dict(response.state_dict())
-    other._follows.param_groups[0]["lr"] = 0.5  # type: ignore[union-attr]
+    other._users_optimizer.param_groups[0]["lr"] = 0.5  # type: ignore[union-attr]
     other.step()
     assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
@@ -156,7 +156,7 @@ def test_the_bound_survives_a_checkpoint() -> None:
 
 
 def test_high_dropout_in_three_layers_does_not_diverge() -> None:
-    """Without the bound the response does, after 200 steps."""
+    """Without the bound the response diverges after 200 steps."""
     problem = Diabetes.at("cpu", epochs=40)
     study = create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(dict(problem.starts["0.5"]))

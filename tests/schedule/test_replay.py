@@ -18,7 +18,7 @@ PROBLEM = make_classification_problem()
 
 
 class Objective:
-    """Tunes a dropout and a decay, keeps a rate and a category, and notes what each step saw."""
+    """Tunes a dropout and a decay, suggests a rate and a category, and records each step."""
 
     def __init__(self, epochs: int = 3) -> None:
         self.epochs = epochs
@@ -62,7 +62,7 @@ def test_a_tuned_trial_is_replayed_from_its_start(storage: BaseStorage) -> None:
     trial = tuned(objective, START, storage=storage)
     run = objective.seen
     objective(trial)
-    assert objective.seen == [objective.seen[0]] * 13  # the final values, fixed
+    assert objective.seen == [objective.seen[0]] * 13  # the final values at each step
 
     replay_schedule(objective, trial)
 
@@ -86,7 +86,7 @@ def test_its_data_frame_is_the_same_but_for_the_start() -> None:
 
 
 def test_a_data_frame_can_be_interpolated() -> None:
-    """As the documentation shows."""
+    """The docstring of replay_schedule shows this."""
     objective = Objective()
     trial = tuned(objective, START)
     frame = hyperparameter_schedule(trial).set_index("step")
@@ -97,7 +97,7 @@ def test_a_data_frame_can_be_interpolated() -> None:
     assert dropouts[5] != dropouts[4] == dropouts[0]
 
 
-def test_other_values_can_be_given_for_what_is_not_scheduled() -> None:
+def test_params_override_the_values_of_the_trial() -> None:
     objective = Objective()
     trial = tuned(objective, START)
     replay_schedule(objective, trial, {"lr": 0.01, "dropout": 0.9})
@@ -112,7 +112,7 @@ def test_a_plain_study_can_keep_replays() -> None:
 
 
 def test_population_based_training_schedules_the_learning_rate() -> None:
-    """What the objective takes as a plain number, the optimizer's settings aside, is fixed."""
+    """Settings of the optimizer can follow a schedule that gradients cannot tune."""
     objective = Objective()
     frame = pd.DataFrame(
         {"step": [0, 4, 8], "lr": [0.01, 0.05, 0.02], "dropout": [0.1, 0.2, 0.2], "decay": 1e-4}
@@ -201,7 +201,7 @@ def test_a_choice_follows_the_probabilities_of_its_options() -> None:
 
 
 def test_categories_can_be_made_probabilities() -> None:
-    """As the error about a column of texts proposes; an option without a column is out."""
+    """The error about a column of texts proposes it. An option without a column is never drawn."""
     frame = pd.DataFrame({"step": [0, 4], "augment": ["drop", "flip"]})
     objective = Choosing()
     with pytest.raises(ValueError, match="get_dummies") as error:
@@ -243,10 +243,11 @@ REST = {"lr": 0.05, "kind": "SGD"}
     [
         (FRAME.assign(droput=0.1), REST, r"column 'droput', but the objective.*'dropout', 'kind'"),
         (FRAME.assign(**{"kind=SGD": 1.0}), REST, "column 'kind=SGD', but the objective has not"),
+        (FRAME.assign(kind=1.0), REST, "column 'kind', but the objective has not .* as a number"),
         (
-            FRAME.assign(kind=1.0),
-            REST,
-            "column 'kind', but the objective .* as a category",
+            FRAME,
+            {**REST, "rl": 0.1},
+            r"params=...\) has 'rl', but .*\(suggested: 'dropout'",
         ),
         (FRAME, {"kind": "SGD"}, r"suggests 'lr', which is neither .*params=\{'lr': \.\.\.\}"),
         (FRAME, {"lr": 0.05}, "suggests 'kind', which is neither"),
@@ -257,6 +258,12 @@ REST = {"lr": 0.05, "kind": "SGD"}
 def test_a_schedule_of_another_objective(schedule: Any, params: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replay_schedule(Objective(), schedule, params)
+
+
+def test_an_unknown_parameter_beside_a_trial() -> None:
+    trial = tuned(Objective(), START)
+    with pytest.raises(ValueError, match="has 'learning_rate', but the objective has not"):
+        replay_schedule(Objective(), trial, {"learning_rate": 0.1})
 
 
 def test_a_schedule_of_no_kind() -> None:

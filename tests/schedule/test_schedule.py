@@ -45,8 +45,8 @@ def test_it_survives_json() -> None:
     assert frame["rate"].tolist() == [0.1, 0.666667, 0.2]
 
 
-def test_what_was_stored_does_not_grow() -> None:
-    """An in-memory storage keeps the very object it is given."""
+def test_a_stored_schedule_does_not_grow() -> None:
+    """An in-memory storage keeps the object that it gets."""
     schedule = two_rows()
     stored = schedule.to_json()
     before = json.dumps(stored)
@@ -60,7 +60,7 @@ def test_a_trial_without_schedule_is_named() -> None:
         hyperparameter_schedule(trial)
 
 
-def test_an_evaluation_before_training_is_no_row() -> None:
+def test_an_evaluation_before_training_has_no_row() -> None:
     problem = make_classification_problem()
 
     def objective(trial: optuna.Trial) -> float:

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from optuna_dstn import HyperparameterError
-from optuna_dstn.schedule._timetable import Timetable
+from optuna_dstn.schedule._replay import Timetable
 
 
 def timetable(**columns: Any) -> Timetable:
-    return Timetable.of_frame(pd.DataFrame(columns))
+    return Timetable.from_frame(pd.DataFrame(columns))
 
 
 def test_a_row_holds_from_its_step_until_the_next() -> None:
@@ -20,14 +20,14 @@ def test_a_row_holds_from_its_step_until_the_next() -> None:
     assert [table.at(step)["rate"] for step in range(7)] == [0.1] * 5 + [0.2] * 2
 
 
-def test_what_a_recorded_schedule_adds_is_left_aside() -> None:
+def test_the_columns_value_and_scale_are_ignored() -> None:
     columns = {"step": [0], "value": [1.0], "rate": [0.1], "scale:rate": [1.0]}
-    assert Timetable.of_frame(pd.DataFrame(columns)).names == ("rate",)
+    assert Timetable.from_frame(pd.DataFrame(columns)).names == ("rate",)
 
 
 def test_a_row_given_twice_counts_once() -> None:
     table = timetable(step=[0, 3, 3], value=[0.3, 0.2, 0.1], rate=[0.1, 0.2, 0.2])
-    assert table.column("rate") == [0.1, 0.2]
+    assert [table.at(step)["rate"] for step in range(4)] == [0.1, 0.1, 0.1, 0.2]
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_values_take_the_kind_and_the_grid_of_their_range(
     distribution: BaseDistribution, given: list[float], expected: list[float]
 ) -> None:
     table = timetable(step=[0, 1], x=given)
-    table.place("x", distribution)
-    values = table.column("x")
+    table.round_to_grid("x", distribution)
+    values = [table.at(step)["x"] for step in (0, 1)]
     assert values == expected
     assert list(map(type, values)) == list(map(type, expected))
 
@@ -55,31 +55,26 @@ def test_a_value_out_of_the_range() -> None:
     with pytest.raises(
         HyperparameterError, match=r"'rate' the value 1.5 from step 7.*clip\(0, 0.9"
     ):
-        table.place("rate", FloatDistribution(0.0, 0.9))
-
-
-def test_columns_of_one_name() -> None:
-    frame = pd.DataFrame([[0, 0.1, 0.2]], columns=["step", "rate", "rate"])
-    with pytest.raises(ValueError, match="several columns 'rate'"):
-        Timetable.of_frame(frame)
+        table.round_to_grid("rate", FloatDistribution(0.0, 0.9))
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"epoch": [0], "rate": [0.1]}, r"no column 'step' \(columns: epoch, rate\)"),
-        ({"step": [0], "value": [0.1]}, "1 rows and 0 columns of hyperparameters"),
-        ({"step": [], "rate": []}, "0 rows and 1 columns"),
-        ({"step": [0, 5, 3], "rate": [0.1, 0.2, 0.3]}, "do not increase: 3 comes after 5"),
-        ({"step": [0, 3, 3], "rate": [0.1, 0.2, 0.3]}, "two rows at step 3 with different values"),
-        ({"step": [-1], "rate": [0.1]}, "row at step -1"),
-        ({"step": [0.5], "rate": [0.1]}, "row at step 0.5"),
-        ({"step": [math.nan], "rate": [0.1]}, "row at step nan"),
-        ({"step": [math.inf], "rate": [0.1]}, "row at step inf"),
+        ({"step": [0], "value": [0.1]}, "1 rows and the columns step, value"),
+        ({"step": [], "rate": []}, "0 rows and the columns step, rate"),
+        ({"step": [0], "rate": [0.1], 1: [0.1], "1": [0.1]}, "columns step, rate, 1, 1: "),
+        ({"step": [0, 5, 3], "rate": [0.1, 0.2, 0.3]}, r"row at step 3\..*sort_values"),
+        ({"step": [0, 3, 3], "rate": [0.1, 0.2, 0.3]}, r"row at step 3\..*drop_duplicates"),
+        ({"step": [-1], "rate": [0.1]}, r"row at step -1\."),
+        ({"step": [0.5], "rate": [0.1]}, r"row at step 0\.5\."),
+        ({"step": [math.nan], "rate": [0.1]}, "'step' of the schedule is nan"),
+        ({"step": [math.inf], "rate": [0.1]}, "'step' of the schedule is inf"),
         ({"step": [0, 4], "rate": [0.1, None]}, r"'rate' of the schedule is nan at step 4.*ffill"),
         ({"step": [0], "augment": ["noise"]}, r"'augment' of the schedule holds .*get_dummies"),
     ],
 )
-def test_a_frame_that_is_no_schedule(columns: dict[str, Any], message: str) -> None:
+def test_a_frame_that_is_not_a_schedule(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Timetable.of_frame(pd.DataFrame(columns))
+        Timetable.from_frame(pd.DataFrame(columns))

@@ -1,4 +1,4 @@
-"""Settings out of their range are told at once, by name."""
+"""A setting out of its range is an error at once, which names the setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outer sampler searches what gradients cannot reach; what they can is tuned in every trial."""
+"""A sampler searches over parameters without gradient; the others are tuned in every trial."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import optuna_dstn
 from optuna_dstn.study._attributes import SCHEDULE, START, TUNED
 
 
-# The samplers, pruners and evaluators that Optuna calls experimental say so when they are made.
+# Some samplers, pruners and evaluators of Optuna are experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 KEPT = {"width", "depth", "optimizer", "lr"}
@@ -79,7 +79,7 @@ def names_of(suggested: dict[str, Any]) -> list[str]:
 
 
 def assert_hybrid(trial: FrozenTrial, suggested: dict[str, Any]) -> None:
-    """What is searched is as suggested; what is tuned is where the schedule was best."""
+    """Searched parameters have the suggested value, tuned ones that of the best evaluation."""
     tuned = names_of(suggested)
     assert sorted(trial.user_attrs[TUNED]) == tuned
     assert trial.params.keys() == trial.distributions.keys() == KEPT | set(tuned)
@@ -100,7 +100,7 @@ GRID: dict[str, list[Any]] = {
     "depth": [1, 2],
     "optimizer": ["SGD", "Adam"],
     "lr": [1e-2],
-    # Where tuning starts: one value each, or the grid multiplies.
+    # The start of each tuned parameter: a single value, since every value multiplies the grid.
     "dropout_0": [0.3],
     "dropout_1": [0.3],
     "weight_decay": [1e-4],
@@ -119,7 +119,7 @@ SAMPLERS: dict[str, Callable[[], BaseSampler]] = {
     "CMA-ES with margin": lambda: samplers.CmaEsSampler(
         seed=2,
         popsize=5,
-        with_margin=True,  # in Optuna too it needs the smallest space first
+        with_margin=True,  # without this package too, it needs the smallest space first
     ),
     "NSGA-II": lambda: samplers.NSGAIISampler(seed=0, population_size=3),
     "QMC": lambda: samplers.QMCSampler(seed=0),
@@ -146,7 +146,7 @@ def hybrid_study(sampler: BaseSampler, **options: Any) -> optuna_dstn.DSTNStudy:
 
 
 def test_a_sampler_is_given_what_tuning_found(make_sampler: Callable[[], BaseSampler]) -> None:
-    """It suggests what it would in a study of Optuna's whose trials ended at the tuned values."""
+    """It suggests the same in a plain study whose trials have the tuned values as parameters."""
     objective = HybridObjective()
     study = hybrid_study(make_sampler())
     study.optimize(objective, n_trials=8)
@@ -165,9 +165,10 @@ def test_a_sampler_is_given_what_tuning_found(make_sampler: Callable[[], BaseSam
         return found.values[0]
 
     def overwrite(replayed: optuna.Study, trial: FrozenTrial) -> None:
-        stored = replayed._storage.get_trial(trial._trial_id)  # in memory: the object itself
+        # An in-memory storage returns its own object.
+        stored = replayed._storage.get_trial(trial._trial_id)
         found = study.trials[trial.number]
-        # In the order of the storage, which QMC reads: tuned ones come last.
+        # QMC reads the order of the storage, in which tuned parameters come last.
         stored.params, stored.distributions = dict(found.params), dict(found.distributions)
 
     replayed = optuna.create_study(sampler=make_sampler())
@@ -185,7 +186,7 @@ def test_a_grid_is_searched_once_and_ends_the_study() -> None:
 
 
 def test_brute_force_is_refused() -> None:
-    """Or it would suggest the starts for ever: no trial is stored with them."""
+    """No trial is stored with its start values, so the sampler would suggest them for ever."""
 
     def objective(trial: optuna.Trial) -> float:
         model = mlp(trial.suggest_float("dropout", 0.0, 0.9, step=0.1))
@@ -250,7 +251,7 @@ def test_a_trial_pruned_before_its_first_hyperparameter_step_is_no_mistake(
 )
 def test_a_study_goes_on(kind: str, name: str, learnt: str, tmp_path: Path) -> None:
     objective = HybridObjective()
-    for _ in range(2):  # nothing but the storage is the same
+    for _ in range(2):  # the two studies share the storage only
         study = hybrid_study(
             SAMPLERS[name](),
             storage=open_storage(kind, tmp_path),
@@ -266,7 +267,7 @@ def test_a_study_goes_on(kind: str, name: str, learnt: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_workers_share_a_study(kind: str, tmp_path: Path) -> None:
-    """Each has a storage object, a study and a sampler of its own, as in a process of its own."""
+    """Each worker has its own storage object, study and sampler, as processes have."""
 
     def work(seed: int) -> dict[int, dict[str, Any]]:
         objective = HybridObjective()
@@ -298,7 +299,7 @@ def test_threads_share_a_study(storage: BaseStorage) -> None:
         assert_hybrid(trial, objective.suggested[trial.number])
 
 
-# -- what Optuna makes of the study ----------------------------------------------------------------
+# -- the analyses of Optuna ------------------------------------------------------------------------
 
 
 class BrokenError(Exception):
@@ -307,7 +308,7 @@ class BrokenError(Exception):
 
 @pytest.fixture(scope="module")
 def mixed_study() -> optuna_dstn.DSTNStudy:
-    """Tuned, pruned, failed, enqueued and running trials, and some of Optuna's own."""
+    """Return a study with tuned, pruned, failed, enqueued and running trials, and plain ones."""
     study = hybrid_study(samplers.TPESampler(seed=0, n_startup_trials=3))
     objective = HybridObjective(epochs=2)
     study.optimize(objective, n_trials=5)

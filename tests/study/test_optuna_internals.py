@@ -21,6 +21,22 @@ def the_study() -> optuna.Study:
     return optuna.create_study()
 
 
+def _suggest_in_replay() -> None:
+    """ReplayTrial overrides _suggest, which the suggest methods of FixedTrial call."""
+    suggested: list[str] = []
+
+    class Trial(optuna.trial.FixedTrial):
+        def _suggest(self, name: str, distribution: object) -> int:
+            suggested.append(name)
+            return 0
+
+    trial = Trial({})
+    trial.suggest_float("float", 0.0, 1.0)
+    trial.suggest_categorical("category", [0])
+    if suggested != ["float", "category"]:
+        raise AttributeError("_suggest")
+
+
 OPTUNA: dict[str, Callable[[], object]] = {
     "Study._storage": lambda: the_study()._storage.get_all_studies,
     "Study._get_trials(deepcopy, states, use_cache)": lambda: inspect.signature(
@@ -30,6 +46,8 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
     "FixedTrial._params": lambda: optuna.trial.FixedTrial({"x": 1.0})._params["x"],
+    "FixedTrial._suggest": _suggest_in_replay,
+    "FixedTrial._suggested_params": lambda: optuna.trial.FixedTrial({})._suggested_params.items(),
     "FrozenTrial._trial_id": lambda: optuna.create_trial(value=0.0)._trial_id,
     "distributions._convert_old_distribution_to_new_distribution": lambda: (
         optuna.distributions._convert_old_distribution_to_new_distribution(
@@ -73,7 +91,7 @@ TORCH: dict[str, Callable[[], object]] = {
     # Where a module keeps its buffers and its children.
     "Module._buffers": lambda: torch.nn.BatchNorm1d(2)._buffers["running_mean"],
     "Module._modules": lambda: torch.nn.Sequential(torch.nn.ReLU())._modules["0"],
-    # What torch.utils.checkpoint.checkpoint calls, and that it looks them up in its module.
+    # torch.utils.checkpoint.checkpoint looks these up in its module and calls them.
     "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),
     "utils.checkpoint._checkpoint_without_reentrant_generator": lambda: _names_of_checkpoint(
         "_checkpoint_without_reentrant_generator"
@@ -81,7 +99,7 @@ TORCH: dict[str, Callable[[], object]] = {
     # What torch.autograd.forward_ad calls in the end.
     "_make_dual": lambda: _parts_of_dual()[0].sum(),
     "_unpack_dual": lambda: _parts_of_dual()[1].sum(),
-    # How a mode lets a call pass.
+    # How a torch function mode runs a call outside all modes.
     "overrides._pop_mode_temporarily": _is_past_a_mode,
     # What torch.nn.utils.rnn calls.
     "_pack_padded_sequence": lambda: torch._pack_padded_sequence(
@@ -110,7 +128,7 @@ def test_private_api_of_optuna(name: str) -> None:
 
 
 def test_trial_suggests_through_its_storage_attribute() -> None:
-    """DSTNTrial.storage holds parameters back, since Trial._suggest writes to it."""
+    """DSTNTrial defers parameters in its storage attribute, to which Trial._suggest writes."""
     trial = the_study().ask()
     written: list[str] = []
 
@@ -129,7 +147,7 @@ def test_trial_suggests_through_its_storage_attribute() -> None:
 
 
 def test_optimize_asks_the_study_for_its_trials() -> None:
-    """DSTNStudy.ask makes the trials, in Study.optimize too."""
+    """DSTNStudy.ask also creates the trials of Study.optimize."""
     asked: list[optuna.Trial] = []
 
     class Study(optuna.Study):
@@ -143,7 +161,7 @@ def test_optimize_asks_the_study_for_its_trials() -> None:
 
 
 def test_no_other_private_name_is_used() -> None:
-    """Private names that are not the package's own are listed above, or here with a reason."""
+    """Every private name of another package is in the lists above."""
     known = {name.split("(")[0].split(".")[-1] for name in (*OPTUNA, *TORCH)}
     package = Path(optuna_dstn.__file__).parent
     trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
@@ -173,7 +191,7 @@ def _is_private(name: str) -> bool:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Names that a module defines: functions, classes, variables and attributes."""
+    """Return the functions, classes, variables and attributes that a module defines."""
     functions = {
         node.name
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""What another process finds in the storage, however the first one ended."""
+"""The storage that an interrupted or killed process leaves to the next one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 def interrupted_study(
     kind: str, folder: Path, number: signal.Signals
 ) -> tuple[optuna_dstn.DSTNStudy, int]:
-    """Return the study that a process left when it got a signal, and its exit status."""
+    """Return the study after a signal ended its process, and the exit status of the process."""
     command = [sys.executable, str(TESTS / "_interrupted_study.py"), kind, str(folder)]
     with subprocess.Popen(
         command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -31,7 +31,7 @@ def interrupted_study(
             assert process.stdout is not None
             assert process.stdout.readline() == "hanging\n"
             process.send_signal(number)
-            process.wait(timeout=120)  # a busy machine needs more than it seems
+            process.wait(timeout=120)  # long, for busy machines
         finally:
             process.kill()
     study = optuna_dstn.load_study(

@@ -31,7 +31,7 @@ def started_at(dropout: float, **options: Any) -> DSTNStudy:
 
 
 def assert_tuned(trial: FrozenTrial) -> None:
-    """The dropout is where its schedule was best, and not where it started; lr is as suggested."""
+    """Check that the dropout is the value at the best evaluation, and lr the suggested value."""
     schedule = optuna_dstn.hyperparameter_schedule(trial)
     best = schedule.loc[schedule["value"].idxmin()]
     assert trial.params["dropout"] == pytest.approx(best["dropout"], rel=1e-4)
@@ -121,8 +121,8 @@ def test_a_trial_that_fails_before_its_tuner_keeps_its_suggestions() -> None:
 # -- while a trial runs ----------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_stored_once_known(storage: BaseStorage) -> None:
-    """So that samplers of parallel processes see it."""
+def test_a_parameter_that_is_not_tuned_is_stored_after_the_first_step(storage: BaseStorage) -> None:
+    """Samplers of parallel processes need it."""
     stored: dict[int, dict[str, Any]] = {}
     shown: dict[int, dict[str, Any]] = {}
 
@@ -208,7 +208,7 @@ def test_pruners(pruner: optuna.pruners.BasePruner) -> None:
 
 
 def hybrid_objective(problem: Problem):
-    """Width and learning rate are the sampler's, the dropout the gradient's."""
+    """The sampler searches over width and learning rate, and the gradient tunes the dropout."""
 
     def objective(trial: optuna.Trial) -> float:
         width = trial.suggest_int("width", 4, 16, log=True)
@@ -312,7 +312,7 @@ def test_ask_and_tell_with_a_tuner(storage: BaseStorage) -> None:
 
 
 def test_a_trial_can_be_told_by_its_number() -> None:
-    """Nobody but the study needs to keep the trial."""
+    """The user may drop the trial."""
     study = started_at(0.3)
     trial = study.ask()
     value, number = make_objective()(trial), trial.number

@@ -33,7 +33,7 @@ def stored_params(trial: DSTNTrial) -> dict[str, object]:
         lambda t: t.suggest_int("x", 0, 8, step=2),
     ],
 )
-def test_numbers_are_tracked_and_held_back(suggest, trial: DSTNTrial) -> None:
+def test_numbers_are_tracked_and_deferred(suggest, trial: DSTNTrial) -> None:
     number = suggest(trial)
     assert isinstance(number, Hyperparameter)
     assert number.names == {"x"}
@@ -51,7 +51,7 @@ def test_a_category_is_plain_and_stored_at_once(trial: DSTNTrial) -> None:
 
 
 def test_parameters_are_stored_in_the_order_of_their_suggestion(trial: DSTNTrial) -> None:
-    """Samplers of conditional search spaces rely on it."""
+    """Samplers of conditional search spaces rely on this order."""
     trial.suggest_categorical("first", [1])
     trial.suggest_int("number", 0, 9)
     assert not isinstance(trial.suggest_categorical("last", [1]), Hyperparameter)
@@ -61,7 +61,7 @@ def test_parameters_are_stored_in_the_order_of_their_suggestion(trial: DSTNTrial
     assert list(stored_params(trial)) == ["first", "number", "last"]
 
 
-def test_a_category_is_stored_with_what_is_kept(trial: DSTNTrial) -> None:
+def test_a_category_is_stored_with_the_numbers_that_are_not_tuned(trial: DSTNTrial) -> None:
     trial.suggest_float("tuned", 0.0, 1.0)
     trial.suggest_categorical("category", ["a"])
     trial.store({})
@@ -100,7 +100,7 @@ def test_a_second_tuner_is_refused(trial: DSTNTrial) -> None:
 
 
 def test_another_kind_of_distribution_is_refused_when_suggested() -> None:
-    """Not when it is stored, which is after the training."""
+    """The storage itself would refuse it only after the training."""
     study = create_study()
     study.ask().suggest_float("x", 0.0, 1.0)
     with pytest.raises(ValueError, match="different distribution kind"):

@@ -16,8 +16,7 @@ import torch.utils.checkpoint
 
 import optuna_dstn
 from optuna_dstn import HyperparameterError, Tuner
-from optuna_dstn.schedule._replay_trial import ReplayTrial
-from optuna_dstn.schedule._timetable import Timetable
+from optuna_dstn.schedule._replay import ReplayTrial, Timetable
 
 
 PROBLEM = make_classification_problem()
@@ -85,7 +84,7 @@ def noisy_loss(model: nn.Module, batch: Any, smoothing: float, level: int) -> Te
 
 
 def trial_of(schedule: pd.DataFrame, **params: Any) -> ReplayTrial:
-    return ReplayTrial(Timetable.of_frame(schedule), params)
+    return ReplayTrial(Timetable.from_frame(schedule), params)
 
 
 def row_at(step: int) -> dict[str, Any]:

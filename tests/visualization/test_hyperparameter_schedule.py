@@ -83,7 +83,7 @@ def test_a_running_trial_without_stored_parameters_draws_nothing_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    "chosen", [{}, {"trials": [2]}, {"params": ["other"]}], ids=["none", "trials", "params"]
+    "chosen", [{}, {"trials": [2]}, {"params": []}], ids=["none", "trials", "params"]
 )
 def test_nothing_to_show_is_an_error(chosen: dict[str, Any]) -> None:
     study = make_study(trials=1 if chosen else 0)

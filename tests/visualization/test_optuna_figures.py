@@ -1,4 +1,4 @@
-"""Every figure of ``optuna.visualization`` for one objective takes a finished Δ-STN study."""
+"""Every figure of ``optuna.visualization`` for one objective draws a finished Δ-STN study."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _change(
     if not terms:
         return None
     if not deltas.batch.holds(input, axes):
-        mean = torch.stack([term.in_the_mean() for term in terms]).sum(0)
+        mean = torch.stack([term.batch_mean() for term in terms]).sum(0)
         return mean.view([input.shape[a] if a in axes else 1 for a in range(input.ndim)])
     change = torch.stack([term.per_example() for term in terms]).sum(0)
     return deltas.batch.align(change, input, axes).to(input.dtype)
