@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.rules import hyperparameter_rules
 from optuna_dstn.schedule._replay_trial import ReplayTrial
 from optuna_dstn.tensors._arguments import Function, function_name, leaves
-from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._optimizer_settings import OptimizerSettings
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._summary import Summary
@@ -25,40 +22,24 @@ class ScheduledTraining(PlainTraining):
     """An ordinary training loop's step, at the values that the schedule has for it.
 
     Args:
-        trial: It holds the schedule.
-        model: The model.
-        optimizer: Its optimizer.
-        loss_fn: ``loss_fn(model, batch)``.
-        max_grad_norm: Clips the gradient to this norm; ``None`` does not.
-        batch_axis: Where the examples are in the batch's tensors.
-        accumulate_grad_batches: Batches whose mean gradient makes one step.
+        trial: The trial that holds the schedule.
+        context: The user's objects and settings.
 
     Raises:
         HyperparameterError: If the trial has not suggested all that the schedule is about.
     """
 
-    def __init__(
-        self,
-        trial: ReplayTrial,
-        model: nn.Module,
-        optimizer: Optimizer,
-        loss_fn: LossFunction,
-        max_grad_norm: float | None = None,
-        batch_axis: int = 0,
-        accumulate_grad_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            trial, model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
-        )
+    def __init__(self, trial: ReplayTrial, context: TrainingContext) -> None:
+        super().__init__(trial, context)
         self._timetable = trial.begin()
         self._readers: dict[str, set[Function]] = {}
-        self._settings = OptimizerSettings(optimizer)
+        self._settings = OptimizerSettings(context.optimizer)
         self._settings.apply(self._values)
         self._is_checked = False
 
     @property
     def _values(self) -> dict[str, float]:
-        return self._timetable.at(self.steps)
+        return self._timetable.at(self.progress.steps)
 
     def step(self, batch: Any) -> float:
         self._settings.apply(self._values)
@@ -83,10 +64,10 @@ class ScheduledTraining(PlainTraining):
                 "schedule and give a fixed value in params."
             )
 
-    def _reading(self) -> AbstractContextManager[Any]:
+    def _training_mode(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, self._readers)
 
-    def reading_validation(self) -> AbstractContextManager[Any]:
+    def validation_mode(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, {})
 
     def _read_by(self) -> dict[str, tuple[str, ...]]:

@@ -18,23 +18,15 @@ from optuna_dstn.schedule._schedule import Schedule
 from optuna_dstn.study._attributes import DIRECTION, SCHEDULE
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
-from optuna_dstn.training._centered_stn import CenteredSTN, DeltaSTN
+from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction, mean_over
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
-from optuna_dstn.training._stn import STN
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
-
-
-_METHODS: Mapping[str, type[SelfTuning]] = {
-    "delta-stn": DeltaSTN,
-    "centered-stn": CenteredSTN,
-    "stn": STN,
-}
 
 
 class Tuner:
@@ -115,47 +107,40 @@ class Tuner:
         _require_one_pass(optimizer)
         _require_model_and_batch(loss_fn)
         self._trial = trial
-        self._model = model
-        self._optimizer = optimizer
-        self._batch_axis = batch_axis
-        self._valid_loader = valid_loader
-        self._valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         self._metric_fn = metric_fn
-        functions = {"loss_fn": loss_fn, "valid_loss_fn": self._valid_loss_fn}
+        valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
+        functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
             functions["metric_fn"] = metric_fn
-        self._model_state = ModelState(model, functions)
+        self._context = TrainingContext(
+            model=model,
+            optimizer=optimizer,
+            loss_fn=loss_fn,
+            valid_loader=valid_loader,
+            valid_loss_fn=valid_loss_fn,
+            model_state=ModelState(model, functions),
+            max_grad_norm=max_grad_norm,
+            batch_axis=batch_axis,
+            accumulate_grad_batches=accumulate_grad_batches,
+            response_optimizer=response_optimizer,
+        )
         self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._best: _Best | None = None
         self._schedule = Schedule()
+        self._training = self._start(trial)
 
-        self._training: Training
-        if isinstance(trial, (DSTNTrial, ReplayTrial)):
-            _require_eager(model)
+    def _start(self, trial: optuna.trial.BaseTrial) -> Training:
+        """Return the way of training that the trial asks for."""
+        if isinstance(trial, ReplayTrial):
+            _require_eager(self._context.model)
+            return ScheduledTraining(trial, self._context)
         if isinstance(trial, DSTNTrial):
-            training = _METHODS[trial.config.method](
-                trial,
-                model,
-                optimizer,
-                loss_fn,
-                valid_loader,
-                self._valid_loss_fn,
-                self._model_state,
-                trial.config,
-                response_optimizer,
-                max_grad_norm,
-                batch_axis,
-                accumulate_grad_batches,
-            )
-            self._training = training
+            _require_eager(self._context.model)
+            training = SelfTuning(trial, self._context)
             trial.follow(lambda: self._final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, self._direction)
-        else:
-            options = max_grad_norm, batch_axis, accumulate_grad_batches
-            if isinstance(trial, ReplayTrial):
-                self._training = ScheduledTraining(trial, model, optimizer, loss_fn, *options)
-            else:
-                self._training = PlainTraining(trial, model, optimizer, loss_fn, *options)
+            return training
+        return PlainTraining(trial, self._context)
 
     def step(self, batch: Any) -> float:
         """Train on one batch: in place of zero_grad, forward, backward and the optimizer's step.
@@ -179,7 +164,7 @@ class Tuner:
         The optimizer itself raises ``RuntimeError`` if it is stepped once more on this gradient.
         """
         try:
-            with own_step(self._optimizer):
+            with own_step(self._context.optimizer):
                 return self._training.step(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -205,18 +190,18 @@ class Tuner:
             TrainingDivergedError: If the mean is NaN or infinite.
         """
         is_metric = self._metric_fn is not None
-        function = self._valid_loss_fn if self._metric_fn is None else self._metric_fn
-        with self._training.reading_validation():
+        context = self._context
+        with self._training.validation_mode():
             value = mean_over(
-                self._valid_loader if loader is None else loader,
-                self._model,
-                function,
-                self._model_state,
+                context.valid_loader if loader is None else loader,
+                context.model,
+                context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
+                context.model_state,
                 is_metric=is_metric,
-                batch_axis=self._batch_axis,
+                batch_axis=context.batch_axis,
             )
         what = "metric" if is_metric else "validation loss"
-        self._training.require_finite(value, what)
+        self._training.progress.require_finite(value, what)
         if loader is None:
             self._record(value)
         return value
@@ -225,12 +210,12 @@ class Tuner:
         training = self._training
         values = training.hyperparameters
         if self._best is None or self._is_better(value, self._best.value):
-            self._best = _Best(value, values, _copied_state(self._model))
+            self._best = _Best(value, values, _copied_state(self._context.model))
         # Before the first step nothing is known to be tuned, so that a row would have no columns.
         if isinstance(self._trial, DSTNTrial) and training.tuned:
             sigmas = training.sigmas
             tuned = {name: values[name] for name in sigmas}
-            self._schedule.append(training.steps, value, tuned, sigmas)
+            self._schedule.append(training.progress.steps, value, tuned, sigmas)
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
     def _is_better(self, value: float, than: float) -> bool:
@@ -251,7 +236,7 @@ class Tuner:
         Raises:
             RuntimeError: If nothing was evaluated yet.
         """
-        self._model.load_state_dict(self._best_evaluation().weights)
+        self._context.model.load_state_dict(self._best_evaluation().weights)
 
     def _best_evaluation(self) -> _Best:
         if self._best is None:
@@ -300,7 +285,7 @@ class Tuner:
         """Return what a checkpoint needs besides the states of model and optimizer."""
         return {
             "training": self._training.state_dict(),
-            "model_state": self._model_state.state_dict(),
+            "model_state": self._context.model_state.state_dict(),
             "schedule": self._schedule.to_json(),
             "best": None if self._best is None else vars(self._best),
         }
@@ -311,7 +296,7 @@ class Tuner:
         Model and optimizer are restored by their own ``load_state_dict``.
         """
         self._training.load_state_dict(state["training"])
-        self._model_state.load_state_dict(state["model_state"])
+        self._context.model_state.load_state_dict(state["model_state"])
         self._schedule = Schedule.from_json(state["schedule"])
         self._best = None if state["best"] is None else _Best(**state["best"])
 

@@ -91,7 +91,7 @@ def test_the_state_advances_once_a_step(kind: str, method: str) -> None:
         assert not model.state().requires_grad
     assert tuned.hyperparameters["decay"] == pytest.approx(0.05)
     training: Any = tuned._training
-    state = training._model_state
+    state = training.context.model_state
     assert {name for _, name in state._stream} == {"hidden"}
     assert {name for _, name in state._in_place} == ({"hidden"} if kind == "buffer" else set())
     assert training.hyperparameter_steps == 6
@@ -120,7 +120,7 @@ def test_a_model_without_state_costs_nothing() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     tuner = Tuner(trial, model, optimizer, loss_fn, batches(1))
     tuner.step(batches(1)[0])
-    state = tuner._model_state
+    state = tuner._context.model_state
     assert not state._stream
     assert not state._initial
     assert {name for _, name in state._in_place} == {"num_batches_tracked"}

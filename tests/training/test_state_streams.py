@@ -270,12 +270,12 @@ def test_a_resumed_stream_goes_on() -> None:
             if index == stop:
                 saved = tuner.state_dict()
                 weights, state = model.state_dict(), vars(model)
-                optimizer = tuner._training._optimizer.state_dict()
+                optimizer = tuner._training.context.optimizer.state_dict()
                 tuner, model, _ = started("model", tuned_study(hyper_lr=0.3), batches(3, seed=2))
                 model.load_state_dict(weights)
                 for name in ("hidden", "calls", "layers"):  # which no state_dict has
                     setattr(model, name, state[name])
-                tuner._training._optimizer.load_state_dict(optimizer)
+                tuner._training.context.optimizer.load_state_dict(optimizer)
                 tuner.load_state_dict(saved)
                 torch.manual_seed(7)
             if stop is None and index == 5:
@@ -329,6 +329,6 @@ def test_views_of_parameters_are_no_state() -> None:
         assert losses == pytest.approx(ordinary_loop("tied", batches(6)), rel=1e-5)
         view: Any = model.view
         assert view.data_ptr() == model.layer.weight.data_ptr()
-        assert not tuner._model_state._in_place
+        assert not tuner._context.model_state._in_place
     finally:
         del PLACES["tied"]
