@@ -69,7 +69,7 @@ def mean_over(
     total: Tensor | float = 0.0
     count = 0
     source = "metric_fn" if is_metric else "valid_loss_fn"
-    with state.evaluation(), evaluating(model):
+    with state.evaluation(source), evaluating(model):
         for batch in loader:
             examples = batch_size(batch, batch_axis)
             value = state.evaluated(source, functools.partial(function, model, batch))

@@ -18,6 +18,7 @@ from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
+from optuna_dstn.training._outer_variables import OuterVariables
 from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._validation import Validation
 from optuna_dstn.training._weight_step import WeightStep
@@ -65,7 +66,9 @@ class FirstStep:
             with inside(self._context.model, discovery), discovery:
                 yield
 
+        outer_variables = OuterVariables(self._context.loss_fn, self._context.model_state)
         loss = WeightStep(self._context, self._progress, forward_mode).train_on(batch)
+        outer_variables.warn_of_changes()
         plan = make_plan(
             discovery,
             self._hyperparameters.weight_decay.parameters,

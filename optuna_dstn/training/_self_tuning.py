@@ -100,7 +100,7 @@ class SelfTuning(Training):
     def step(self, batch: Any) -> float:
         model_state, progress = self.context.model_state, self.progress
         is_due = is_response_due(self._config, progress.steps)
-        state_before = model_state.taken() if is_due else None
+        state_before = model_state.snapshot() if is_due else None
         loss = self._train_weights(batch)
         response = self.steps.response if is_due else None
         if response is not None and state_before is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,9 @@ class Tuner:
         accumulate_grad_batches: So many calls of :meth:`step` make one step of the optimizer, on
             the mean of their gradients, the response's likewise; all counts of steps are of these.
             Batches that do not complete a step wait for the next epoch's; at the end they are lost.
+        state: What else changes from call to call, outside of the model and of loss functions that
+            are modules: modules, tensors, ``torch.Generator``, dictionaries, and objects with
+            attributes. Their tensors and numbers advance once a step, as the model's do.
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds none of the model's parameters or is
@@ -99,6 +102,7 @@ class Tuner:
         max_grad_norm: float | None = None,
         batch_axis: int = 0,
         accumulate_grad_batches: int = 1,
+        state: Sequence[Any] = (),
     ) -> None:
         _require_axis(batch_axis)
         _require_count(accumulate_grad_batches)
@@ -118,7 +122,7 @@ class Tuner:
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
-            model_state=ModelState(model, functions),
+            model_state=ModelState(model, functions, state),
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
             accumulate_grad_batches=accumulate_grad_batches,

@@ -84,8 +84,8 @@ class Validation:
         """
         context = self._context
         mode = RespondingValidation(values, deltas)
-        with mode.leaving(context.model_state.parameters):
-            with self._evaluation(), at_response(context.model, mode):
+        with self._evaluation(), mode.leaving(context.model_state.parameters):
+            with at_response(context.model, mode):
                 output = context.valid_loss_fn(context.model, batch)
                 loss = merged_loss(output, examples, _SOURCE)
             yield loss
@@ -109,9 +109,8 @@ class Validation:
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
-        is_first_of_pass = self.batches.drawn == 1
         with (
-            self._context.model_state.validation(anew=is_first_of_pass),
+            self._context.model_state.validation(is_first_batch=self.batches.drawn == 1),
             evaluating(self._context.model),
         ):
             yield

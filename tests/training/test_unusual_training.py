@@ -187,7 +187,7 @@ def test_what_forward_writes_into_parameters_happens_once_a_step(write: Any, met
 def test_what_a_loss_function_writes_into_a_module_of_its_own_happens_once_a_step() -> None:
     """As a momentum encoder beside the model."""
 
-    def make_loss() -> Callable[[Any, Batch], Tensor]:
+    def make_loss() -> tuple[Callable[[Any, Batch], Tensor], nn.Module]:
         torch.manual_seed(2)
         teacher = nn.Linear(FEATURES, 3).requires_grad_(False)
 
@@ -196,12 +196,14 @@ def test_what_a_loss_function_writes_into_a_module_of_its_own_happens_once_a_ste
                 parameter.data.mul_(0.9)
             return loss_fn(model, batch) + F.mse_loss(model(batch[0]), teacher(batch[0]))
 
-        return loss
+        return loss, teacher
 
     torch.manual_seed(0)
     model, ordinary = Net(), Net()
     ordinary.load_state_dict(model.state_dict())
-    plain, tuned = started(ordinary, None, make_loss()), started(model, "delta-stn", make_loss())
+    plain = started(ordinary, None, make_loss()[0])
+    loss, teacher = make_loss()
+    tuned = started(model, "delta-stn", loss, state=[teacher])
     for batch in batches(6):
         assert tuned.step(batch) == pytest.approx(plain.step(batch), rel=1e-5)
 
