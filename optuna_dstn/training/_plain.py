@@ -27,6 +27,10 @@ class PlainTraining(Training):
         self._trial = trial
         self._weight_step = WeightStep(context, self.progress, self._training_mode)
 
+    @property
+    def method(self) -> str:
+        return "plain"
+
     def step(self, batch: Any) -> float:
         loss = self._weight_step.train_on(batch)
         if self.progress.is_last_of_step:
@@ -54,7 +58,7 @@ class PlainTraining(Training):
         return ()
 
     def summary(self) -> Summary:
-        return Summary(method="plain")
+        return Summary(method=self.method)
 
     def state_dict(self) -> dict[str, Any]:
         return self._progress_state()

@@ -41,6 +41,10 @@ class ScheduledTraining(PlainTraining):
     def _values(self) -> dict[str, float]:
         return self._timetable.at(self.progress.steps)
 
+    @property
+    def method(self) -> str:
+        return "schedule"
+
     def step(self, batch: Any) -> float:
         self._settings.apply(self._values)
         loss = super().step(batch)
@@ -88,7 +92,7 @@ class ScheduledTraining(PlainTraining):
         return {**super().hyperparameters, **self._values}
 
     def summary(self) -> Summary:
-        return Summary(method="schedule", scheduled=self._read_by())
+        return Summary(method=self.method, scheduled=self._read_by())
 
 
 class _ScheduledValues(TorchCallMode[None]):

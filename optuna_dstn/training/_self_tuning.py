@@ -160,6 +160,10 @@ class SelfTuning(Training):
 
     # -- what the Tuner asks ---------------------------------------------------------------------
 
+    @property
+    def method(self) -> str:
+        return self._config.method
+
     def final_hyperparameters(self) -> dict[str, float]:
         """Return the values at the end of the trial; warn if the trial was too short to tune."""
         has_begun = self._bilevel is not None
@@ -195,7 +199,7 @@ class SelfTuning(Training):
             )
         plan = self._bilevel.plan
         return Summary(
-            method=self._config.method,
+            method=self.method,
             hyperparameter_steps=self.hyperparameter_steps,
             tuned=plan.readers,
             shared=plan.shared,
@@ -211,6 +215,7 @@ class SelfTuning(Training):
             "hyperparameter_steps": self.hyperparameter_steps,
             "start": dict(self.start),
             "valid_batches_drawn": self._validation.batches.drawn,
+            "response": self._config.response,
             "plan": None,
         }
         if self._bilevel is not None:
@@ -219,6 +224,11 @@ class SelfTuning(Training):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["response"] != self._config.response:
+            raise ValueError(
+                f"The state was saved under TunerConfig(response={state['response']!r}), and this "
+                f"study has response={self._config.response!r}. Resume with the same TunerConfig."
+            )
         if state["plan"] is not None:
             self.start = dict(state["start"])
             if self._bilevel is None:

@@ -29,6 +29,11 @@ class Training(ABC):
         self.context = context
         self.progress = Progress(context.accumulate_grad_batches, lambda: self.hyperparameters)
 
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The method of the ``TunerConfig``, or ``"plain"`` or ``"schedule"``."""
+
     @abstractmethod
     def step(self, batch: Any) -> float:
         """Train on one batch and return its training loss, before the step."""

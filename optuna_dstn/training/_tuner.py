@@ -29,6 +29,9 @@ from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
 
 
+_STATE_VERSION = 1  # of the format of Tuner.state_dict()
+
+
 class Tuner:
     """Trains one trial's model; under a Δ-STN study it tunes the hyperparameters meanwhile.
 
@@ -286,8 +289,14 @@ class Tuner:
         return f"; or that metric_fn is not to be {self._direction}d, as the study's direction says"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the states of model and optimizer."""
+        """Return what a checkpoint needs besides the states of model and optimizer.
+
+        Its entry ``"version"`` is the version of its format, an int, and ``"method"`` says how the
+        Tuner trains.
+        """
         return {
+            "version": _STATE_VERSION,
+            "method": self._training.method,
             "training": self._training.state_dict(),
             "model_state": self._context.model_state.state_dict(),
             "schedule": self._schedule.to_json(),
@@ -298,7 +307,13 @@ class Tuner:
         """Restore what :meth:`state_dict` returned, in an objective like the one that saved it.
 
         Model and optimizer are restored by their own ``load_state_dict``.
+
+        Raises:
+            ValueError: If the state has another version, or was saved under another method.
+            HyperparameterError: If the state tunes a hyperparameter that this trial or its
+                optimizer does not have.
         """
+        _require_same_format(state, self._training.method)
         self._training.load_state_dict(state["training"])
         self._context.model_state.load_state_dict(state["model_state"])
         self._schedule = Schedule.from_json(state["schedule"])
@@ -319,6 +334,22 @@ def _copied_state(model: nn.Module) -> dict[str, Any]:
         key: value.detach().clone() if isinstance(value, Tensor) else value
         for key, value in model.state_dict().items()
     }
+
+
+def _require_same_format(state: Mapping[str, Any], method: str) -> None:
+    version = state.get("version")
+    if version != _STATE_VERSION:
+        found = "no version" if version is None else f"version {version!r}"
+        raise ValueError(
+            f"The state has {found}, and this optuna_dstn reads version {_STATE_VERSION}. Give "
+            "Tuner.load_state_dict(...) what Tuner.state_dict() of the same release returned."
+        )
+    if state["method"] != method:
+        raise ValueError(
+            f"The state was saved by a Tuner that trains by {state['method']!r}, and this one "
+            f"trains by {method!r}. Resume under a study of the same kind, with the same "
+            "TunerConfig."
+        )
 
 
 def _require_axis(batch_axis: int) -> None:

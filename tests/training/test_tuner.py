@@ -301,6 +301,42 @@ def test_a_state_of_another_objective_is_refused() -> None:
         other.load_state_dict(tuner.state_dict())
 
 
+@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+def test_a_state_of_another_version_is_refused(version: Any) -> None:
+    tuner = started(make, loss_fn, [batch()], config=CONFIG)
+    state = tuner.state_dict()
+    assert state["version"] == 1
+    if version is None:
+        state = {}
+    else:
+        state["version"] = version
+    found = "no version" if version is None else f"version {version!r}"
+    with pytest.raises(ValueError, match=f"has {found}, and this optuna_dstn reads version 1"):
+        tuner.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "message"),
+    [
+        ({"method": "stn"}, {}, "trains by 'stn', and this one trains by 'delta-stn'"),
+        ({"response": "gated"}, {}, "response='gated'.*this study has response='structured'"),
+        (None, {}, "trains by 'plain', and this one trains by 'delta-stn'"),
+        ({"method": "centered-stn"}, None, "trains by 'centered-stn', .* trains by 'plain'"),
+    ],
+)
+def test_a_state_of_another_method_is_refused(saved: Any, loaded: Any, message: str) -> None:
+    def begun(settings: Any) -> Tuner:
+        if settings is not None:
+            return started(make, loss_fn, [batch()], config=TunerConfig(**settings))
+        trial = optuna.create_study().ask()
+        return Tuner(trial, *make(trial), loss_fn, [batch()])
+
+    tuner = begun(saved)
+    train(tuner, range(2))
+    with pytest.raises(ValueError, match=message):
+        begun(loaded).load_state_dict(tuner.state_dict())
+
+
 @pytest.mark.parametrize("is_resumed", [False, True])
 def test_values_from_before_the_tuning_are_told_of(
     is_resumed: bool, caplog: pytest.LogCaptureFixture
