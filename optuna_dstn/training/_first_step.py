@@ -19,7 +19,6 @@ from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._outer_variables import OuterVariables
-from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._validation import Validation
 from optuna_dstn.training._weight_step import WeightStep
 
@@ -30,7 +29,6 @@ class FirstStep:
     Args:
         trial: A trial of a Δ-STN study.
         context: The user's objects and settings.
-        progress: The counts of the training.
         hyperparameters: The current values of the hyperparameters.
         validation: The validation batches and loss.
     """
@@ -39,13 +37,11 @@ class FirstStep:
         self,
         trial: DSTNTrial,
         context: TrainingContext,
-        progress: Progress,
         hyperparameters: CurrentHyperparameters,
         validation: Validation,
     ) -> None:
         self._trial = trial
         self._context = context
-        self._progress = progress
         self._hyperparameters = hyperparameters
         self._validation = validation
 
@@ -67,7 +63,7 @@ class FirstStep:
                 yield
 
         outer_variables = OuterVariables(self._context.loss_fn, self._context.model_state)
-        loss = WeightStep(self._context, self._progress, forward_mode).train_on(batch)
+        loss = WeightStep(self._context, forward_mode).train_on(batch)
         outer_variables.warn_of_changes()
         plan = make_plan(
             discovery,

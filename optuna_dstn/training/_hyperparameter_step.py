@@ -24,7 +24,6 @@ from torch import Tensor
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
-from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
 from optuna_dstn.training._validation import VALIDATION_CUT_OFF, Validation
 
@@ -34,7 +33,6 @@ class HyperparameterStep:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
         bilevel: λ, σ and the response.
         validation: The validation batches and loss.
         follow: Called after a step with the change of λ, shape (h,), if the method moves the
@@ -44,13 +42,11 @@ class HyperparameterStep:
     def __init__(
         self,
         context: TrainingContext,
-        progress: Progress,
         bilevel: BilevelState,
         validation: Validation,
         follow: Callable[[Tensor], None] | None = None,
     ) -> None:
         self._context = context
-        self._progress = progress
         self._bilevel = bilevel
         self._validation = validation
         self._follow = follow
@@ -67,7 +63,9 @@ class HyperparameterStep:
         else:
             gradients = self._hypergradient(batch, examples, displacement)
         advice = NO_SECOND_DERIVATIVE if bilevel.is_linear else ""
-        self._progress.require_finite(torch.cat(gradients).sum().item(), "hypergradient", advice)
+        self._context.progress.require_finite(
+            torch.cat(gradients).sum().item(), "hypergradient", advice
+        )
         for tensor, gradient in zip(bilevel.tuned_tensors, gradients, strict=True):
             tensor.grad = gradient
         before = raw.detach().clone()
@@ -111,6 +109,6 @@ class HyperparameterStep:
             return torch.autograd.grad(objective, bilevel.tuned_tensors)
 
     def _require_finite(self, loss: Tensor) -> None:
-        self._progress.require_finite(
+        self._context.progress.require_finite(
             loss.item(), "validation loss in a step on the hyperparameters"
         )

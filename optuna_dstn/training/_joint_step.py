@@ -24,7 +24,6 @@ from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
-from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._weight_step import WeightStep
 
 
@@ -36,7 +35,6 @@ class JointStep:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
         bilevel: λ, σ and the response.
         first_step: An ordinary step on the weights, for the first step.
 
@@ -48,16 +46,14 @@ class JointStep:
     def __init__(
         self,
         context: TrainingContext,
-        progress: Progress,
         bilevel: BilevelState,
         first_step: WeightStep,
     ) -> None:
         bilevel.hyperparameters.weight_decay.require_terms()
         self._context = context
-        self._progress = progress
         self._bilevel = bilevel
         self._first_step = first_step
-        self._perturbed_loss = PerturbedLoss(context, progress, bilevel)
+        self._perturbed_loss = PerturbedLoss(context, bilevel)
 
     def train_on(self, batch: Any) -> float:
         """Add the gradient of a batch; step if the batch completes a step.
@@ -65,7 +61,7 @@ class JointStep:
         Returns:
             The training loss of the batch at the perturbed hyperparameters, before the step.
         """
-        context, progress, bilevel = self._context, self._progress, self._bilevel
+        context, progress, bilevel = self._context, self._context.progress, self._bilevel
         if progress.steps == 0:
             return self._first_step.train_on(batch)
         bilevel.hyperparameters.weight_decay.require_terms()
@@ -90,7 +86,7 @@ class JointStep:
 
     def finish(self) -> None:
         """Complete the first step; :meth:`train_on` completes the others itself."""
-        if self._progress.steps == 0:
+        if self._context.progress.steps == 0:
             self._first_step.finish()
 
     def follow(self, change: Tensor) -> None:
@@ -111,9 +107,9 @@ class JointStep:
         optimizer, response_optimizer = self._context.optimizer, self._bilevel.response_optimizer
         max_norm = self._context.max_grad_norm
         norm = clipped_gradient_norm(optimizer, max_norm)
-        self._progress.require_finite(norm, "gradient of the training loss")
+        self._context.progress.require_finite(norm, "gradient of the training loss")
         norm = clipped_gradient_norm(response_optimizer.optimizer, max_norm)
-        self._progress.require_finite(norm, "gradient of the response's training loss")
+        self._context.progress.require_finite(norm, "gradient of the response's training loss")
         response_optimizer.step()
         with self._bilevel.hyperparameters.weight_decay.as_term(deltas):
             optimizer.step()

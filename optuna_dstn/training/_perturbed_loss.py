@@ -17,7 +17,6 @@ from optuna_dstn.response._delta import Deltas
 from optuna_dstn.response._response import Response
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
-from optuna_dstn.training._progress import Progress
 
 
 _NO_GRADIENT = (
@@ -32,13 +31,11 @@ class PerturbedLoss:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
         bilevel: λ, σ and the response.
     """
 
-    def __init__(self, context: TrainingContext, progress: Progress, bilevel: BilevelState) -> None:
+    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
         self._context = context
-        self._progress = progress
         self._bilevel = bilevel
 
     def add_gradient(
@@ -118,9 +115,9 @@ class PerturbedLoss:
             self._backward(loss)
 
     def _backward(self, loss: Tensor, share: float = 1.0) -> None:
-        self._progress.require_finite(loss.item(), "training loss of the response")
+        self._context.progress.require_finite(loss.item(), "training loss of the response")
         if loss.requires_grad:
-            (share / self._progress.batches_per_step * loss).backward()
+            (share / self._context.progress.batches_per_step * loss).backward()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class PlainTraining(Training):
     def __init__(self, trial: optuna.trial.BaseTrial, context: TrainingContext) -> None:
         super().__init__(context)
         self._trial = trial
-        self._weight_step = WeightStep(context, self.progress, self._training_mode)
+        self._weight_step = WeightStep(context, self._training_mode)
 
     @property
     def method(self) -> str:
@@ -33,9 +33,9 @@ class PlainTraining(Training):
 
     def step(self, batch: Any) -> float:
         loss = self._weight_step.train_on(batch)
-        if self.progress.is_last_of_step:
+        if self.context.progress.is_last_of_step:
             self._weight_step.finish()
-        self.progress.count_batch()
+        self.context.progress.count_batch()
         return loss
 
     def _training_mode(self) -> AbstractContextManager[Any]:

@@ -25,7 +25,6 @@ from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
-from optuna_dstn.training._progress import Progress
 
 
 # This ends the message of a gradient that is not finite, where the loss itself is.
@@ -45,18 +44,16 @@ class ResponseStep:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
         bilevel: λ, σ and the response.
 
     Attributes:
         perturbed_loss: The loss that both halves of the step differentiate.
     """
 
-    def __init__(self, context: TrainingContext, progress: Progress, bilevel: BilevelState) -> None:
+    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
         self._context = context
-        self._progress = progress
         self._bilevel = bilevel
-        self.perturbed_loss = PerturbedLoss(context, progress, bilevel)
+        self.perturbed_loss = PerturbedLoss(context, bilevel)
 
     def add_gradient(self, batch: Any) -> None:
         """Add the gradient of the mean of the losses at ε and at −ε.
@@ -66,7 +63,7 @@ class ResponseStep:
         cancels, because both draw the same random numbers (dropout masks, noise).
         """
         context, bilevel = self._context, self._bilevel
-        if not self._progress.is_accumulating:
+        if not self._context.progress.is_accumulating:
             context.optimizer.zero_grad()  # frees memory for the gradients of the response
         batch, examples = self._part_for_response(batch)
         with torch.no_grad():
@@ -80,7 +77,7 @@ class ResponseStep:
                 self.perturbed_loss.add_gradient(
                     batch, examples, values[:examples], deltas, share=0.5
                 )
-            if self._progress.steps == 0 and self._progress.is_first_of_step:
+            if self._context.progress.steps == 0 and self._context.progress.is_first_of_step:
                 self.perturbed_loss.require_gradient(gates, is_first=True)
             deltas = bilevel.deltas(-gates, examples)
 
@@ -97,7 +94,9 @@ class ResponseStep:
         response_optimizer = self._bilevel.response_optimizer
         norm = response_optimizer.clip(self._context.max_grad_norm)
         advice = NO_SECOND_DERIVATIVE if self._bilevel.is_linear else ""
-        self._progress.require_finite(norm, "gradient of the response's training loss", advice)
+        self._context.progress.require_finite(
+            norm, "gradient of the response's training loss", advice
+        )
         response_optimizer.step()
         response_optimizer.zero_grad()  # frees memory for the gradients of the weights
 
@@ -109,7 +108,7 @@ class ResponseStep:
         count = min(examples, max(2, math.ceil(examples * config.response_fraction)))
         if count == examples:
             return batch, examples
-        turn = self._progress.steps // config.response_interval
+        turn = self._context.progress.steps // config.response_interval
         start = min(turn % math.ceil(examples / count) * count, examples - count)
         part = slice(start, start + count)
         return part_of(batch, part, examples, self._context.batch_axis), count

@@ -39,7 +39,7 @@ class ScheduledTraining(PlainTraining):
 
     @property
     def _values(self) -> dict[str, float]:
-        return self._timetable.at(self.progress.steps)
+        return self._timetable.at(self.context.progress.steps)
 
     @property
     def method(self) -> str:

@@ -33,7 +33,6 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
 from optuna_dstn.training._joint_step import JointStep
-from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._response_step import ResponseStep, is_response_due
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
@@ -55,17 +54,15 @@ class Steps(NamedTuple):
     hyperparameters: HyperparameterStep
 
 
-def _steps_of(
-    context: TrainingContext, progress: Progress, bilevel: BilevelState, validation: Validation
-) -> Steps:
+def _steps_of(context: TrainingContext, bilevel: BilevelState, validation: Validation) -> Steps:
     """Return the steps of the method that ``bilevel.config`` names."""
-    weights = WeightStep(context, progress, bilevel.forward_mode)
+    weights = WeightStep(context, bilevel.forward_mode)
     if bilevel.config.method == "stn":
-        joint = JointStep(context, progress, bilevel, first_step=weights)
-        hyperparameters = HyperparameterStep(context, progress, bilevel, validation, joint.follow)
+        joint = JointStep(context, bilevel, first_step=weights)
+        hyperparameters = HyperparameterStep(context, bilevel, validation, joint.follow)
         return Steps(joint, None, hyperparameters)
-    response = ResponseStep(context, progress, bilevel)
-    return Steps(weights, response, HyperparameterStep(context, progress, bilevel, validation))
+    response = ResponseStep(context, bilevel)
+    return Steps(weights, response, HyperparameterStep(context, bilevel, validation))
 
 
 class SelfTuning(Training):
@@ -90,15 +87,15 @@ class SelfTuning(Training):
         self.start: Mapping[str, float] = start
         self.hyperparameter_steps = 0
         self._current = CurrentHyperparameters(start, context.optimizer)
-        self._validation = Validation(context, self.progress)
-        self._first_step = FirstStep(trial, context, self.progress, self._current, self._validation)
+        self._validation = Validation(context)
+        self._first_step = FirstStep(trial, context, self._current, self._validation)
         self._bilevel: BilevelState | None = None
         self._steps: Steps | None = None
 
     # -- the loop --------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
-        model_state, progress = self.context.model_state, self.progress
+        model_state, progress = self.context.model_state, self.context.progress
         is_due = is_response_due(self._config, progress.steps)
         state_before = model_state.snapshot() if is_due else None
         loss = self._train_weights(batch)
@@ -126,7 +123,7 @@ class SelfTuning(Training):
         return loss
 
     def _are_hyperparameters_due(self) -> bool:
-        steps_since_warmup = self.progress.steps - self._config.warmup_steps
+        steps_since_warmup = self.context.progress.steps - self._config.warmup_steps
         return steps_since_warmup > 0 and steps_since_warmup % self._config.train_steps == 0
 
     def _train_hyperparameters(self) -> None:
@@ -151,7 +148,7 @@ class SelfTuning(Training):
 
     def _begin(self, bilevel: BilevelState) -> None:
         self._bilevel = bilevel
-        self._steps = _steps_of(self.context, self.progress, bilevel, self._validation)
+        self._steps = _steps_of(self.context, bilevel, self._validation)
         self._store_start()
 
     def _store_start(self) -> None:
@@ -169,9 +166,9 @@ class SelfTuning(Training):
         has_begun = self._bilevel is not None
         if has_begun and not self.hyperparameter_steps and not self._trial.is_pruned:
             logger.warning(
-                f"Trial {self._trial.number} ended after {self.progress.steps} steps, before its "
-                f"first step on the hyperparameters: {', '.join(self.tuned)} kept their start "
-                f"values. Train longer, or shorten TunerConfig(warmup_steps="
+                f"Trial {self._trial.number} ended after {self.context.progress.steps} steps, "
+                f"before its first step on the hyperparameters: {', '.join(self.tuned)} kept their "
+                "start values. Train longer, or shorten TunerConfig(warmup_steps="
                 f"{self._config.warmup_steps}, train_steps={self._config.train_steps})."
             )
         return self.hyperparameters

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from optuna_dstn.training._context import TrainingContext
-from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._summary import Summary
 
 
@@ -22,12 +21,10 @@ class Training(ABC):
 
     Attributes:
         context: As given.
-        progress: The counts of steps and batches.
     """
 
     def __init__(self, context: TrainingContext) -> None:
         self.context = context
-        self.progress = Progress(context.accumulate_grad_batches, lambda: self.hyperparameters)
 
     @property
     @abstractmethod
@@ -83,19 +80,19 @@ class Training(ABC):
     def _progress_state(self) -> dict[str, Any]:
         """Return the counts and, in the middle of a step, the gradients that have added up."""
         gradients = None
-        if not self.progress.is_first_of_step:
+        if not self.context.progress.is_first_of_step:
             gradients = [
                 None if t.grad is None else t.grad.clone() for t in self._tensors_with_gradient()
             ]
         return {
-            "steps": self.progress.steps,
-            "batches_seen": self.progress.batches_seen,
+            "steps": self.context.progress.steps,
+            "batches_seen": self.context.progress.batches_seen,
             "gradients": gradients,
         }
 
     def _load_progress_state(self, state: Mapping[str, Any]) -> None:
-        self.progress.steps = state["steps"]
-        self.progress.batches_seen = state["batches_seen"]
+        self.context.progress.steps = state["steps"]
+        self.context.progress.batches_seen = state["batches_seen"]
         if state["gradients"] is None:
             return
         tensors = self._tensors_with_gradient()

@@ -17,7 +17,6 @@ from optuna_dstn.linearize._torch_call_mode import ValidationValues
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import differentiable_in_evaluation, evaluating
-from optuna_dstn.training._progress import Progress
 
 
 _SOURCE = "The validation loss function"
@@ -34,15 +33,13 @@ class Validation:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
 
     Attributes:
         batches: The validation batches, over and over.
     """
 
-    def __init__(self, context: TrainingContext, progress: Progress) -> None:
+    def __init__(self, context: TrainingContext) -> None:
         self._context = context
-        self._progress = progress
         self.batches = EndlessBatches(context.valid_loader)
 
     def next_batch(self) -> tuple[Any, int]:
@@ -103,7 +100,7 @@ class Validation:
         batch, examples = self.next_batch()
         with self.loss(batch, examples, values) as loss:
             pass
-        self._progress.require_finite(loss.item(), "validation loss")
+        self._context.progress.require_finite(loss.item(), "validation loss")
         if not loss.requires_grad:
             raise HyperparameterError(VALIDATION_CUT_OFF)
 

@@ -9,7 +9,6 @@ from typing import Any
 from optuna_dstn.batch._batch import batch_size, mean_loss
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._context import TrainingContext
-from optuna_dstn.training._progress import Progress
 
 
 class WeightStep:
@@ -17,7 +16,6 @@ class WeightStep:
 
     Args:
         context: The user's objects and settings.
-        progress: The counts of the training.
         forward_mode: Returns the context in which ``loss_fn`` runs. Inside it each hyperparameter
             has its current value.
     """
@@ -25,11 +23,9 @@ class WeightStep:
     def __init__(
         self,
         context: TrainingContext,
-        progress: Progress,
         forward_mode: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._context = context
-        self._progress = progress
         self._forward_mode = forward_mode
 
     def train_on(self, batch: Any) -> float:
@@ -38,7 +34,7 @@ class WeightStep:
         Returns:
             The training loss of the batch, before the step.
         """
-        context, progress = self._context, self._progress
+        context, progress = self._context, self._context.progress
         examples = batch_size(batch, context.batch_axis)
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
@@ -54,11 +50,11 @@ class WeightStep:
 
     def finish(self) -> None:
         """Step after the last of several batches; nothing is left to do after a single one."""
-        if self._progress.is_accumulating:
+        if self._context.progress.is_accumulating:
             self._apply_gradient()
 
     def _apply_gradient(self) -> None:
         optimizer = self._context.optimizer
         norm = clipped_gradient_norm(optimizer, self._context.max_grad_norm)
-        self._progress.require_finite(norm, "gradient of the training loss")
+        self._context.progress.require_finite(norm, "gradient of the training loss")
         optimizer.step()

@@ -80,7 +80,7 @@ def test_plain_training_is_the_ordinary_loop_to_the_last_bit(
         tuner.step(batch)
     for mine, theirs in zip(model.parameters(), by_hand(train, accumulate, max_norm), strict=True):
         assert torch.equal(mine, theirs)
-    assert tuner._training.progress.steps == 8 // accumulate
+    assert tuner._training.context.progress.steps == 8 // accumulate
 
 
 @pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
@@ -115,7 +115,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
         training: Any = tuner._training
         for _ in range(accumulate - 1):
             tuner.step(batches(1)[0])
-        assert training.progress.steps == 1
+        assert training.context.progress.steps == 1
         torch.manual_seed(5)
         with torch.no_grad():
             for tensor in (*model.parameters(), *training.bilevel.response.parameters()):
@@ -146,7 +146,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
     for batch in train[:3]:
         for tensor in tensors(single, training):
             tensor.grad = None
-        training.progress.batches_seen = 1  # neither the first nor the last one of a step
+        training.context.progress.batches_seen = 1  # neither the first nor the last one of a step
         single.step(batch)
         for total, tensor in zip(sums, tensors(single, training), strict=True):
             if tensor.grad is not None:

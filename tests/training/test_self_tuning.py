@@ -148,7 +148,7 @@ def test_parts_of_the_batch_take_turns_in_the_response() -> None:
     tuned = Tuned(response_fraction=0.4, response_interval=1)
     whole = batch(2)
     for steps, start in ((1, 3), (2, 0), (3, 3)):
-        tuned.training.progress.steps = steps
+        tuned.training.context.progress.steps = steps
         state = torch.get_rng_state()
         tuned.add_response_gradient(whole, EXAMPLES)
         gradients = [t.grad.clone() for t in tuned.response.parameters()]
