@@ -86,7 +86,7 @@ class HyperparameterStep:
             if loss.requires_grad:
                 gradients = torch.autograd.grad(loss, responding, allow_unused=True)
         products = [
-            term.inner_product(gradient.to_dense())  # that of an embedding may be sparse
+            term.inner_product(gradient.to_dense())  # the gradient of an embedding may be sparse
             for parameter, gradient in zip(responding, gradients, strict=False)
             if gradient is not None
             for term in deltas.of(parameter)

@@ -31,7 +31,7 @@ OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class Snapshot(NamedTuple):
-    """The state at one time: for each key its value and fingerprint, for some keys a copy."""
+    """The state at one time: the value and fingerprint of each key, and copies of some values."""
 
     values: Mapping[Key, Any]
     fingerprints: Mapping[Key, Any]
@@ -41,12 +41,12 @@ class Snapshot(NamedTuple):
 class ModelState:
     """Lets a pass work on copies of an earlier state, and leaves the present state alone.
 
-    State is what calls change among the buffers and the attributes of modules, if it is a tensor,
-    a number, or a list, tuple or dictionary of these. Hooks, flags (bools) and other objects are a
-    module's own and stay as a call leaves them. The modules are those of the model and of loss
-    functions that are modules; the user can name more, and other objects.
+    State means the buffers and attributes of modules that calls change: tensors, numbers, and
+    lists, tuples and dictionaries of tensors and numbers. Hooks, flags (bools) and other objects
+    are a module's own and stay as a call leaves them. The model and loss functions that are modules
+    are searched for state; the user can name more modules, and other objects.
 
-    Everything is copied in the first step only, which shows what changes; later steps copy that. A
+    The first step copies everything and shows which values change; later steps copy only these. A
     tensor that begins to change in place later is copied from the next step on.
 
     State that changes in evaluation mode too is a *stream*. Training, the validation steps and the
@@ -231,7 +231,7 @@ class ModelState:
         return self._holders.get(place, {}).get(name, MISSING)
 
     def _snapshot(self, to_copy: set[Key] | None = None) -> Snapshot:
-        """Return the present state, with copies of all values or of those of some keys."""
+        """Return the present state, with copies of all values, or of the values of some keys."""
         values = {key: self._value(key) for key in self._keys()}
         return Snapshot(
             values,

@@ -1,4 +1,4 @@
-"""Settings of an optimizer (learning rate, weight decay, betas) that follow a schedule."""
+"""The settings of an optimizer that follow a schedule: learning rate, weight decay, betas."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from optuna_dstn.tensors._arguments import leaves, replaced
 
 
 class OptimizerSettings:
-    """The settings of an optimizer's groups in which hyperparameters were found.
+    """Finds the settings of an optimizer that are hyperparameters, and gives them new values.
 
-    The optimizer itself holds plain numbers, as its checkpoints should.
+    The optimizer's groups then hold plain numbers, as its checkpoints should.
 
     Args:
         optimizer: The user's optimizer.
@@ -23,13 +23,19 @@ class OptimizerSettings:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._formulas: dict[tuple[int, str], Any] = {}  # by group and key
+        # By the index of a group and the name of a setting: the setting as the user gave it, a
+        # hyperparameter or, as betas are, a tuple with some.
+        self._formulas: dict[tuple[int, str], Any] = {}
 
     def apply(self, values: Mapping[str, float]) -> None:
-        """Give the optimizer these values, groups that it got since the last time included.
+        """Give all groups of the optimizer, also those added since, these values.
+
+        Args:
+            values: The current value of each hyperparameter.
 
         Raises:
-            HyperparameterError: If one has no value, or a scheduler changes the learning rate too.
+            HyperparameterError: If a hyperparameter has no value, or both the schedule and a
+                scheduler of ``torch.optim`` set the learning rate.
         """
         for index, group in enumerate(self._optimizer.param_groups):
             for key, setting in group.items():
@@ -55,7 +61,7 @@ class OptimizerSettings:
 
     @property
     def readers(self) -> dict[str, set[str]]:
-        """For each hyperparameter found, the settings that it takes part in."""
+        """For each hyperparameter that was found, the settings that depend on it."""
         found: dict[str, set[str]] = {}
         for (_, key), setting in self._formulas.items():
             for name in _names(setting):

@@ -53,8 +53,8 @@ class PerturbedLoss:
             batch: The batch.
             examples: B, its size.
             values: The values λ + ε of the tuned hyperparameters, each in its range, shape (B, h).
-            deltas: Δ of each responding parameter. It also says whether the gradient is that of
-                the weights too.
+            deltas: Δ of each responding parameter. Its ``trains_weights`` says whether the weights
+                get a gradient too.
             share: The factor of the gradient.
             decay_at: Returns the values and Δ at which the gradient of the weight decay, as a term
                 of the loss, is added as well, with factor 1. It is called after the pass has freed

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from optuna_dstn.batch._batch import batch_size, part_of
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
@@ -32,11 +31,6 @@ NO_SECOND_DERIVATIVE = (
     "The loss itself is finite: an operation of the network may have no second derivative in "
     'PyTorch where it was, such as torch.sinc at 0; TunerConfig(method="centered-stn") needs none. '
 )
-
-
-def is_response_due(config: TunerConfig, steps: int) -> bool:
-    """Whether the response takes a step of its own after this many steps on the weights."""
-    return config.method != "stn" and steps % config.response_interval == 0
 
 
 class ResponseStep:

@@ -1,4 +1,4 @@
-"""Plain training in which hyperparameters follow a schedule, step by step."""
+"""Plain training along a schedule of hyperparameters."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from optuna_dstn.training._summary import Summary
 
 
 class ScheduledTraining(PlainTraining):
-    """An ordinary training loop's step, at the values that the schedule has for it.
+    """The step of an ordinary training loop, at the values that the schedule has for this step.
 
     Args:
         trial: The trial that holds the schedule.
         context: The user's objects and settings.
 
     Raises:
-        HyperparameterError: If the trial has not suggested all that the schedule is about.
+        HyperparameterError: If the trial has not suggested every hyperparameter of the schedule.
     """
 
     def __init__(self, trial: ReplayTrial, context: TrainingContext) -> None:
@@ -54,7 +54,7 @@ class ScheduledTraining(PlainTraining):
         return loss
 
     def _require_followed(self) -> None:
-        """Check that what changes is read where training asks for it anew."""
+        """Check that every hyperparameter that changes is read anew in each step."""
         unread = [name for name, where in self._read_by().items() if not where]
         lost = [name for name in unread if not self._timetable.is_constant(name)]
         if lost:
@@ -75,7 +75,7 @@ class ScheduledTraining(PlainTraining):
         return _ScheduledValues(self._values, {})
 
     def _read_by(self) -> dict[str, tuple[str, ...]]:
-        """Return, for each hyperparameter of the schedule, what reads it."""
+        """Return, for each hyperparameter of the schedule, the functions that read it."""
         settings = self._settings.readers
         return {
             name: tuple(
@@ -96,11 +96,11 @@ class ScheduledTraining(PlainTraining):
 
 
 class _ScheduledValues(TorchCallMode[None]):
-    """Each hyperparameter is a plain number: that of the schedule.
+    """A pass in which each hyperparameter is a plain number, the one of the schedule.
 
     Args:
-        values: Today's value of each hyperparameter.
-        readers: Gets for each hyperparameter the functions that read it.
+        values: The current value of each hyperparameter.
+        readers: For each hyperparameter, the functions that read it; the pass adds to this.
     """
 
     def __init__(self, values: dict[str, float], readers: dict[str, set[Function]]) -> None:

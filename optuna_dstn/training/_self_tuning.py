@@ -33,7 +33,7 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
 from optuna_dstn.training._joint_step import JointStep
-from optuna_dstn.training._response_step import ResponseStep, is_response_due
+from optuna_dstn.training._response_step import ResponseStep
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
 from optuna_dstn.training._validation import Validation
@@ -96,10 +96,10 @@ class SelfTuning(Training):
 
     def step(self, batch: Any) -> float:
         model_state, progress = self.context.model_state, self.context.progress
-        is_due = is_response_due(self._config, progress.steps)
-        state_before = model_state.snapshot() if is_due else None
+        is_response_due = self._is_response_due()
+        state_before = model_state.snapshot() if is_response_due else None
         loss = self._train_weights(batch)
-        response = self.steps.response if is_due else None
+        response = self.steps.response if is_response_due else None
         if response is not None and state_before is not None:
             with model_state.rewound(state_before):
                 response.add_gradient(batch)
@@ -121,6 +121,10 @@ class SelfTuning(Training):
         loss = self.steps.weights.train_on(batch)
         self._bilevel.watch.warn_of_late()
         return loss
+
+    def _is_response_due(self) -> bool:
+        has_own_step = self._config.method != "stn"
+        return has_own_step and self.context.progress.steps % self._config.response_interval == 0
 
     def _are_hyperparameters_due(self) -> bool:
         steps_since_warmup = self.context.progress.steps - self._config.warmup_steps

@@ -1,4 +1,4 @@
-"""Values that a model may keep from one call to the next: how to copy and to compare them."""
+"""How to copy and to compare the values that a model keeps from one call to the next."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ _MOST_ITEMS = 64  # a longer list is data or a record
 
 
 def fingerprint(value: Any) -> Any:
-    """Return something that differs once a value has been replaced or has changed in place.
+    """Return an object that differs from the earlier one if a value was replaced or changed.
 
-    It is ``OTHER`` unless the value is a tensor, a number or a generator, or a list, tuple or
-    dictionary of such values only. ``None`` and ``MISSING`` count as numbers, since a tensor may
-    take their place. Of a parameter it tells only which one it is: the optimizer changes it.
+    A tensor is known by its ``id`` and its count of changes in place, a parameter by its ``id``
+    alone, because the optimizer changes parameters. Lists, tuples and dictionaries are known by
+    what they hold. ``None`` and ``MISSING`` count as numbers, since a tensor may take their place.
+    The fingerprint of every other object, and of a container that holds one, is ``OTHER``.
+
+    Example:
+        >>> mean = torch.zeros(2)
+        >>> before = fingerprint({"mean": mean, "steps": 1})
+        >>> _ = mean.add_(1)
+        >>> fingerprint({"mean": mean, "steps": 1}) == before
+        False
     """
     kind = type(value)
     if kind in _NUMBERS or value is MISSING:
@@ -39,7 +47,7 @@ def fingerprint(value: Any) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of a value, without a graph; parameters stay themselves."""
+    """Return a copy of a value without its graph; a parameter in the value is not copied."""
     kind = type(value)
     if isinstance(value, Tensor):
         return value if is_parameter(value) else value.detach().clone()

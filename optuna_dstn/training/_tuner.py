@@ -80,12 +80,12 @@ class Tuner:
         response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
             leaves that to ``TunerConfig(response_lr=...)``.
         max_grad_norm: The norm to which the gradient of the weights is clipped before each step,
-            and likewise that of the response; > 0. ``None`` does not clip.
+            and likewise the gradient of the response; > 0. ``None`` does not clip.
         batch_axis: The axis of the examples in the tensors of a batch: 0, or 1 for sequence-first
             tensors (T, B, ...).
         accumulate_grad_batches: The number of calls of :meth:`step` whose mean gradient makes one
             step of the optimizer, and of the response; ≥ 1. All settings and counts in steps count
-            these. Batches that do not complete a step wait for those of the next epoch.
+            these. Batches that do not complete a step wait for the batches of the next epoch.
         state: Objects outside of the model whose tensors and numbers calls of the loss functions
             change: modules, tensors, ``torch.Generator``, dictionaries, and objects with
             attributes. Under a Δ-STN trial their state then advances once a step, as the state of
@@ -276,7 +276,7 @@ class Tuner:
         return self._training.tuned
 
     def summary(self) -> Summary:
-        """Return what is tuned, what is kept and which parameters respond; printed, it is a text.
+        """Return what is tuned, what is kept and which parameters respond, ready to be printed.
 
         Raises:
             RuntimeError: Under a Δ-STN trial, before the first step.
