@@ -26,6 +26,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import optuna_dstn
+from optuna_dstn.training._self_tuning import SelfTuning
 
 
 _MARK = "phase: "
@@ -81,19 +82,18 @@ class Phases:
         """Follow the parts of a Tuner's step that there are."""
         self._device = device
         training: Any = started.tuner._training
-        for attribute, name in (
-            ("_weight_step", "weight step"),
-            ("_add_response_gradient", "response step"),
-            ("_add_perturbed_gradient", "half"),
-            ("_hyperparameter_step", "λ step"),
-        ):
-            if hasattr(training, attribute):
-                self.follow(training, attribute, name)
-        self.follow(training._optimizer, "step", "optimizer")
-        state = getattr(training, "_state", None)
-        if state is not None:
-            self.follow(state.response_optimizer, "step", "optimizer")
-            self.follow(state.hyper_optimizer, "step", "optimizer")
+        self.follow(training.context.optimizer, "step", "optimizer")
+        if isinstance(training, SelfTuning):
+            steps = training.steps
+            self.follow(steps.weights, "train_on", "weight step")
+            if steps.response is not None:
+                self.follow(steps.response, "add_gradient", "response step")
+                self.follow(steps.response.perturbed_loss, "add_gradient", "half")
+            self.follow(steps.hyperparameters, "take", "λ step")
+            self.follow(training.bilevel.response_optimizer, "step", "optimizer")
+            self.follow(training.bilevel.hyper_optimizer, "step", "optimizer")
+        else:
+            self.follow(training, "step", "weight step")
         self.follow(started.model, "forward", "forward")
 
     @contextmanager

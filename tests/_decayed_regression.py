@@ -21,6 +21,7 @@ class DecayedRegression:
         start: The weight decay; the best is near 0.3.
         kind: Of the optimizer.
         outside: Parameters of no model, in the optimizer's group too.
+        max_grad_norm: Of the Tuner.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class DecayedRegression:
         start: float = 0.3,
         kind: Any = Adam,
         outside: list[Tensor] | None = None,
+        max_grad_norm: float | None = None,
         **settings: Any,
     ) -> None:
         self.train, self.valid = small_regression()
@@ -45,11 +47,12 @@ class DecayedRegression:
         chosen = {"warmup_steps": 40, "train_steps": 2, "hyper_lr": 0.1, **settings}
         self.tuner = started(
             make,
-            self.loss,
+            lambda model, batch: self.loss(model, batch),
             [self.valid],
             valid_loss_fn=squared_error,
             start={"decay": start},
             config=TunerConfig(method=method, **chosen),
+            max_grad_norm=max_grad_norm,
         )
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -62,7 +65,7 @@ class DecayedRegression:
     @property
     def settled(self) -> Any:
         training: Any = self.tuner._training
-        return training._settled
+        return training.bilevel
 
     def origin(self) -> Tensor:
         """φ0, that is the weights less Φλ."""

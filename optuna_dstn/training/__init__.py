@@ -1,11 +1,14 @@
-"""The Tuner, and the ways of training that it chooses from.
+"""The Tuner, and the three ways of training that it chooses from.
 
-Under a trial of a Δ-STN study a ``Tuner`` trains weights, response and hyperparameters in turn
-(``CenteredSTN``, ``DeltaSTN``, ``STN``); under any other trial it trains plainly, and under a
-replay it follows a schedule. ``fit`` is the usual loop around it.
+Under a trial of a Δ-STN study, ``SelfTuning`` composes the steps of a method: ``FirstStep`` finds
+what is tuned; then ``WeightStep``, ``ResponseStep`` (in STN ``JointStep`` for both) and
+``HyperparameterStep`` alternate. They share a ``TrainingContext`` (what the user gave), the counts
+in ``Progress`` and, from the first step on, the ``BilevelState`` (λ, σ, Θ). Under any other trial
+``PlainTraining`` is an ordinary loop, and under a replay ``ScheduledTraining`` follows a schedule.
+``fit`` is the usual loop around a ``Tuner``.
 
 In: a trial, a model, its optimizer, a loss and batches. Out: a trained model, reports, and the
 tuned values in the trial.
 
-Imports go down: this folder knows all others but ``augmentation`` and ``visualization``.
+Imports go down: this folder may import all others but ``augmentation`` and ``visualization``.
 """

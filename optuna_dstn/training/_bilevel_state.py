@@ -1,65 +1,81 @@
-"""What Δ-STN learns besides the weights: λ and σ, the response, and the optimizers of both."""
+"""What self-tuning learns besides the weights: λ and σ, and the response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
+from optuna_dstn._errors import HyperparameterError, late_hyperparameter
+from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._parameter_watch import ParameterWatch
-from optuna_dstn.discovery._plan import TuningPlan
+from optuna_dstn.discovery._plan import OpenParameters, TuningPlan
+from optuna_dstn.linearize._torch_call_mode import CurrentValues
 from optuna_dstn.response import RESPONSES
-from optuna_dstn.response._optimizer import OptimizerFactory, ResponseOptimizer
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.response._optimizer import ResponseOptimizer
 from optuna_dstn.space import Space
 from optuna_dstn.study._config import TunerConfig
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
+
+
+_ALL_FROZEN = (
+    "Every parameter that responds to the hyperparameters has been frozen since the first training "
+    "step, so nothing can tune them. Let what is to train later take part in the first step, with "
+    "requires_grad=True and in the optimizer, in a group with lr=0 until then."
+)
 
 
 class BilevelState:
-    """Made once the first step has settled what is tuned and what responds.
+    """The state of min_λ L_V(w*(λ)), made once the first step has shown what is tuned.
 
     Args:
-        plan: What the first step settled.
-        opened: Distribution and start value of each open hyperparameter.
-        model: The model.
-        optimizer: The user's optimizer.
+        plan: What is tuned and what responds.
+        open_parameters: Distribution and start value of each hyperparameter that may be tuned.
+        context: The user's objects and settings.
         config: The method's settings.
-        optimizer_factory: Makes the response's optimizer; ``None`` makes the one that ``config``
-            asks for.
+        hyperparameters: The current values of the hyperparameters.
 
     Attributes:
         plan: As given.
-        watch: Looks after the model's parameters from now on.
-        space: λ and σ.
-        shared_draws: The hyperparameters of which all examples of a training batch get one draw.
-        shared_validation_draws: Likewise of a validation batch.
-        response: Θ.
+        config: As given.
+        hyperparameters: As given.
+        watch: Looks for parameters of the model that change their role in later steps.
+        space: λ and σ, in unconstrained space.
+        shared_draws: Names of the hyperparameters whose perturbation is one draw for all examples
+            of a training batch.
+        shared_validation_draws: The same for a validation batch.
+        response: Θ, the response of the weights to the hyperparameters.
         response_optimizer: Steps Θ.
-        hyper_optimizer: Steps :attr:`trained`.
-        trained: λ and, if it is tuned, ρ.
+        hyper_optimizer: Steps :attr:`tuned_tensors`.
+        tuned_tensors: λ and, if σ is tuned, ρ with σ = softplus(ρ).
+        names_read: Names of the hyperparameters that the perturbed passes have read so far;
+            ``None`` before the first of them.
     """
 
     def __init__(
         self,
         plan: TuningPlan,
-        opened: Mapping[str, tuple[BaseDistribution, float]],
-        model: nn.Module,
-        optimizer: Optimizer,
+        open_parameters: OpenParameters,
+        context: TrainingContext,
         config: TunerConfig,
-        optimizer_factory: OptimizerFactory | None,
+        hyperparameters: CurrentHyperparameters,
     ) -> None:
         self.plan = plan
-        self.watch = ParameterWatch(model, optimizer, plan)
-        tuned = {name: opened[name] for name in plan.readers}
-        weights = next(p for group in plan.responding for p in group.values())
+        self.config = config
+        self.hyperparameters = hyperparameters
+        self._context = context
+        self.watch = ParameterWatch(context.model, context.optimizer, plan)
+        tuned = {name: open_parameters[name] for name in plan.readers}
         self.space = Space(
             {name: distribution for name, (distribution, _) in tuned.items()},
             {name: start for name, (_, start) in tuned.items()},
             scale=config.initial_scale,
-            like=weights.detach(),
+            like=self.responding_parameters[0].detach(),
         )
         # A function that sees one Δ for the whole batch needs one ε for the whole batch.
         is_batchwise = config.perturbation == "batch" or bool(plan.shared_in_batch)
@@ -68,27 +84,100 @@ class BilevelState:
         self.response = RESPONSES[config.response](
             plan.responding, len(self.space), plan.axes, config.initial_scale
         )
-        # The first method's response is a part of the weights, so it is trained as they are.
+        # The response of "stn" is a part of the weights, so the same optimizer trains both.
         lr = None if config.method == "stn" else config.response_lr
         self.response_optimizer = ResponseOptimizer(
-            self.response.parameter_groups(), optimizer, lr, optimizer_factory
+            self.response.parameter_groups(), context.optimizer, lr, context.response_optimizer
         )
         groups: list[dict[str, Any]] = [{"params": [self.space.raw], "lr": config.hyper_lr}]
         if config.tune_scale:
             groups.append({"params": [self.space.raw_scale], "lr": config.scale_lr})
-        # RMSprop with its mean square corrected for the start at zero: the first steps would be ten
-        # times as long otherwise, while the response is hardly trained.
+        # This is RMSprop with a correction for its mean square, which starts at zero. Without the
+        # correction the first steps would be ten times as long, while the response is hardly
+        # trained.
         self.hyper_optimizer = Adam(groups, betas=(0.0, 0.99))
-        self.trained: list[Tensor] = [tensor for group in groups for tensor in group["params"]]
+        self.tuned_tensors: list[Tensor] = [t for group in groups for t in group["params"]]
+        self.names_read: set[str] | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the network is linearised at its weights in Δ; otherwise the weights move."""
+        return self.config.method == "delta-stn"
+
+    @property
+    def responding_parameters(self) -> list[nn.Parameter]:
+        """All parameters of the model that respond."""
+        return [p for group in self.plan.responding for p in group.values()]
+
+    def forward_mode(self) -> CurrentValues:
+        """Return the context of a pass at the current values of the hyperparameters."""
+        expected = frozenset(self.plan.readers) | self.plan.idle
+        return CurrentValues(self.hyperparameters.values, expected)
+
+    def deltas(self, gates: Tensor, examples: int, *, trains_weights: bool = False) -> Deltas:
+        """Return Δ of every responding parameter, for a pass over a batch.
+
+        Args:
+            gates: What ``response.gates`` returned, with one row for each example, or one row.
+            examples: B, the size of the batch.
+            trains_weights: Whether the pass trains the weights too.
+
+        Raises:
+            HyperparameterError: If every responding parameter is frozen.
+        """
+        terms = self.response.deltas(gates)
+        if not terms:
+            raise HyperparameterError(_ALL_FROZEN)
+        batch = BatchLayout(
+            examples, self._context.batch_axis, follows_order=self.plan.restores_order
+        )
+        return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
+
+    def require_unchanged(self) -> None:
+        """Check, before a step, that model and optimizer still fit what the first step found.
+
+        Raises:
+            HyperparameterError: If a new group of the optimizer decays by a hyperparameter that is
+                not tuned.
+            RuntimeError: If the model was moved or converted, or a parameter was replaced by one
+                that the optimizer does not hold.
+        """
+        decay = self.hyperparameters.weight_decay
+        late = decay.names - self.plan.readers.keys() - self.plan.idle
+        if late:
+            raise late_hyperparameter(", ".join(map(repr, sorted(late))), decay.place)
+        self.space.require_same_place(self._context.model)
+        self.watch.require_none_replaced()
+
+    def require_all_read(self) -> None:
+        """Check that the perturbed passes still read what the first step read.
+
+        Raises:
+            HyperparameterError: If they do not, so that no gradient reaches a hyperparameter.
+        """
+        if self.names_read is None:
+            return
+        names = self.names_read | self.hyperparameters.weight_decay.names
+        unread = sorted(set(self.space.names) - names)
+        if unread:
+            functions = sorted({f for name in unread for f in self.plan.readers[name]})
+            raise HyperparameterError(
+                f"Hyperparameter {', '.join(map(repr, unread))} was read in the first step (in "
+                f"{', '.join(functions)}) and never since, so no gradient could tune it. Do not "
+                "keep a tensor that was made from it (functools.cache, an attribute of the "
+                "model): make it anew in each call of loss_fn."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values."""
         return {
+            "values": dict(self.hyperparameters.values),
             "raw": self.space.raw.detach().clone(),
             "raw_scale": self.space.raw_scale.detach().clone(),
             "response": self.response.state_dict(),
             "response_optimizer": self.response_optimizer.state_dict(),
             "hyper_optimizer": self.hyper_optimizer.state_dict(),
+            "names_read": None if self.names_read is None else sorted(self.names_read),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,3 +188,6 @@ class BilevelState:
         self.response.load_state_dict(state["response"])
         self.response_optimizer.load_state_dict(state["response_optimizer"])
         self.hyper_optimizer.load_state_dict(state["hyper_optimizer"])
+        names = state["names_read"]
+        self.names_read = None if names is None else set(names)
+        self.hyperparameters.set(state["values"])

@@ -1,4 +1,4 @@
-"""A model's mean loss or metric over a loader."""
+"""The mean loss or metric of a model over a loader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LossFunction = Callable[[nn.Module, Any], Any]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, and every module back as it was."""
+    """Put the model in evaluation mode inside, and every module back in its own mode at the end."""
     modules = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -32,9 +32,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def differentiable_in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Let a model in evaluation mode be differentiated: cuDNN's recurrent layers cannot be.
+    """Let a model in evaluation mode be differentiated inside.
 
-    Where there are any, PyTorch's own kernels serve inside.
+    cuDNN cannot differentiate recurrent layers in evaluation mode, so a model that has any uses
+    PyTorch's own kernels.
     """
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield
@@ -56,12 +57,12 @@ def mean_over(
     """Return the mean over all examples of ``function(model, batch)``.
 
     Args:
-        loader: Batches; their sizes weigh them.
-        model: The model, put in evaluation mode meanwhile.
-        function: Returns a scalar mean, or one value per example.
-        state: What the model keeps between calls; training's is left alone.
-        is_metric: Whether plain numbers and tensors of whole numbers may be returned too.
-        batch_axis: Where the examples are in the batch's tensors.
+        loader: Batches. Each weighs by its number of examples.
+        model: The model, which is in evaluation mode meanwhile.
+        function: Returns a scalar, the mean over the batch, or one value per example, shape (B,).
+        state: What the model keeps from call to call; training's own state stays as it is.
+        is_metric: Whether the function may return plain numbers and tensors of integers too.
+        batch_axis: The axis of the examples in the tensors of a batch.
 
     Raises:
         ValueError: If the loader yields nothing.
@@ -69,7 +70,7 @@ def mean_over(
     total: Tensor | float = 0.0
     count = 0
     source = "metric_fn" if is_metric else "valid_loss_fn"
-    with state.evaluation(), evaluating(model):
+    with state.evaluation(source), evaluating(model):
         for batch in loader:
             examples = batch_size(batch, batch_axis)
             value = state.evaluated(source, functools.partial(function, model, batch))

@@ -29,9 +29,9 @@ def fit(
     show_progress_bar: bool = False,
     **tuner_options: Any,
 ) -> float:
-    """Train for some epochs, evaluating, reporting and pruning after each.
+    """Train a model for some epochs with a :class:`Tuner`; evaluate and report after each.
 
-    The model ends with the weights of its best evaluation.
+    The model ends with the weights of its best evaluation. A pruned trial keeps the last ones.
 
     Example:
         >>> def objective(trial):  # doctest: +SKIP
@@ -43,23 +43,28 @@ def fit(
 
     Args:
         trial: The trial that the objective got.
-        model: The model.
-        optimizer: Its optimizer.
-        loss_fn: ``loss_fn(model, batch)``; see :class:`Tuner`.
+        model: The model, on its device and in its precision already.
+        optimizer: An optimizer of the model's parameters.
+        loss_fn: ``loss_fn(model, batch)`` returns the training loss, as :class:`Tuner` takes it.
         train_loader: Training batches.
         valid_loader: Validation batches.
-        epochs: Passes over ``train_loader``, at most; ≥ 1.
-        scheduler: Stepped after each epoch; ``ReduceLROnPlateau`` with the epoch's value.
-        patience: Stop after this many epochs without a better value; ``None`` never stops.
-        show_progress_bar: Show a bar over the epochs.
-        **tuner_options: ``valid_loss_fn``, ``metric_fn``, ... as in :class:`Tuner`.
+        epochs: The largest number of passes over ``train_loader``; ≥ 1.
+        scheduler: A learning-rate scheduler, which steps after each epoch; ``ReduceLROnPlateau``
+            gets the value of the epoch's evaluation.
+        patience: The number of epochs without a better value after which training stops; ≥ 1.
+            ``None`` never stops early.
+        show_progress_bar: Whether to show a bar over the epochs.
+        **tuner_options: More arguments of :class:`Tuner`, such as ``valid_loss_fn``,
+            ``metric_fn``, ``max_grad_norm`` or ``state``.
 
     Returns:
-        The best value that an evaluation found.
+        The best value of an evaluation, in the units of ``valid_loss_fn`` or ``metric_fn``.
 
     Raises:
         ValueError: If ``epochs`` or ``patience`` is below 1, or a loader yields nothing.
         optuna.TrialPruned: If the study's pruner stops the trial.
+        TrainingDivergedError: If a loss becomes NaN or infinite.
+        HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
     """
     for name, number in (("epochs", epochs), ("patience", patience)):
         if number is not None and number < 1:

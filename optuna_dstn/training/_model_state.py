@@ -1,261 +1,282 @@
-"""What a model and a loss function keep from one call to the next, besides parameters.
+"""What a model keeps from one call to the next, besides its parameters.
 
-The recurrent state of truncated backpropagation through time, counts of batches, moving averages,
-spectral norm's vectors: one training step calls the model several times, but must move them on
-once.
+Examples are the recurrent state of truncated backpropagation through time, counts of batches,
+moving averages, and the vectors of spectral normalisation. A training step calls the model several
+times, but this state must advance once, as in an ordinary training loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from optuna_dstn.training._snapshot import MISSING, Contents, copied, parts
-from optuna_dstn.training._state_holders import OF_PARAMETERS, Holder, holders_of
+from optuna_dstn.training._state_values import (
+    MISSING,
+    OTHER,
+    assign,
+    copied,
+    fingerprint,
+    is_parameter,
+)
 
 
-Key = tuple[str, str]  # the holder's name and the value's
-Values = Mapping[Key, Any]
+Key = tuple[str, str]  # the name of a holder, and the name of a value in the holder
+Holder = MutableMapping[str, Any]  # such as the attributes or the buffers of a module
 
-# A module that takes another's place is seen at the latest after so many steps.
-_STEPS_BETWEEN_VISITS = 50
+# Hooks, flags and the dictionaries of parameters, buffers and children, which all modules have.
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class Snapshot(NamedTuple):
-    """The state before a pass.
+    """The state at one time: the value and fingerprint of each key, and copies of some values."""
 
-    Attributes:
-        holders: For each holder, what it held, and the marks of that.
-        copies: Copies of what is known to change in place.
-    """
-
-    holders: Mapping[str, tuple[Contents, list[Any]]]
-    copies: Values
+    values: Mapping[Key, Any]
+    fingerprints: Mapping[Key, Any]
+    copies: Mapping[Key, Any]
 
 
 class ModelState:
-    """Lets passes start from an earlier state, and puts the present one back after them.
+    """Lets a pass work on copies of an earlier state, and leaves the present state alone.
 
-    State is every buffer and attribute of the model's modules, and of the loss functions: of the
-    object behind a method, of the modules that a function uses, and the tensors in its attributes,
-    its closure and the globals that it sets; and which objects are the parameters, if not their
-    values. Training's own objects are put back as they are; a pass that starts from an earlier
-    state works on copies of what is known to change in place. All is copied when this object is
-    made, in the first step and at the first evaluation, which show what that is, so that a model
-    without state costs next to nothing afterwards. What begins to change in place later is known
-    from then on.
+    State means the buffers and attributes of modules that calls change: tensors, numbers, and
+    lists, tuples and dictionaries of tensors and numbers. Hooks, flags (bools) and other objects
+    are a module's own and stay as a call leaves them. The model and loss functions that are modules
+    are searched for state; the user can name more modules, and other objects.
 
-    State that moves on in evaluation mode too is a *stream*: an evaluation starts it as it was when
-    this object was made, and the validation steps have a stream of their own.
+    The first step copies everything and shows which values change; later steps copy only these. A
+    tensor that begins to change in place later is copied from the next step on.
+
+    State that changes in evaluation mode too is a *stream*. Training, the validation steps and the
+    evaluations each have a stream of their own: each evaluation, and each pass of the validation
+    steps over their data, starts it as it was when this object was made.
 
     Args:
         model: The model.
         functions: Its loss functions and metrics, by a name for each.
+        named: What else holds state, as :class:`Tuner` takes it.
+
+    Raises:
+        TypeError: If something in ``named`` cannot hold state.
     """
 
-    def __init__(self, model: nn.Module, functions: Mapping[str, Callable[..., Any]]) -> None:
-        self._model = model
-        self._owners = {"model": model, **functions}
+    def __init__(
+        self,
+        model: nn.Module,
+        functions: Mapping[str, Callable[..., Any]],
+        named: Sequence[Any] = (),
+    ) -> None:
+        self._modules: dict[str, nn.Module] = {"model": model}
+        for name, function in functions.items():
+            owner = getattr(function, "__self__", function)
+            if isinstance(owner, nn.Module):
+                self._modules[name] = owner
+        self._objects: dict[str, Holder] = {}
+        self._bare: dict[str, Holder] = {}  # tensors and generators, which change only in place
+        for index, item in enumerate(named):
+            self._add(f"state[{index}]", item)
+        self._holders = self._all_holders()
         self._has_trained = False
         self._changing: set[Key] = set()
-        self._in_place: set[Key] = set()
-        self._stream: set[Key] = set()
-        self._evaluated: set[str] = set()
-        self._visit()
-        self._initial = self._copies(self._everything())
+        self._streams: set[Key] = set()
+        self._evaluated: set[str] = set()  # the functions whose streams are known
+        self._evaluations = functions.keys() - {"loss_fn"}
+        self._initial = self._copies(self._keys())
         self._validation: dict[Key, Any] = {}
+
+    def _add(self, name: str, item: Any) -> None:
+        is_tensor = isinstance(item, Tensor)
+        if isinstance(item, nn.Module):
+            self._modules[name] = item
+        elif isinstance(item, Generator) or (is_tensor and not is_parameter(item)):
+            self._bare[name] = {"": item}
+        elif type(item) is dict:
+            self._objects[name] = item
+        elif hasattr(item, "__dict__") and not is_tensor and not isinstance(item, type):
+            self._objects[name] = vars(item)
+        else:
+            raise TypeError(
+                f"Tuner(state=...) got a {type(item).__name__}, in which no state can be set back. "
+                "Give what holds it: a module, a tensor, a torch.Generator, a dict, or an object "
+                "with attributes."
+            )
+
+    def holds(self, item: Any) -> bool:
+        """Whether the state of a module or of another object is known here."""
+        own = vars(item) if hasattr(item, "__dict__") else item
+        holders = [*self._holders.values(), *(bare[""] for bare in self._bare.values())]
+        return any(item is holder or own is holder for holder in holders)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of all modules."""
+        for module in self._modules.values():
+            yield from module.parameters()
 
     # -- training --------------------------------------------------------------------------------
 
-    def taken(self) -> Snapshot:
-        """Return the state before a training pass, to be rewound to after it."""
-        self._steps_since_visit += 1
-        if self._steps_since_visit >= _STEPS_BETWEEN_VISITS or self._children != [
-            *map(len, self._child_dictionaries)
-        ]:
-            self._visit()
-        keys = self._in_place if self._has_trained else self._everything()
+    def snapshot(self) -> Snapshot:
+        """Return the state before a training pass, for :meth:`rewound`."""
+        self._holders = self._all_holders()
+        snapshot = self._snapshot(to_copy=self._changing if self._has_trained else None)
         self._has_trained = True
-        return Snapshot(self._noted(), self._copies(keys))
+        return snapshot
 
     @contextmanager
     def rewound(self, before: Snapshot) -> Iterator[None]:
-        """Start from an earlier state, and put the present one back afterwards."""
-        replaced, in_place = self._changes(before)
-        self._in_place |= in_place
-        self._changing |= replaced | in_place
-        old = {
-            (where, name): values[name]
-            for where, name in self._changing
-            if where in before.holders and name in (values := before.holders[where][0].values)
-        }
-        memo: dict[int, Any] = {}
-        for key in self._in_place & before.copies.keys():
-            old[key] = copied(before.copies[key], memo)
-        with self._kept(self._changing):
-            self._put(self._changing, old)
+        """Work on an earlier state inside."""
+        self._changing |= self._changes_since(before)
+        earlier = {key: copied(before.values.get(key, MISSING)) for key in self._changing}
+        with self._replaced(self._changing, {**earlier, **before.copies}):
             yield
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Put the present state back afterwards."""
-        copies = self._copies(self._in_place)
-        with self._kept(self._changing):
-            self._put(copies, copies)
+        """Work on a copy of the present state inside."""
+        with self._replaced(self._changing, self._copies(self._changing)):
             yield
 
     # -- evaluation ------------------------------------------------------------------------------
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Start the streams as they were at first, and put training's state back afterwards."""
-        with self._kept(self._everything() | self._stream):
-            self._put(self._stream, self._initial, as_copies=True)
+    def evaluation(self, source: str) -> Iterator[None]:
+        """Work on new streams inside.
+
+        Args:
+            source: The name of the function that is evaluated inside.
+        """
+        self._holders = self._all_holders()
+        keys = self._streams if source in self._evaluated else self._keys() | self._streams
+        with self._replaced(keys, self._copies(keys - self._streams) | self._new_streams()):
             yield
 
     @contextmanager
-    def validation(self, *, anew: bool) -> Iterator[None]:
-        """Likewise, but go on where the last validation left the streams, unless ``anew``."""
-        with self._kept(self._everything() | self._stream if anew else self._stream):
-            streams = self._initial if anew else {**self._initial, **self._validation}
-            self._put(self._stream, streams, as_copies=True)
-            yield
-            self._validation = self._copies(self._stream)
-
-    def evaluated(self, source: str, call: Callable[[], Any]) -> Any:
-        """Return what a call of one of the functions returns, within an evaluation.
-
-        The first call of each function shows which state is a stream. It is made on copies of
-        everything, and repeated if there is any, new streams at their start.
+    def validation(self, *, is_first_batch: bool) -> Iterator[None]:
+        """Let the streams go on inside where the last validation step left them.
 
         Args:
-            source: The function's name.
-            call: Calls it on a batch.
+            is_first_batch: Whether the streams start anew.
+        """
+        with self.evaluation("valid_loss_fn"):
+            if not is_first_batch:
+                self._put(self._validation.keys(), self._validation)
+            yield
+            self._validation = self._copies(self._streams)
+
+    def evaluated(self, source: str, call: Callable[[], Any]) -> Any:
+        """Return what a call of a function returns, inside an evaluation.
+
+        The first call of each function shows what the streams are. If there are any, they start
+        anew and the call is repeated.
+
+        Args:
+            source: The name of the function.
+            call: Calls the function on a batch.
         """
         if source in self._evaluated:
             return call()
-        keys = self._everything()
-        with self._kept(keys):
-            self._put(keys, self._copies(keys))
-            before = Snapshot(self._noted(), {})
-            output = call()
-            changed: set[Key] = set().union(*self._changes(before))
-        new = changed - self._stream
-        self._stream |= new
-        self._put(new, self._initial, as_copies=True)
+        before = self._snapshot()
+        output = call()
+        changed = self._changes_since(before)
+        self._streams |= changed
+        self._put(changed, self._new_streams())
         self._evaluated.add(source)
-        if self._evaluated >= self._owners.keys() - {"model", "loss_fn"}:  # no more to be found
-            self._initial = {k: v for k, v in self._initial.items() if k in self._stream}
+        if self._evaluated >= self._evaluations:  # no more streams can be found
+            self._initial = {key: v for key, v in self._initial.items() if key in self._streams}
         return call() if changed else output
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of the model and of the modules that its loss functions use."""
-        for where, holder in self._holders.items():
-            if where.endswith(OF_PARAMETERS):
-                yield from (p for p in holder.values() if p is not None)
+    def _new_streams(self) -> dict[Key, Any]:
+        return {key: copied(v) for key, v in self._initial.items() if key in self._streams}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the streams, as they were at first and in validation."""
+        """Return what is known of the streams, as they were at first and in validation."""
         return {
-            "streams": sorted(self._stream),
-            "initial": self._saved(self._initial),
-            "validation": self._saved(self._validation),
+            "streams": sorted(self._streams, key=repr),
+            "evaluated": sorted(self._evaluated),
+            "initial": self._new_streams(),
+            "validation": {key: copied(value) for key, value in self._validation.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._stream = {(where, name) for where, name in state["streams"]}
-        self._initial |= {(w, n): copied(v, {}) for (w, n), v in state["initial"]}
-        self._validation = {(w, n): copied(v, {}) for (w, n), v in state["validation"]}
-
-    def _saved(self, values: Values) -> list[tuple[Key, Any]]:
-        return [(key, copied(values[key], {})) for key in sorted(self._stream) if key in values]
+        self._streams = set(state["streams"])
+        self._evaluated = set(state["evaluated"])
+        self._initial |= {key: copied(value) for key, value in state["initial"].items()}
+        self._validation = {key: copied(value) for key, value in state["validation"].items()}
 
     # -- reading and writing ---------------------------------------------------------------------
 
-    def _visit(self) -> None:
-        """Find the holders of state."""
-        seen: set[int] = set()
-        self._holders: dict[str, Holder] = {}
-        for path, owner in self._owners.items():
-            self._holders.update(holders_of(owner, path, seen))
-        self._contents = {where: Contents(holder) for where, holder in self._holders.items()}
-        self._child_dictionaries = [m._modules for m in self._model.modules()]
-        self._children = [*map(len, self._child_dictionaries)]
-        self._steps_since_visit = 0
+    def _all_holders(self) -> dict[str, Holder]:
+        """Return everything that holds state, by name."""
+        found: dict[str, Holder] = {**self._objects, **self._bare}
+        seen: set[nn.Module] = set()
+        for path, owner in self._modules.items():
+            for name, module in owner.named_modules(seen, path):
+                found[f"{name}:attributes"] = vars(module)
+                found[f"{name}:buffers"] = module._buffers
+                found[f"{name}:parameters"] = module._parameters
+        return found
 
-    def _everything(self) -> set[Key]:
+    def _keys(self) -> set[Key]:
         return {
-            (where, name) for where, contents in self._present().items() for name in contents.values
+            (place, name)
+            for place, holder in self._holders.items()
+            for name in holder
+            if name not in OF_EVERY_MODULE
         }
 
-    def _present(self) -> dict[str, Contents]:
-        """Return what the holders hold now."""
-        for where, holder in self._holders.items():
-            if not self._contents[where].are_of(holder):
-                self._contents[where] = Contents(holder)
-        return self._contents
+    def _value(self, key: Key) -> Any:
+        place, name = key
+        return self._holders.get(place, {}).get(name, MISSING)
 
-    def _noted(self) -> dict[str, tuple[Contents, list[Any]]]:
-        return {where: (contents, contents.marks()) for where, contents in self._present().items()}
+    def _snapshot(self, to_copy: set[Key] | None = None) -> Snapshot:
+        """Return the present state, with copies of all values, or of the values of some keys."""
+        values = {key: self._value(key) for key in self._keys()}
+        return Snapshot(
+            values,
+            {key: fingerprint(value) for key, value in values.items()},
+            self._copies(values if to_copy is None else to_copy),
+        )
 
-    def _changes(self, since: Snapshot) -> tuple[set[Key], set[Key]]:
-        """Return what stands for another object now, and what has changed in place."""
-        replaced: set[Key] = set()
-        in_place: set[Key] = set()
-        for where, (contents, marks) in since.holders.items():
-            holder = self._holders.get(where, {})
-            replaced.update((where, name) for name in contents.replaced(holder))
-            if marks:
-                in_place.update((where, name) for name in contents.changed_in_place(marks))
-        return replaced, in_place - self._views_of_parameters(in_place - self._in_place)
-
-    def _views_of_parameters(self, keys: Iterable[Key]) -> set[Key]:
-        """Return those that the optimizer's steps change in place."""
-        if not keys:
-            return set()
-        parameters = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
-        return {
-            (where, name)
-            for where, name in keys
-            for part in parts(self._holders[where].get(name))
-            if isinstance(part, Tensor) and part.untyped_storage().data_ptr() in parameters
-        }
+    def _changes_since(self, before: Snapshot) -> set[Key]:
+        """Return the keys whose state has been replaced, or has changed in place."""
+        changed = set()
+        for key in before.values.keys() | self._keys():
+            old, new = before.fingerprints.get(key, MISSING), fingerprint(self._value(key))
+            if old is not OTHER and new is not OTHER and old != new:
+                changed.add(key)
+        return changed
 
     def _copies(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        memo: dict[int, Any] = {}
-        return {
-            (where, name): copied(self._holders[where][name], memo)
-            for where, name in keys
-            if where in self._holders and name in self._holders[where]
-        }
-
-    def _put(self, keys: Iterable[Key], values: Values, *, as_copies: bool = False) -> None:
-        """Let the keys stand for these values, and for nothing where there is none."""
-        memo: dict[int, Any] = {}
-        for key in keys:
-            where, name = key
-            holder = self._holders.get(where)
-            if holder is None:
-                continue
-            value = values.get(key, MISSING)
-            if value is MISSING:
-                holder.pop(name, None)
-            else:
-                holder[name] = copied(value, memo) if as_copies else value
+        """Return copies of what is state among the present values."""
+        values = {key: self._value(key) for key in keys}
+        return {k: copied(v) for k, v in values.items() if fingerprint(v) not in (OTHER, MISSING)}
 
     @contextmanager
-    def _kept(self, keys: set[Key]) -> Iterator[None]:
-        """Put back afterwards what the keys stand for now, also if they stand for nothing."""
-        values = {
-            (where, name): self._holders[where][name]
-            for where, name in keys
-            if where in self._holders and name in self._holders[where]
-        }
+    def _replaced(self, keys: set[Key], values: Mapping[Key, Any]) -> Iterator[None]:
+        """Let the keys stand for other values inside."""
+        present = {key: self._value(key) for key in keys}
+        present |= self._copies(key for key in keys if key[0] in self._bare)
+        self._put(keys, values)
         try:
             yield
         finally:
-            self._put(keys, values)
+            # Streams may have been found meanwhile, in attributes that did not exist.
+            self._put(keys | self._streams, present)
+
+    def _put(self, keys: Iterable[Key], values: Mapping[Key, Any]) -> None:
+        """Let the keys stand for these values, except where one of the two is no state."""
+        for key in keys:
+            place, name = key
+            if place not in self._holders:
+                continue
+            present, value = self._value(key), values.get(key, MISSING)
+            if present is value or OTHER in (fingerprint(present), fingerprint(value)):
+                continue
+            if place in self._bare:
+                assign(present, value)
+            elif value is MISSING:
+                del self._holders[place][name]
+            else:
+                self._holders[place][name] = value

@@ -1,4 +1,4 @@
-"""Refuses a step of the optimizer that would apply the Tuner's gradient once more."""
+"""An error for a step of the optimizer that would apply the Tuner's gradient a second time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch.optim import Optimizer
 
 @contextmanager
 def own_step(optimizer: Optimizer) -> Iterator[None]:
-    """Let what runs inside step the optimizer, but nothing after it with the gradient it leaves.
+    """Allow steps of the optimizer inside; refuse later steps along the gradient that is left.
 
-    Other steps may follow, as in training that goes on without the Tuner: with gradients of their
-    own.
+    Later steps along another gradient are allowed, since training may go on without the Tuner.
     """
     watch = _WATCHES.get(optimizer)
     if watch is None:
@@ -30,21 +29,21 @@ def own_step(optimizer: Optimizer) -> Iterator[None]:
 
 
 class _Watch:
-    """Looks at every step of an optimizer, for all Tuners that use it by turns.
+    """Checks every step of one optimizer, for all Tuners that use the optimizer in turn.
 
     Attributes:
-        is_own: Whether a step is the Tuner's.
+        is_own: Whether the Tuner itself takes the steps now.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.is_own = False
         self._left: tuple[ref[Tensor], int] | None = None
-        # A wrapper that never called Optimizer.__init__ has no hooks.
+        # A wrapper that never called Optimizer.__init__ has no hooks, and is not checked.
         with suppress(AttributeError):
             optimizer.register_step_pre_hook(self._before_step)
 
     def remember(self, optimizer: Optimizer) -> None:
-        """Note which tensor the gradient is, and how often it was changed in place."""
+        """Note the tensor of the first gradient, and its count of changes in place."""
         gradient = _first_gradient(optimizer)
         self._left = None if gradient is None else (ref(gradient), gradient._version)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
@@ -15,7 +14,7 @@ from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.rules import hyperparameter_rules
 from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced
-from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._summary import Summary
 
@@ -25,39 +24,27 @@ class ScheduledTraining(PlainTraining):
 
     Args:
         trial: The trial of a replay, which holds the schedule.
-        model: The model.
-        optimizer: The optimizer of the model.
-        loss_fn: ``loss_fn(model, batch)`` returns the training loss.
-        max_grad_norm: The gradient is clipped to this norm; ``None`` does not clip.
-        batch_axis: The axis of the batch's tensors along which the examples lie.
-        accumulate_grad_batches: The number of batches whose mean gradient makes one step.
+        context: The user's objects and settings.
 
     Raises:
         HyperparameterError: If the objective has not suggested a hyperparameter of the schedule.
     """
 
-    def __init__(
-        self,
-        trial: ReplayTrial,
-        model: nn.Module,
-        optimizer: Optimizer,
-        loss_fn: LossFunction,
-        max_grad_norm: float | None = None,
-        batch_axis: int = 0,
-        accumulate_grad_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            trial, model, optimizer, loss_fn, max_grad_norm, batch_axis, accumulate_grad_batches
-        )
+    def __init__(self, trial: ReplayTrial, context: TrainingContext) -> None:
+        super().__init__(trial, context)
         self._timetable = trial.start_following()
         self._functions: dict[str, set[str]] = {}  # by hyperparameter: functions that read it
-        self._settings = _OptimizerSettings(optimizer)
+        self._settings = _OptimizerSettings(context.optimizer)
         self._settings.apply(self._values)
         self._is_checked = False
 
     @property
     def _values(self) -> dict[str, float]:
-        return self._timetable.at(self.steps)
+        return self._timetable.at(self.context.progress.steps)
+
+    @property
+    def method(self) -> str:
+        return "schedule"
 
     def step(self, batch: Any) -> float:
         self._settings.apply(self._values)
@@ -82,10 +69,10 @@ class ScheduledTraining(PlainTraining):
                 "schedule and give a fixed value in params."
             )
 
-    def _reading(self) -> AbstractContextManager[Any]:
+    def _training_mode(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, self._functions)
 
-    def reading_validation(self) -> AbstractContextManager[Any]:
+    def validation_mode(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, {})
 
     def _read_by(self) -> dict[str, tuple[str, ...]]:

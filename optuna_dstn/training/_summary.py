@@ -1,4 +1,4 @@
-"""What a Tuner tunes and what it leaves alone."""
+"""What a Tuner tunes, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Summary:
-    """Which hyperparameters are tuned and which parameters respond to them; prints as a text.
+    """Which hyperparameters are tuned, and which parameters respond to them.
+
+    ``print(tuner.summary())`` shows it as a text.
+
+    Example:
+        >>> print(Summary(method="delta-stn", tuned={"p": ("dropout",)}, responding=("0.weight",)))
+        delta-stn: 1 hyperparameters tuned by gradient, 0 steps so far
+          p  (in dropout)
+        1 of 1 parameters respond
+          0.weight
 
     Attributes:
-        method: That of the ``TunerConfig``, or ``"plain"`` where the trial is no Δ-STN trial;
+        method: The method of the ``TunerConfig``; ``"plain"`` if the trial is no Δ-STN trial, and
             ``"schedule"`` under :func:`optuna_dstn.replay_schedule`.
         tuned: For each tuned hyperparameter, the functions that read it.
-        shared: Those of them that are read where there is no batch axis, so that their perturbation
-            is one draw a batch instead of one an example: more noise in their gradient.
-        kept: For each other one, why it keeps the value that the sampler suggested.
-        hyperparameter_steps: Steps taken on the tuned ones so far; 0 during the warm-up.
+        shared: The tuned hyperparameters that are read where there is no batch axis. All examples
+            of a batch share one draw of their perturbation, which makes their gradient noisier.
+        kept: For each other hyperparameter, why it keeps the value that the sampler suggested.
+        hyperparameter_steps: The number of steps taken on the tuned hyperparameters so far; 0
+            during the warm-up.
         responding: Names of the model's parameters that respond to the hyperparameters.
-        shared_in_batch: For each of those that have one response for all examples of a batch, the
-            functions that cannot tell the examples apart.
-        not_responding: For each other parameter, why it does not.
+        shared_in_batch: For each responding parameter whose response all examples of a batch share,
+            the functions that cannot tell the examples apart.
+        not_responding: For each other parameter of the model, why it does not respond.
         scheduled: For each hyperparameter that follows a schedule, what has read it so far.
     """
 

@@ -1,16 +1,16 @@
-"""Weight decay of the optimizer as the term of the training loss that it is, or acts as.
+"""The weight decay of the optimizer as a term of the training loss.
 
-Coupled decay is part of the gradient: that of the term (wd/2)·‖w‖².
+Coupled decay adds the gradient of the term (wd/2)·‖w‖² to the gradient of the loss.
 
 Decoupled decay (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization") is a step of
-its own, beside the gradient's: in the Adam family, in expectation,
+its own beside the gradient step. In the Adam family the expected step is
 
     Δw = −lr·(∇L / P + wd·w),     P = √v̂ + eps,
 
-with the running mean v̂ of the squared gradient. It vanishes where ∇L + wd·P⊙w = 0, as if the loss
-had the term (wd/2)·Σ P_ij·w_ij², in which P is held at what the optimizer has today. (That P itself
-depends on w, by the squared mean of the gradient beside its variance, is left out, and so are a
-correlation of the gradient with P and the first steps, before the means have settled.)
+with the running mean v̂ of the squared gradient. The step vanishes where ∇L + wd·P⊙w = 0, as if the
+loss had the term (wd/2)·Σ P_ij·w_ij² with P fixed at its current value. This leaves out three
+things: that P depends on w, that P is correlated with the gradient, and that the running means have
+not settled in the first steps.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ _DECOUPLED = (Adam, NAdam)  # AdamW is an Adam
 
 
 class WeightDecay:
-    """The weight decay of an optimizer's groups, where it is known as a term of the loss.
+    """Finds the hyperparameters that are a weight decay, and computes the decay as a loss.
 
-    It takes the hyperparameters out of the optimizer, which from then on holds plain numbers.
+    The optimizer's groups then hold plain numbers, as its checkpoints should.
 
     Args:
         optimizer: The user's optimizer.
 
     Raises:
         HyperparameterError: If a hyperparameter is the weight decay of an optimizer whose decay is
-            not known as a term.
+            not known as a term of the loss.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._numbers: dict[int, Hyperparameter] = {}
-        self._adopt()
+        self._numbers: dict[int, Hyperparameter] = {}  # by the index of the group
+        self._take_hyperparameters()
 
-    def _adopt(self) -> None:
-        """Take the hyperparameters of groups that the optimizer got since the last time."""
+    def _take_hyperparameters(self) -> None:
+        """Take the hyperparameters out of groups that were added since the last call."""
         for index, group in enumerate(self._optimizer.param_groups):
             number = group.get("weight_decay")
             if not isinstance(number, Hyperparameter):
@@ -85,17 +85,17 @@ class WeightDecay:
 
     @property
     def place(self) -> str:
-        """What reads a weight decay, for messages."""
+        """The argument that a weight decay is, for messages: ``SGD(weight_decay=)``."""
         return f"{type(self._optimizer).__name__}(weight_decay=)"
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the hyperparameters that are, or take part in, a weight decay."""
+        """Names of the hyperparameters on which a weight decay depends."""
         return frozenset().union(*(number.names for number in self._numbers.values()))
 
     @property
     def parameters(self) -> dict[str, list[Tensor]]:
-        """For each of :attr:`names`, the parameters that decay by it."""
+        """For each of :attr:`names`, the parameters whose decay depends on it."""
         found: dict[str, list[Tensor]] = {name: [] for name in self.names}
         for index, number in self._numbers.items():
             for name in number.names:
@@ -103,12 +103,16 @@ class WeightDecay:
         return found
 
     def set(self, values: Mapping[str, float]) -> None:
-        """Give the optimizer today's values, groups that it got since the last time included.
+        """Give all groups of the optimizer, also those added since, their current weight decay.
+
+        Args:
+            values: The current value of each hyperparameter.
 
         Raises:
-            HyperparameterError: If one has no value, or the decay of a new group has no rule.
+            HyperparameterError: If a hyperparameter has no value, or the decay of a new group has
+                no rule.
         """
-        self._adopt()
+        self._take_hyperparameters()
         unknown = self.names - values.keys()
         if unknown:
             raise unknown_hyperparameter(unknown, self.place)
@@ -119,14 +123,19 @@ class WeightDecay:
     def response_loss(
         self, deltas: Deltas, perturbed: Mapping[str, Tensor | float]
     ) -> Tensor | float:
-        """Return the mean over examples of (wd_b/2)·Σ P_ij·(w + diag(u_b)·R)_ij², less constants.
+        """Return the decay of the responding parameters at Δ, as a term of the training loss.
 
-        P is 1 for coupled decay. What is constant in Δ is left out, unless the weights are trained
-        by this term too.
+        The term is the mean over the examples b of (wd_b/2)·Σ_ij P_ij·(w + diag(u_b)·R)_ij², with
+        P = 1 for coupled decay. It leaves out (wd_b/2)·Σ_ij P_ij·w_ij², which is constant in Δ,
+        unless the pass trains the weights too.
 
         Args:
-            deltas: u_b (gate) and R (direction) of each responding parameter.
-            perturbed: The hyperparameters: one value per example, shape (B,), or one for all.
+            deltas: Δ of each responding parameter: u_b (its gate) and R (its direction).
+            perturbed: The values of each hyperparameter: one per example, shape (B,), or one
+                number for all examples.
+
+        Returns:
+            A scalar; the number 0 if no responding parameter decays.
         """
         own: Tensor | float = 0.0
         decays: list[Decay] = []
@@ -137,7 +146,7 @@ class WeightDecay:
                 decay = number.expression.evaluate(perturbed)
             elif not decay or not self._is_term(group):
                 continue
-            if group.get("maximize"):  # of L − (wd/2)·‖w‖², the response's loss too
+            if group.get("maximize"):  # the optimizer then maximises L − (wd/2)·‖w‖²
                 decay = -decay
             for parameter in group["params"]:
                 terms = deltas.of(parameter)
@@ -146,7 +155,7 @@ class WeightDecay:
                 metric = None
                 if group.get("decoupled_weight_decay"):
                     state = self._optimizer.state.get(parameter)
-                    if not state:  # without a gradient so far it is not decayed either
+                    if not state:  # the optimizer decays only what has had a gradient
                         continue
                     metric = _preconditioner(state, group)
                 weight = deltas.weight(parameter)
@@ -158,10 +167,10 @@ class WeightDecay:
         return own + mean_decay(decays)
 
     def require_terms(self) -> None:
-        """Check that every decay of the optimizer is known as a term, for methods that train by it.
+        """Check that the decay of every group is known as a term of the loss.
 
         Raises:
-            HyperparameterError: If one is not.
+            HyperparameterError: If the decay of a group is not.
         """
         for group in self._optimizer.param_groups:
             if group.get("weight_decay") and not self._is_term(group):
@@ -174,10 +183,13 @@ class WeightDecay:
 
     @contextmanager
     def as_term(self, deltas: Deltas) -> Iterator[None]:
-        """Let steps of the optimizer inside leave the decay of responding parameters out.
+        """Leave the decay of responding parameters out of the optimizer's steps inside.
 
-        It is for a training whose loss has :meth:`response_loss` as a term. Other parameters of a
-        group decay as ever: they form one of their own meanwhile.
+        This serves a training whose loss has :meth:`response_loss` as a term. The other parameters
+        of a group decay as usual: they form a group of their own meanwhile.
+
+        Args:
+            deltas: Δ of each responding parameter.
         """
         groups = self._optimizer.param_groups
         before = [
@@ -202,7 +214,10 @@ class WeightDecay:
 
 @torch.no_grad()
 def _preconditioner(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """Return P = √v̂ + eps of the Adam family's last step, v̂ = v/(1 − β₂ᵗ); amsgrad: of max v."""
+    """Return P = √v̂ + eps of the last step of an Adam, with v̂ = v/(1 − β₂ᵗ).
+
+    With amsgrad v is the largest v so far.
+    """
     square = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     step = torch.as_tensor(state["step"], dtype=torch.float64)
     return (square / (1 - group["betas"][1] ** step)).sqrt() + group["eps"]  # type: ignore[no-any-return]

@@ -187,7 +187,7 @@ def test_a_responding_layer_may_be_used_without_the_batch_in_part() -> None:
     summary = tuner.summary()
     assert len(summary.responding) == 4
     assert summary.shared_in_batch.keys() == {"shared.weight", "shared.bias"}
-    state = tuner._training._settled  # type: ignore[attr-defined]
+    state = tuner._training.bilevel  # type: ignore[attr-defined]
     assert state.shared_draws == state.shared_validation_draws == ("rate",)
 
 
@@ -229,7 +229,7 @@ def test_a_parameter_without_a_rule_makes_one_draw_or_is_left_out(perturbation: 
     for _ in range(3):
         tuner.step(BATCH)
     summary = tuner.summary()
-    state = tuner._training._settled  # type: ignore[attr-defined]
+    state = tuner._training.bilevel  # type: ignore[attr-defined]
     if perturbation == "example":
         assert summary.responding == ("first.weight", "first.bias")
         assert summary.not_responding == {"odd": "torch.einsum cannot tell the examples apart"}

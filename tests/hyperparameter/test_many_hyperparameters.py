@@ -44,5 +44,5 @@ def test_a_dropout_and_a_weight_decay_for_each_of_twenty_layers() -> None:
     assert tuner.summary().not_responding == {}
     moved = tuner.hyperparameters
     assert all(moved[name] != start[name] for name in tuner.tuned)
-    decays = [group["weight_decay"] for group in tuner._training._optimizer.param_groups]
+    decays = [group["weight_decay"] for group in tuner._training.context.optimizer.param_groups]
     assert decays == [moved[f"weight_decay{layer}"] for layer in range(LAYERS)]

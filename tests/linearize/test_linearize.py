@@ -253,7 +253,7 @@ def test_running_statistics_are_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     x = torch.randn(EXAMPLES, 2, 6, 6)
     state = ModelState(model, {})
-    earlier = state.taken()
+    earlier = state.snapshot()
     model(torch.randn_like(x))  # another batch than that of the pass
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explicit = Explicit(model, ["0.weight"], EXAMPLES, 1)

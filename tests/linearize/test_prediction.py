@@ -62,8 +62,8 @@ def tuned(end: Any, loss_fn: Any, classes: int = 3, kind: type[Net] = Net) -> tu
     for _ in range(STEPS):
         tuner.step((X, Y))
     training: Any = tuner._training
-    return training._settled.space.raw.detach(), torch.cat(
-        [direction.flatten() for direction in training._settled.response.parameters()]
+    return training.bilevel.space.raw.detach(), torch.cat(
+        [direction.flatten() for direction in training.bilevel.response.parameters()]
     ).detach()
 
 

@@ -233,7 +233,7 @@ def test_the_response_learns_to_undo_a_shared_factor() -> None:
     tuner = started(make, loss_fn, [ones], start={"h": 1.0}, config=config)
     for _ in range(4000):
         tuner.step(ones)
-    state = tuner._training._settled  # type: ignore[attr-defined]
+    state = tuner._training.bilevel  # type: ignore[attr-defined]
     gates = state.response.gates(torch.ones(1, 1, dtype=torch.float64))
     ((delta,),) = state.response.deltas(gates).values()
     found = (delta.gate * delta.direction).item()  # dw/dλ

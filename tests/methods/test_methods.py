@@ -80,7 +80,7 @@ class Tuned:
         )
         self.tuner.step(batch())
         self.training: Any = self.tuner._training
-        self.space, self.response = self.training._settled.space, self.training._settled.response
+        self.space, self.response = self.training.bilevel.space, self.training.bilevel.response
         with torch.no_grad():
             for tensor in self.response.parameters():
                 tensor.normal_(std=0.3)
@@ -114,7 +114,7 @@ class ByHand:
             for name, own in self.explicit.parameters.items()
         }
         # All gains of a group are one tensor in the engine, so a zero velocity each is the same.
-        steps = tuned.training._settled.response_optimizer.optimizer.state
+        steps = tuned.training.bilevel.response_optimizer.optimizer.state
         assert all((s["momentum_buffer"] == 0).all() for s in steps.values()) or not steps
 
     @property
@@ -262,7 +262,7 @@ def test_each_step_is_the_one_written_by_hand(method: str) -> None:
 
 def forget_velocity(tuned: Tuned) -> None:
     """Of the response, whose tensors were replaced after the first step."""
-    tuned.training._settled.response_optimizer.optimizer.state.clear()
+    tuned.training.bilevel.response_optimizer.optimizer.state.clear()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -273,7 +273,7 @@ def test_the_step_of_hyperparameters_and_scale(method: str) -> None:
     state = torch.get_rng_state()
     expected = by_hand.hyperparameter_gradient(batch(1), is_linear=method == "delta-stn")
     torch.set_rng_state(state)
-    tuned.training._hyperparameter_step()
+    tuned.training.steps.hyperparameters.take()
     assert relative_error(tuned.space.raw.grad, expected[0]) < 1e-10
     assert relative_error(tuned.space.raw_scale.grad, expected[1]) < 1e-10
     assert (tuned.space.raw != by_hand.raw).all()
@@ -299,7 +299,7 @@ def test_the_hypergradient_at_the_hyperparameters(method: str, settings: dict[st
     raw_scale = tuned.space.raw_scale.detach().clone()
     random_state = torch.get_rng_state()
 
-    tuned.training._hyperparameter_step()
+    tuned.training.steps.hyperparameters.take()
     assert relative_error(tuned.space.raw.grad, expected) < 1e-10
     assert (tuned.space.raw_scale == raw_scale).all()
     assert (torch.get_rng_state() == random_state).all()  # there is nothing to draw
@@ -385,10 +385,10 @@ def test_a_training_resumes_where_it_stopped(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_each_gradient_is_clipped_to_the_norm(method: str) -> None:
     """Weights and response each on their own."""
-    small = DecayedRegression(method, kind=SGD, response_interval=1, warmup_steps=10**9)
+    small = DecayedRegression(
+        method, kind=SGD, max_grad_norm=1e-3, response_interval=1, warmup_steps=10**9
+    )
     small.steps(3)
-    training: Any = small.tuner._training
-    training._max_grad_norm = 1e-3
     norms: list[float] = []
 
     def note(optimizer: Optimizer, *_: Any) -> None:
@@ -502,7 +502,7 @@ def test_each_method_takes_layers_dropout_and_penalties_of_all_sorts(
     assert set(summary.tuned) == {"rate", "drop_connect", "l2", "l1"}
     assert tuple(summary.not_responding) == tuple(summary.shared_in_batch) == ()
     training: Any = tuner._training
-    moved = training._settled.response_optimizer.optimizer.state
-    assert all(moved[t]["exp_avg_sq"].any() for t in training._settled.response.parameters())
+    moved = training.bilevel.response_optimizer.optimizer.state
+    assert all(moved[t]["exp_avg_sq"].any() for t in training.bilevel.response.parameters())
     assert models[0].norm.num_batches_tracked == 40
     assert forward_ad._current_level == -1

@@ -121,8 +121,8 @@ class Problem:
     def _settle(self) -> None:
         """Take the first step; from then on ε is as given, and Φ = 0 at the start."""
         self.tuner.step(self.batch)
-        self.space = self.training._settled.space
-        self.response = self.training._settled.response
+        self.space = self.training.bilevel.space
+        self.response = self.training.bilevel.response
         self.space.perturbation = lambda examples, shared=(): self._epsilon
         with torch.no_grad():
             for tensor in self.response.parameters():
@@ -448,12 +448,12 @@ def hypergradient(scale: float, *, tune_scale: bool) -> float:
     tuner = started(make, loss, [ones], config=config, start={"decay": 0.01})
     tuner.step(ones)
     training: Any = tuner._training
-    training._settled.space.perturbation = lambda examples, shared=(): values[:, None]
+    training.bilevel.space.perturbation = lambda examples, shared=(): values[:, None]
     with torch.no_grad():
-        for tensor in training._settled.response.parameters():
+        for tensor in training.bilevel.response.parameters():
             tensor.fill_(scale)  # it is stored as Θ·σ0
-    training._hyperparameter_step()
-    return float(training._settled.space.raw.grad)
+    training.steps.hyperparameters.take()
+    return float(training.bilevel.space.raw.grad)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])

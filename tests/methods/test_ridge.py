@@ -215,7 +215,7 @@ def jacobian(tuner: Tuner, model: nn.Module) -> Tensor:
     """Θ, (FEATURES, h): what the response makes of each unit vector of λ."""
     training: Any = tuner._training
     count = len(tuner.tuned)
-    response = training._settled.response
+    response = training.bilevel.response
     gates = response.gates(torch.eye(count, dtype=torch.float64))
     deltas = {key: terms[0] for key, terms in response.deltas(gates).items()}
     rows = [
@@ -298,8 +298,8 @@ def test_the_hypergradient_points_where_the_exact_one_does(settled: Settled) -> 
     (exact,) = torch.autograd.grad(loss, raw)
     total = torch.zeros_like(exact)
     for _ in range(200):
-        training._hyperparameter_step()
-        total += training._settled.space.raw.grad
+        training.steps.hyperparameters.take()
+        total += training.bilevel.space.raw.grad
     cosine = F.cosine_similarity(total, exact, dim=0).item()
     ratio = (total / 200).norm() / exact.norm()
     print(f"hypergradient: cosine {cosine:.5f}, length {ratio:.4f}")

@@ -62,7 +62,7 @@ def test_it_is_like_the_weights_or_adam_in_place_of_sgd(
     for _ in range(3):
         tuner.step(batch)
     training: Any = tuner._training
-    found = training._settled.response_optimizer.optimizer
+    found = training.bilevel.response_optimizer.optimizer
     assert type(found) is kind
     assert [group["lr"] for group in found.param_groups] == [lr]
 

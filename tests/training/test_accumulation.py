@@ -80,7 +80,7 @@ def test_plain_training_is_the_ordinary_loop_to_the_last_bit(
         tuner.step(batch)
     for mine, theirs in zip(model.parameters(), by_hand(train, accumulate, max_norm), strict=True):
         assert torch.equal(mine, theirs)
-    assert tuner._training.steps == 8 // accumulate
+    assert tuner._training.context.progress.steps == 8 // accumulate
 
 
 @pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
@@ -115,18 +115,18 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
         training: Any = tuner._training
         for _ in range(accumulate - 1):
             tuner.step(batches(1)[0])
-        assert training.steps == 1
+        assert training.context.progress.steps == 1
         torch.manual_seed(5)
         with torch.no_grad():
-            for tensor in (*model.parameters(), *training._settled.response.parameters()):
+            for tensor in (*model.parameters(), *training.bilevel.response.parameters()):
                 tensor.normal_(std=0.5)
         return tuner, training
 
     def tensors(tuner: Tuner, training: Any) -> list[Tensor]:
-        return [*tuner._model.parameters(), *training._settled.response.parameters()]
+        return [*tuner._context.model.parameters(), *training.bilevel.response.parameters()]
 
     def values(tuner: Tuner, training: Any) -> list[Tensor]:
-        at_origin = training._at_origin() if method == "stn" else nullcontext()
+        at_origin = training.steps.weights.at_origin() if method == "stn" else nullcontext()
         with at_origin:  # STN's model holds the weights of today's λ, and trains those of λ = 0
             return [t.detach().clone() for t in tensors(tuner, training)]
 
@@ -139,23 +139,23 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
 
     # One after the other, each from the same start, with the optimizers' steps left out.
     single, training = settled(3)
-    training._optimizer.step = lambda: None
-    training._settled.response_optimizer.step = lambda: None
+    training.context.optimizer.step = lambda: None
+    training.bilevel.response_optimizer.step = lambda: None
     sums = [torch.zeros_like(t) for t in start]
     torch.manual_seed(7)
     for batch in train[:3]:
         for tensor in tensors(single, training):
             tensor.grad = None
-        training._batches_seen = 1  # neither the first nor the last one of a step
+        training.context.progress.batches_seen = 1  # neither the first nor the last one of a step
         single.step(batch)
         for total, tensor in zip(sums, tensors(single, training), strict=True):
             if tensor.grad is not None:
                 total += tensor.grad  # a third of it
-    weights = len(list(single._model.parameters()))
+    weights = len(list(single._context.model.parameters()))
     for group in (slice(None, weights), slice(weights, None)):
         gradient, change = sums[group], changes[group]
         if method != "stn" and group.stop == weights:  # decay is the optimizer's
-            decay = training._optimizer.param_groups[0]["weight_decay"]
+            decay = training.context.optimizer.param_groups[0]["weight_decay"]
             decays = [decay * t for t in start[group]]
         else:
             decays = [torch.zeros_like(t) for t in gradient]
@@ -172,11 +172,11 @@ def test_a_schedule_of_the_users_optimizer_holds_for_the_response() -> None:
     config = TunerConfig(response_interval=1, response_lr=None)
     tuner, _ = started(optuna_dstn.create_study(config=config), accumulate_grad_batches=2)
     training: Any = tuner._training
-    scheduler = torch.optim.lr_scheduler.StepLR(training._optimizer, step_size=1, gamma=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(training.context.optimizer, step_size=1, gamma=0.5)
     for step in range(3):
         for batch in batches(2):
             tuner.step(batch)
-        groups = training._settled.response_optimizer.optimizer.param_groups
+        groups = training.bilevel.response_optimizer.optimizer.param_groups
         assert [group["lr"] for group in groups] == [0.1 * 0.5**step]
         scheduler.step()
 

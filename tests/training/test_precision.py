@@ -66,7 +66,7 @@ def test_a_model_in_half_precision_is_tuned(dtype: torch.dtype, settings: dict[s
     assert all(map(math.isfinite, losses))
     assert min(losses[-3:]) < losses[0]
     assert math.isfinite(tuner.evaluate())
-    state = tuner._training._settled  # type: ignore[attr-defined]
+    state = tuner._training.bilevel  # type: ignore[attr-defined]
     assert state.space.raw.dtype == torch.float32
     assert tuner.hyperparameters != {"rate": 0.3, "decay": 0.01}
     assert 0 <= tuner.hyperparameters["rate"] <= 0.8
@@ -87,6 +87,6 @@ def test_autocast_is_close_to_single_precision(method: str) -> None:
 def test_a_model_that_is_converted_later_is_an_error() -> None:
     tuner = started(loss_fn, torch.float32)
     tuner.step(BATCH)
-    tuner._model.to(torch.bfloat16)
+    tuner._context.model.to(torch.bfloat16)
     with pytest.raises(RuntimeError, match=r"converted from torch.float32 .* to torch.bfloat16"):
         tuner.step(BATCH)

@@ -66,7 +66,7 @@ class Tuned:
         )
         self.tuner.step(batch())
         self.training: Any = self.tuner._training
-        self.space, self.response = self.training._settled.space, self.training._settled.response
+        self.space, self.response = self.training.bilevel.space, self.training.bilevel.response
         with torch.no_grad():
             for tensor in self.response.parameters():
                 tensor.normal_()
@@ -79,8 +79,8 @@ class Tuned:
         )
 
     def add_response_gradient(self, batch: Batch, examples: int) -> None:
-        self.training._settled.response_optimizer.zero_grad()
-        self.training._add_response_gradient(batch, examples)
+        self.training.bilevel.response_optimizer.zero_grad()
+        self.training.steps.response.add_gradient(batch)
 
     def explicit(self, epsilon: Tensor) -> Explicit:
         """The response's own tensors, to be differentiated in."""
@@ -108,7 +108,7 @@ def test_the_gradient_of_hyperparameters_and_scale_equals_that_of_the_loops() ->
     expected = torch.autograd.grad(objective, [space.raw, space.raw_scale])
 
     torch.set_rng_state(state)
-    tuned.training._hyperparameter_step()
+    tuned.training.steps.hyperparameters.take()
     assert relative_error(space.raw.grad, expected[0]) < 1e-9
     assert relative_error(space.raw_scale.grad, expected[1]) < 1e-9
 
@@ -148,14 +148,14 @@ def test_parts_of_the_batch_take_turns_in_the_response() -> None:
     tuned = Tuned(response_fraction=0.4, response_interval=1)
     whole = batch(2)
     for steps, start in ((1, 3), (2, 0), (3, 3)):
-        tuned.training.steps = steps
+        tuned.training.context.progress.steps = steps
         state = torch.get_rng_state()
         tuned.add_response_gradient(whole, EXAMPLES)
         gradients = [t.grad.clone() for t in tuned.response.parameters()]
         torch.set_rng_state(state)
-        tuned.training._config = TunerConfig()
+        tuned.training.bilevel.config = TunerConfig()
         tuned.add_response_gradient(tuple(t[start : start + 3] for t in whole), 3)
-        tuned.training._config = TunerConfig(response_fraction=0.4, response_interval=1)
+        tuned.training.bilevel.config = TunerConfig(response_fraction=0.4, response_interval=1)
         for mine, tensor in zip(gradients, tuned.response.parameters(), strict=True):
             assert torch.equal(mine, tensor.grad)
 
@@ -203,7 +203,7 @@ def test_a_hyperparameter_without_effect_gets_no_response() -> None:
     for step in range(5):
         tuner.step(batch(step))
     training: Any = tuner._training
-    (gain,) = training._settled.response.gains
+    (gain,) = training.bilevel.response.gains
     assert gain.abs().max() < 1e-12
 
 
@@ -309,7 +309,7 @@ def test_a_tuned_weight_decay_reaches_the_optimizer() -> None:
     tuned = Tuned(warmup_steps=0, train_steps=1)
     for step in range(3):
         tuned.tuner.step(batch(step))
-    groups = tuned.training._optimizer.param_groups
+    groups = tuned.training.context.optimizer.param_groups
     values = tuned.tuner.hyperparameters
     assert [group["weight_decay"] for group in groups] == [values["wd0"], values["wd1"]]
     assert values["wd0"] != pytest.approx(0.02, rel=1e-9)
@@ -328,7 +328,7 @@ def test_the_responses_optimizer_follows_the_users_schedule() -> None:
     training: Any = tuner._training
     for step in range(3):
         tuner.step(batch(step))
-        (group,) = training._settled.response_optimizer.optimizer.param_groups
+        (group,) = training.bilevel.response_optimizer.optimizer.param_groups
         assert group["lr"] == pytest.approx(0.1 * 0.5**step)
         assert (group["momentum"], group["weight_decay"]) == (0.9, 0.0)
         scheduler.step()

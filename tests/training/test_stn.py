@@ -38,17 +38,17 @@ def test_the_model_holds_the_weights_of_today_between_the_steps() -> None:
 
         return loss
 
-    training: Any = small.tuner._training
+    right = small.loss
     for loss, error in (
         (failing(KeyError("broken")), KeyError),
         (failing(None, math.nan), optuna_dstn.TrainingDivergedError),
     ):
-        training._loss_fn = loss
+        small.loss = loss  # type: ignore[method-assign]
         with pytest.raises(error):
             small.steps(1)
         for p, before in zip(small.model.parameters(), weights, strict=True):
             torch.testing.assert_close(p, before, rtol=1e-13, atol=1e-14)
-    training._loss_fn = small.loss
+    small.loss = right  # type: ignore[method-assign]
     small.steps(1)
 
 
@@ -59,7 +59,7 @@ def test_the_weights_follow_the_hyperparameters() -> None:
     training: Any = small.tuner._training
     origin, raw = small.origin(), small.settled.space.raw.detach().clone()
     weights = torch.cat([p.detach().flatten() for p in small.model.parameters()])
-    training._hyperparameter_step()
+    training.steps.hyperparameters.take()
     torch.testing.assert_close(small.origin(), origin, rtol=1e-12, atol=1e-13)
     moved = torch.cat([p.detach().flatten() for p in small.model.parameters()]) - weights
     slope = (weights - origin) / raw
@@ -81,7 +81,7 @@ def test_folding_and_unfolding_hardly_rounds() -> None:
             tensor.normal_()
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(1000):
-        with training._at_origin():
+        with training.steps.weights.at_origin():
             pass
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     print("rounding of 1000 steps:", relative_error(after, before))

@@ -187,7 +187,7 @@ def test_what_forward_writes_into_parameters_happens_once_a_step(write: Any, met
 def test_what_a_loss_function_writes_into_a_module_of_its_own_happens_once_a_step() -> None:
     """As a momentum encoder beside the model."""
 
-    def make_loss() -> Callable[[Any, Batch], Tensor]:
+    def make_loss() -> tuple[Callable[[Any, Batch], Tensor], nn.Module]:
         torch.manual_seed(2)
         teacher = nn.Linear(FEATURES, 3).requires_grad_(False)
 
@@ -196,12 +196,14 @@ def test_what_a_loss_function_writes_into_a_module_of_its_own_happens_once_a_ste
                 parameter.data.mul_(0.9)
             return loss_fn(model, batch) + F.mse_loss(model(batch[0]), teacher(batch[0]))
 
-        return loss
+        return loss, teacher
 
     torch.manual_seed(0)
     model, ordinary = Net(), Net()
     ordinary.load_state_dict(model.state_dict())
-    plain, tuned = started(ordinary, None, make_loss()), started(model, "delta-stn", make_loss())
+    plain = started(ordinary, None, make_loss()[0])
+    loss, teacher = make_loss()
+    tuned = started(model, "delta-stn", loss, state=[teacher])
     for batch in batches(6):
         assert tuned.step(batch) == pytest.approx(plain.step(batch), rel=1e-5)
 
@@ -221,24 +223,24 @@ def test_a_pass_is_differentiated_at_the_parameters_that_it_wrote(write: Any, me
     tuners = [started(model, method) for model in models]
     for tuner in tuners:
         training: Any = tuner._training
-        training._optimizer.param_groups[0]["lr"] = 0.0
+        training.context.optimizer.param_groups[0]["lr"] = 0.0
         tuner.step(batches(1)[0])
     models[1].load_state_dict(models[0].state_dict())
     writing, written = (tuner._training for tuner in tuners)
-    written._settled.load_state_dict(writing._settled.state_dict())
+    written.bilevel.load_state_dict(writing.bilevel.state_dict())
     models[0].before = all_of_it
     all_of_it(models[1])
     before = {k: v.clone() for k, v in models[0].state_dict().items()}
 
     for training in (writing, written):
         torch.manual_seed(3)
-        training._settled.response_optimizer.zero_grad()
-        training._add_response_gradient(batches(1)[0], EXAMPLES)
-        training._hyperparameter_step()
+        training.bilevel.response_optimizer.zero_grad()
+        training.steps.response.add_gradient(batches(1)[0])
+        training.steps.hyperparameters.take()
     torch.testing.assert_close(models[0].state_dict(), before, rtol=0, atol=0)
     for mine, theirs in zip(
-        [*writing._settled.response.parameters(), writing._settled.space.raw],
-        [*written._settled.response.parameters(), written._settled.space.raw],
+        [*writing.bilevel.response.parameters(), writing.bilevel.space.raw],
+        [*written.bilevel.response.parameters(), written.bilevel.space.raw],
         strict=True,
     ):
         torch.testing.assert_close(mine.grad, theirs.grad)
@@ -420,7 +422,7 @@ def test_what_waits_at_learning_rate_zero_responds_once_it_trains(
     before = model.middle.weight.clone()
     assert warnings_of(caplog, run(tuner)) == []
     training: Any = tuner._training
-    gain = training._settled.response.gains[1]
+    gain = training.bilevel.response.gains[1]
     assert torch.equal(model.middle.weight, before)
     assert not gain.any()
     optimizer.param_groups[1]["lr"] = 0.1
@@ -473,14 +475,14 @@ def test_what_is_frozen_later_stays_and_has_no_response(method: str, response: s
     before = [p.clone() for p in frozen]
     training: Any = tuner._training
     seen: list[set[int]] = []
-    deltas_of = training._deltas
+    deltas_of = training.bilevel.deltas
 
     def noted(*arguments: Any, **options: Any) -> Any:
         deltas = deltas_of(*arguments, **options)
         seen.append({id(p) for p in model.parameters() if p in deltas})
         return deltas
 
-    training._deltas = noted
+    training.bilevel.deltas = noted
     run(tuner)()
     assert tuner.hyperparameters["decay"] != start
     assert all(map(torch.equal, frozen, before))
@@ -760,7 +762,7 @@ def test_the_response_follows_a_schedule_of_rate_and_momentum(
         }
         tuner.step(batch)
         training: Any = tuner._training
-        (group,) = training._settled.response_optimizer.optimizer.param_groups
+        (group,) = training.bilevel.response_optimizer.optimizer.param_groups
         assert {k: group[k] for k in before} == before
         seen.add(tuple(before.values()))
         scheduler.step(*([1.0] if schedule is on_plateau else []))
@@ -774,7 +776,7 @@ def test_weights_follow_a_schedule_as_in_an_ordinary_loop(schedule: Any) -> None
     models = [Net(), Net()]
     models[1].load_state_dict(models[0].state_dict())
     tuners = [started(models[0]), started(models[1], None)]
-    schedulers = [schedule(t._training._optimizer) for t in tuners]
+    schedulers = [schedule(t._training.context.optimizer) for t in tuners]
     for batch in batches(9):
         losses = [tuner.step(batch) for tuner in tuners]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)

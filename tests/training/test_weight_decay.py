@@ -401,7 +401,7 @@ def test_the_response_approaches_the_derivative() -> None:
         made[1].param_groups[0]["lr"] = 0.01 * (1 - step / steps)
         if step >= steps - counted:
             ((parameter, state),) = made[0].state.items()
-            response_of = training._settled.response
+            response_of = training.bilevel.response
             ((delta,),) = response_of.deltas(response_of.gates(torch.ones(1, 1).double())).values()
             response += (delta.gate[0] * delta.direction[0]).detach() / counted
             weights += parameter.detach()[0] / counted

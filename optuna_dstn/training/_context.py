@@ -1,0 +1,52 @@
+"""What all parts of one trial's training share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from optuna_dstn.response._optimizer import OptimizerFactory
+from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._model_state import ModelState
+from optuna_dstn.training._progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What the user gave the Tuner, and how far the training has come.
+
+    Attributes:
+        model: The model.
+        optimizer: Its optimizer.
+        loss_fn: ``loss_fn(model, batch)`` on training batches.
+        valid_loader: Validation batches.
+        valid_loss_fn: ``valid_loss_fn(model, batch)`` on validation batches.
+        progress: The counts of steps and batches.
+        model_state: What the model and the loss functions keep from one call to the next.
+        max_grad_norm: The norm to which the gradient of the weights is clipped, and likewise that
+            of the response; ``None`` does not clip.
+        batch_axis: The axis of the examples in the tensors of a batch: 0, or 1 for sequence-first
+            tensors (T, B, ...).
+        response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
+            leaves that to the ``TunerConfig``.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    loss_fn: LossFunction
+    valid_loader: Iterable[Any]
+    valid_loss_fn: LossFunction
+    progress: Progress
+    model_state: ModelState
+    max_grad_norm: float | None = None
+    batch_axis: int = 0
+    response_optimizer: OptimizerFactory | None = None
+
+    @property
+    def optimized_parameters(self) -> list[nn.Parameter]:
+        """All parameters that the optimizer holds."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]

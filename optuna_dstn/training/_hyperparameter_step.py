@@ -1,0 +1,114 @@
+"""The step on the hyperparameters.
+
+Every ``train_steps`` weight steps, λ takes a gradient step on
+
+    L_V(w + Θε'),     ε' = λ − stop_grad(λ),
+
+with Θ fixed. Its gradient is Θᵀ∇L_V(w), which a plain pass and a product with Θ give. If the scale
+σ of the perturbation is tuned too, λ and σ take a gradient step on
+
+    E_ε L_V(w + Θε') − τ·H(ε),     ε' = λ − stop_grad(λ) + ε
+
+(Bae & Grosse, 2020, "Delta-STN: Efficient Bilevel Optimization for Neural Networks using Structured
+Response Jacobians"), with an ε for each example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.training._bilevel_state import BilevelState
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
+from optuna_dstn.training._validation import VALIDATION_CUT_OFF, Validation
+
+
+class HyperparameterStep:
+    """A gradient step on λ and, with ``tune_scale``, on σ.
+
+    Args:
+        context: The user's objects and settings.
+        bilevel: λ, σ and the response.
+        validation: The validation batches and loss.
+        follow: Called after a step with the change of λ, shape (h,), if the method moves the
+            weights with λ.
+    """
+
+    def __init__(
+        self,
+        context: TrainingContext,
+        bilevel: BilevelState,
+        validation: Validation,
+        follow: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._bilevel = bilevel
+        self._validation = validation
+        self._follow = follow
+
+    def take(self) -> None:
+        """Take a step on the next validation batch."""
+        bilevel = self._bilevel
+        raw = bilevel.space.raw
+        batch, examples = self._validation.next_batch()
+        # The value is zero, and the derivative with respect to λ is the identity.
+        displacement = (raw - raw.detach())[None]
+        if bilevel.config.tune_scale:
+            gradients = self._perturbed_hypergradient(batch, examples, displacement)
+        else:
+            gradients = self._hypergradient(batch, examples, displacement)
+        advice = NO_SECOND_DERIVATIVE if bilevel.is_linear else ""
+        self._context.progress.require_finite(
+            torch.cat(gradients).sum().item(), "hypergradient", advice
+        )
+        for tensor, gradient in zip(bilevel.tuned_tensors, gradients, strict=True):
+            tensor.grad = gradient
+        before = raw.detach().clone()
+        bilevel.hyper_optimizer.step()
+        bilevel.hyperparameters.set(bilevel.space.current())
+        if self._follow is not None:
+            self._follow(raw.detach() - before)
+
+    def _hypergradient(self, batch: Any, examples: int, displacement: Tensor) -> tuple[Tensor, ...]:
+        """Return Θᵀ∇L_V(w), the gradient with respect to λ, at the cost of a plain pass."""
+        bilevel = self._bilevel
+        deltas = bilevel.deltas(bilevel.response.gates(displacement), 1)
+        responding = [p for p in bilevel.responding_parameters if p in deltas]
+        self._context.optimizer.zero_grad()  # frees memory for these gradients
+        with self._validation.loss(batch, examples, bilevel.hyperparameters.values) as loss:
+            self._require_finite(loss)
+            gradients: tuple[Tensor | None, ...] = ()
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, responding, allow_unused=True)
+        products = [
+            term.inner_product(gradient.to_dense())  # the gradient of an embedding may be sparse
+            for parameter, gradient in zip(responding, gradients, strict=False)
+            if gradient is not None
+            for term in deltas.of(parameter)
+        ]
+        if not products:
+            raise HyperparameterError(VALIDATION_CUT_OFF)
+        return torch.autograd.grad(products, bilevel.tuned_tensors)
+
+    def _perturbed_hypergradient(
+        self, batch: Any, examples: int, displacement: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
+        bilevel = self._bilevel
+        noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
+        deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
+        values = bilevel.hyperparameters.values
+        with self._validation.loss_at_response(batch, examples, values, deltas) as loss:
+            objective = loss - bilevel.config.entropy_weight * bilevel.space.entropy()
+            self._require_finite(objective)
+            return torch.autograd.grad(objective, bilevel.tuned_tensors)
+
+    def _require_finite(self, loss: Tensor) -> None:
+        self._context.progress.require_finite(
+            loss.item(), "validation loss in a step on the hyperparameters"
+        )

@@ -1,0 +1,137 @@
+"""The gradient of the training loss at perturbed hyperparameters, with respect to the response."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
+from optuna_dstn.linearize._responding import PerturbedValues
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.response._response import Response
+from optuna_dstn.training._bilevel_state import BilevelState
+from optuna_dstn.training._context import TrainingContext
+
+
+_NO_GRADIENT = (
+    "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
+    "in the model cuts the graph (detach, no_grad, checkpoint(use_reentrant=True)) between its "
+    "layers and its output."
+)
+
+
+class PerturbedLoss:
+    """L_T(λ + ε, w + Δ): each example of a batch has an ε of its own, and so a Δ of its own.
+
+    Args:
+        context: The user's objects and settings.
+        bilevel: λ, σ and the response.
+    """
+
+    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
+        self._context = context
+        self._bilevel = bilevel
+
+    def add_gradient(
+        self,
+        batch: Any,
+        examples: int,
+        values: Tensor,
+        deltas: Deltas,
+        share: float = 1.0,
+        decay_at: Callable[[], tuple[Tensor, Deltas]] | None = None,
+    ) -> Tensor:
+        """Run ``loss_fn`` at perturbed hyperparameters and at Δ, and add its gradient.
+
+        Args:
+            batch: The batch.
+            examples: B, its size.
+            values: The values λ + ε of the tuned hyperparameters, each in its range, shape (B, h).
+            deltas: Δ of each responding parameter. Its ``trains_weights`` says whether the weights
+                get a gradient too.
+            share: The factor of the gradient.
+            decay_at: Returns the values and Δ at which the gradient of the weight decay, as a term
+                of the loss, is added as well, with factor 1. It is called after the pass has freed
+                its memory, and before the values that the pass wrote into parameters are undone.
+
+        Returns:
+            The mean training loss, without its graph.
+        """
+        context, bilevel = self._context, self._bilevel
+        shared = bilevel.plan.shared
+        perturbed = bilevel.space.columns(values)
+        mode = PerturbedValues(
+            bilevel.hyperparameters.values,
+            deltas,
+            bilevel.space.columns(values, without=shared),
+            {name: perturbed[name][0].item() for name in shared},
+        )
+        mode.take(batch)
+        with ExitStack() as restoring:
+            frozen_parameters = []
+            if not deltas.trains_weights:
+                restoring.enter_context(context.model_state.unchanged())
+                restoring.enter_context(mode.leaving(context.model_state.parameters))
+                # This includes parameters of the loss function itself.
+                frozen_parameters = context.optimized_parameters
+            with frozen(frozen_parameters), at_response(context.model, mode):
+                loss = merged_loss(context.loss_fn(context.model, batch), examples, "loss_fn")
+            bilevel.names_read = (bilevel.names_read or set()) | mode.names
+            self._backward(loss, share)
+            if decay_at is not None:
+                self._add_decay_gradient(*decay_at())
+        return loss.detach()
+
+    def require_gradient(self, *gates: Tensor, is_first: bool) -> None:
+        """Check that a gradient has reached the response, or the gates that were made from it.
+
+        Args:
+            *gates: The gates.
+            is_first: Whether this is the first step of the response, in which a gradient of zero
+                does not count.
+
+        Raises:
+            HyperparameterError: If no gradient has.
+        """
+        for tensor in (*gates, *self._bilevel.response.parameters()):
+            if tensor.grad is not None and (not is_first or bool(tensor.grad.any())):
+                return
+        raise HyperparameterError(_NO_GRADIENT)
+
+    def _add_decay_gradient(self, values: Tensor, deltas: Deltas) -> None:
+        hyperparameters = self._bilevel.hyperparameters
+        perturbed: Mapping[str, Any] = ChainMap(
+            self._bilevel.space.columns(values),  # type: ignore[arg-type]
+            hyperparameters.values,  # type: ignore[arg-type]
+        )
+        loss = hyperparameters.weight_decay.response_loss(deltas, perturbed)
+        if isinstance(loss, Tensor):
+            self._backward(loss)
+
+    def _backward(self, loss: Tensor, share: float = 1.0) -> None:
+        self._context.progress.require_finite(loss.item(), "training loss of the response")
+        if loss.requires_grad:
+            (share / self._context.progress.batches_per_step * loss).backward()
+
+
+@contextmanager
+def gates_of(response: Response, perturbation: Tensor) -> Iterator[Tensor]:
+    """Yield the response's gates as a leaf, and pass its gradient on to Θ at the end.
+
+    Several passes can then each free their graph, and the product with Θ is differentiated once.
+
+    Args:
+        response: Θ.
+        perturbation: ε, shape (B, h).
+    """
+    gates = response.gates(perturbation)
+    leaf = gates.detach().requires_grad_(gates.requires_grad)
+    yield leaf
+    if leaf.grad is not None:
+        torch.autograd.backward(gates, leaf.grad)

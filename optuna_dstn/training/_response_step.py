@@ -1,0 +1,108 @@
+"""The step on the response of the centred methods, Centered STN and Δ-STN.
+
+Both model the best response around the current λ0 as w0 + Θ(λ − λ0), and alternate
+
+1. w0: a gradient step on L_T(λ0, w0), unperturbed (:mod:`._weight_step`);
+2. Θ:  every ``response_interval`` steps, a gradient step on E_ε L_T(λ0 + ε, w0 + Θε);
+3. λ, σ: see :mod:`._hyperparameter_step`
+
+(Bae & Grosse, 2020, algorithm 1). Δ-STN linearises the network at w0 in Θε, so that Θ is the exact
+Jacobian of the response for any σ. Centered STN moves the weights of the network as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optuna_dstn.batch._batch import batch_size, part_of
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.tensors._random_numbers import repeated_random_numbers
+from optuna_dstn.training._bilevel_state import BilevelState
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
+
+
+# This ends the message of a gradient that is not finite, where the loss itself is.
+NO_SECOND_DERIVATIVE = (
+    "The loss itself is finite: an operation of the network may have no second derivative in "
+    'PyTorch where it was, such as torch.sinc at 0; TunerConfig(method="centered-stn") needs none. '
+)
+
+
+class ResponseStep:
+    """A gradient step on E_ε L_T(λ0 + ε, w0 + Θε) in Θ.
+
+    Args:
+        context: The user's objects and settings.
+        bilevel: λ, σ and the response.
+
+    Attributes:
+        perturbed_loss: The loss that both halves of the step differentiate.
+    """
+
+    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
+        self._context = context
+        self._bilevel = bilevel
+        self.perturbed_loss = PerturbedLoss(context, bilevel)
+
+    def add_gradient(self, batch: Any) -> None:
+        """Add the gradient of the mean of the losses at ε and at −ε.
+
+        The gradient at ε alone is mostly noise: the gradient of each example at Δ = 0 times the ε
+        of the example, which is zero only in the mean over ε. In the mean of both losses this noise
+        cancels, because both draw the same random numbers (dropout masks, noise).
+        """
+        context, bilevel = self._context, self._bilevel
+        if not self._context.progress.is_accumulating:
+            context.optimizer.zero_grad()  # frees memory for the gradients of the response
+        batch, examples = self._part_for_response(batch)
+        with torch.no_grad():
+            perturbation = bilevel.space.perturbation(examples, bilevel.shared_draws)
+            both = torch.cat([perturbation, -perturbation])
+            values = bilevel.space.constrain(bilevel.space.raw + both)
+        # The gates are linear in ε, so both passes share one product with U and its derivative.
+        with gates_of(bilevel.response, perturbation) as gates:
+            with repeated_random_numbers(perturbation):
+                deltas = bilevel.deltas(gates, examples)
+                self.perturbed_loss.add_gradient(
+                    batch, examples, values[:examples], deltas, share=0.5
+                )
+            if self._context.progress.steps == 0 and self._context.progress.is_first_of_step:
+                self.perturbed_loss.require_gradient(gates, is_first=True)
+            deltas = bilevel.deltas(-gates, examples)
+
+            def at_both() -> tuple[Tensor, Deltas]:
+                return values, bilevel.deltas(torch.cat([gates, -gates]), 2 * examples)
+
+            self.perturbed_loss.add_gradient(
+                batch, examples, values[examples:], deltas, share=0.5, decay_at=at_both
+            )
+            self.perturbed_loss.require_gradient(gates, is_first=False)
+
+    def finish(self) -> None:
+        """Step along the gradient that the batches of a step have added up."""
+        response_optimizer = self._bilevel.response_optimizer
+        norm = response_optimizer.clip(self._context.max_grad_norm)
+        advice = NO_SECOND_DERIVATIVE if self._bilevel.is_linear else ""
+        self._context.progress.require_finite(
+            norm, "gradient of the response's training loss", advice
+        )
+        response_optimizer.step()
+        response_optimizer.zero_grad()  # frees memory for the gradients of the weights
+
+    def _part_for_response(self, batch: Any) -> tuple[Any, int]:
+        """Return the part of a batch for this step, and its size; steps take the parts in turn."""
+        examples = batch_size(batch, self._context.batch_axis)
+        config = self._bilevel.config
+        # Batch normalisation needs two examples at least: one alone has no variance.
+        count = min(examples, max(2, math.ceil(examples * config.response_fraction)))
+        if count == examples:
+            return batch, examples
+        turn = self._context.progress.steps // config.response_interval
+        start = min(turn % math.ceil(examples / count) * count, examples - count)
+        part = slice(start, start + count)
+        return part_of(batch, part, examples, self._context.batch_axis), count

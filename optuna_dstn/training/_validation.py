@@ -1,0 +1,113 @@
+"""The validation batches and loss, as the steps on the hyperparameters see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import functools
+from typing import Any
+
+from torch import Tensor
+
+from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss
+from optuna_dstn.linearize._linearize import at_response, merged_loss
+from optuna_dstn.linearize._responding import RespondingValidation
+from optuna_dstn.linearize._torch_call_mode import ValidationValues
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._evaluation import differentiable_in_evaluation, evaluating
+
+
+_SOURCE = "The validation loss function"
+VALIDATION_CUT_OFF = (
+    "The validation loss does not depend on the weights that respond: no gradient reaches them. "
+    "Let valid_loss_fn call the model that is trained (no copy of it), and compute with gradients "
+    "(not under torch.no_grad(), from nothing detached): the steps on the hyperparameters "
+    "differentiate it."
+)
+
+
+class Validation:
+    """Draws validation batches without end, and computes the loss on them in evaluation mode.
+
+    Args:
+        context: The user's objects and settings.
+
+    Attributes:
+        batches: The validation batches, over and over.
+    """
+
+    def __init__(self, context: TrainingContext) -> None:
+        self._context = context
+        self.batches = EndlessBatches(context.valid_loader)
+
+    def next_batch(self) -> tuple[Any, int]:
+        """Return the next batch and its size B."""
+        batch = next(self.batches)
+        return batch, batch_size(batch, self._context.batch_axis)
+
+    @contextmanager
+    def loss(self, batch: Any, examples: int, values: Mapping[str, float]) -> Iterator[Tensor]:
+        """Yield L_V(w), a scalar with its graph; differentiate it inside.
+
+        Args:
+            batch: The batch.
+            examples: B, its size.
+            values: The current value of each hyperparameter.
+        """
+        context = self._context
+        with (
+            self._evaluation(),
+            differentiable_in_evaluation(context.model),
+            ValidationValues(values) as mode,
+            mode.leaving(context.model_state.parameters),
+        ):
+            call = functools.partial(context.valid_loss_fn, context.model, batch)
+            output = context.model_state.evaluated("valid_loss_fn", call)
+            yield mean_loss(output, examples, _SOURCE)
+
+    @contextmanager
+    def loss_at_response(
+        self, batch: Any, examples: int, values: Mapping[str, float], deltas: Deltas
+    ) -> Iterator[Tensor]:
+        """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside.
+
+        Args:
+            batch: The batch.
+            examples: B, its size.
+            values: The current value of each hyperparameter.
+            deltas: Δ of each responding parameter.
+        """
+        context = self._context
+        mode = RespondingValidation(values, deltas)
+        with self._evaluation(), mode.leaving(context.model_state.parameters):
+            with at_response(context.model, mode):
+                output = context.valid_loss_fn(context.model, batch)
+                loss = merged_loss(output, examples, _SOURCE)
+            yield loss
+
+    def require_loss(self, values: Mapping[str, float]) -> None:
+        """Find the mistakes of a validation loss in the first step, not only after the warm-up.
+
+        Args:
+            values: The current value of each hyperparameter.
+
+        Raises:
+            HyperparameterError: If the loss reads a hyperparameter or has no gradient.
+            TrainingDivergedError: If the loss is NaN or infinite.
+        """
+        batch, examples = self.next_batch()
+        with self.loss(batch, examples, values) as loss:
+            pass
+        self._context.progress.require_finite(loss.item(), "validation loss")
+        if not loss.requires_grad:
+            raise HyperparameterError(VALIDATION_CUT_OFF)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        with (
+            self._context.model_state.validation(is_first_batch=self.batches.drawn == 1),
+            evaluating(self._context.model),
+        ):
+            yield
