@@ -13,4 +13,5 @@ from optuna_dstn.rules.layers import (
     _penalty,
     _products,
     _recurrent,
+    _recurrent_cells,
 )
