@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from optuna_dstn.rules.forward_ad import (
-    _dual_activations,
-    _dual_arithmetic,
     _norms,
     _operations,
     _parametrizations,

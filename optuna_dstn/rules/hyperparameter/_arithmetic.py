@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import forward_ad_rules, hyperparameter_rule
+from optuna_dstn.rules._registry import hyperparameter_rule
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -38,8 +38,7 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             operands[1] = operands[1] * _like(scaled, alpha)
         elif alpha != 1:
             kwargs["alpha"] = alpha
-        rule: Callable[..., Tensor] = forward_ad_rules.get(function, function)
-        return rule(*operands, **kwargs)
+        return function(*operands, **kwargs)
 
     return apply
 

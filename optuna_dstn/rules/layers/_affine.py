@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules._registry import Examples, Responding, layer_rule
-from optuna_dstn.rules.forward_ad._frozen_convolution import convolution_of_tangent
 from optuna_dstn.tensors._dual import split
 
 
@@ -185,10 +184,6 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
         **named: Any,
     ) -> Tensor:
         def convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            if bias is None and not transposed and input.requires_grad:
-                return convolution_of_tangent(
-                    operation, spatial_axes, input, weight, options, named
-                )
             return operation(input, weight, bias, *options, **named)
 
         return affine(convolve, units, deltas, input, weight, bias)
