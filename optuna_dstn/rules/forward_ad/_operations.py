@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn.rules._registry import forward_ad_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.forward_ad._norms import value_and_slope, vector_norm
 from optuna_dstn.tensors._dual import dual, is_dual, split
 
 
-@forward_ad_rule(F.glu)
+@registry.forward_ad(F.glu)
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """y = a⊙s, s = σ(b), of the halves a and b of x: ẏ = s⊙(ȧ + a⊙(1 − s)⊙ḃ)."""
     primal, tangent = split(input)
@@ -29,7 +29,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return dual(output, torch.addcmul(a_change * gate, output - output * gate, b_change))
 
 
-@forward_ad_rule(F.hardsigmoid)
+@registry.forward_ad(F.hardsigmoid)
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """y = min(max(x + 3, 0), 6)/6: ẏ = ẋ/6 where |x| < 3."""
     primal, tangent = split(input)
@@ -39,7 +39,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(output) if inplace else output
 
 
-@forward_ad_rule(F.conv_tbc)
+@registry.forward_ad(F.conv_tbc)
 def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
     """y = W∗x + b of (T, B, C): ẏ = W∗ẋ + Ẇ∗x + ḃ."""
     (x, x_change), (w, w_change), (b, b_change) = map(split, (input, weight, bias))
@@ -55,7 +55,7 @@ def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tenso
     return dual(output, torch.stack(terms).sum(0)) if terms else output
 
 
-@forward_ad_rule(torch.cdist)
+@registry.forward_ad(torch.cdist)
 def cdist(
     x1: Tensor,
     x2: Tensor,
@@ -88,7 +88,7 @@ def cdist(
     return dual(distance, change * inverse)
 
 
-@forward_ad_rule(F.pdist)
+@registry.forward_ad(F.pdist)
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """d = ‖x_i − x_j‖ of all pairs i < j."""
     if not is_dual(input):
@@ -97,7 +97,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     return vector_norm(input[first] - input[second], p, -1).squeeze(-1)
 
 
-@forward_ad_rule(F.embedding_bag)
+@registry.forward_ad(F.embedding_bag)
 def embedding_bag(
     input: Tensor,
     weight: Tensor,
@@ -159,7 +159,7 @@ def _bags(input: Tensor, offsets: Tensor | None, includes_last: bool) -> tuple[T
     return torch.arange(bags, device=input.device).repeat_interleave(lengths), bags
 
 
-@forward_ad_rule(F.grid_sample)
+@registry.forward_ad(F.grid_sample)
 def grid_sample(
     input: Tensor,
     grid: Tensor,
@@ -247,7 +247,7 @@ def _loss(function: Callable[..., Any], batch_axis: int) -> None:
         batch_axis: Of x, where it has one.
     """
 
-    @forward_ad_rule(function)
+    @registry.forward_ad(function)
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         primal, tangent = split(input)
         if tangent is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optuna_dstn.rules._registry import forward_ad_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._dual import is_dual
 
 
-@forward_ad_rule(torch._weight_norm)
+@registry.forward_ad(torch._weight_norm)
 def weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
     """W = g·v/‖v‖, the norm over all axes of v but ``dim``, or over all of them for -1."""
     if not (is_dual(direction) or is_dual(length)):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.hyperparameter._reduction import own_values, reduced
 
 
@@ -20,7 +20,7 @@ _POSITIVE = Domain(0, low_open=True)
 _NOT_NEGATIVE = Domain(0)
 
 
-@hyperparameter_rule(
+@registry.hyperparameter(
     F.cross_entropy, domain={"weight": _NOT_NEGATIVE, "label_smoothing": _FRACTION}
 )
 def cross_entropy(
@@ -48,7 +48,7 @@ def cross_entropy(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.nll_loss, domain={"weight": _NOT_NEGATIVE})
+@registry.hyperparameter(F.nll_loss, domain={"weight": _NOT_NEGATIVE})
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -66,7 +66,7 @@ def nll_loss(
     return reduced(losses, reduction, size_average, reduce, total=total)
 
 
-@hyperparameter_rule(
+@registry.hyperparameter(
     F.binary_cross_entropy_with_logits,
     domain={"weight": _NOT_NEGATIVE, "pos_weight": _POSITIVE},
 )
@@ -90,7 +90,7 @@ def binary_cross_entropy_with_logits(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.binary_cross_entropy, domain={"weight": _NOT_NEGATIVE})
+@registry.hyperparameter(F.binary_cross_entropy, domain={"weight": _NOT_NEGATIVE})
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,

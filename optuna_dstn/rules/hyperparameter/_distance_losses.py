@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.hyperparameter._reduction import own_values, reduced
 
 
 _POSITIVE = Domain(0, low_open=True)
 
 
-@hyperparameter_rule(F.huber_loss, domain={"delta": _POSITIVE, "weight": Domain(0)})
+@registry.hyperparameter(F.huber_loss, domain={"delta": _POSITIVE, "weight": Domain(0)})
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -34,7 +34,7 @@ def huber_loss(
     return reduced(losses if own_weight is None else own_weight * losses, reduction)
 
 
-@hyperparameter_rule(F.smooth_l1_loss, domain={"beta": Domain(0)})
+@registry.hyperparameter(F.smooth_l1_loss, domain={"beta": Domain(0)})
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -56,7 +56,7 @@ def smooth_l1_loss(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.margin_ranking_loss)
+@registry.hyperparameter(F.margin_ranking_loss)
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -72,7 +72,7 @@ def margin_ranking_loss(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.hinge_embedding_loss)
+@registry.hyperparameter(F.hinge_embedding_loss)
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -86,7 +86,7 @@ def hinge_embedding_loss(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.cosine_embedding_loss, domain={"margin": Domain(-1, 1)})
+@registry.hyperparameter(F.cosine_embedding_loss, domain={"margin": Domain(-1, 1)})
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -103,7 +103,7 @@ def cosine_embedding_loss(
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.triplet_margin_loss, domain={"margin": _POSITIVE})
+@registry.hyperparameter(F.triplet_margin_loss, domain={"margin": _POSITIVE})
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,

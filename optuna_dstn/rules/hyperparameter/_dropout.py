@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._dual import dual, split
 
 
@@ -74,8 +74,8 @@ def _affine(input: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor
     return dual(output, tangent * scale)
 
 
-@hyperparameter_rule(F.dropout, is_active=_is_training_by_default, domain=_RATE)
-@hyperparameter_rule(torch.dropout, is_active=_is_training, domain=_RATE)
+@registry.hyperparameter(F.dropout, is_active=_is_training_by_default, domain=_RATE)
+@registry.hyperparameter(torch.dropout, is_active=_is_training, domain=_RATE)
 def dropout(
     input: Tensor,
     p: PerExample,
@@ -88,19 +88,19 @@ def dropout(
     return _dropout(input, p, inplace)
 
 
-@hyperparameter_rule(F.dropout1d, is_active=_is_training_by_default, domain=_RATE)
+@registry.hyperparameter(F.dropout1d, is_active=_is_training_by_default, domain=_RATE)
 def dropout1d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, L)."""
     return _dropout(input, p, inplace, trailing=1)
 
 
-@hyperparameter_rule(F.dropout2d, is_active=_is_training_by_default, domain=_RATE)
+@registry.hyperparameter(F.dropout2d, is_active=_is_training_by_default, domain=_RATE)
 def dropout2d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, H, W)."""
     return _dropout(input, p, inplace, trailing=input.ndim - 2)
 
 
-@hyperparameter_rule(F.dropout3d, is_active=_is_training_by_default, domain=_RATE)
+@registry.hyperparameter(F.dropout3d, is_active=_is_training_by_default, domain=_RATE)
 def dropout3d(input: Tensor, p: PerExample, training: bool = True, inplace: bool = False) -> Tensor:
     """y = x ⊙ m / (1 − p_b), one draw for each channel of (B, C, D, H, W)."""
     return _dropout(input, p, inplace, trailing=input.ndim - 2)
@@ -120,8 +120,8 @@ def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, *, trailing: int
     return input.mul_(scale).add_(shift) if inplace else _affine(input, scale, shift)
 
 
-@hyperparameter_rule(F.alpha_dropout, is_active=_is_training, domain=_RATE)
-@hyperparameter_rule(torch.alpha_dropout, is_active=_is_training, domain=_RATE)
+@registry.hyperparameter(F.alpha_dropout, is_active=_is_training, domain=_RATE)
+@registry.hyperparameter(torch.alpha_dropout, is_active=_is_training, domain=_RATE)
 def alpha_dropout(
     input: Tensor,
     p: PerExample,
@@ -134,8 +134,8 @@ def alpha_dropout(
     return _alpha_dropout(input, p, inplace, trailing=0)
 
 
-@hyperparameter_rule(F.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
-@hyperparameter_rule(torch.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
+@registry.hyperparameter(F.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
+@registry.hyperparameter(torch.feature_alpha_dropout, is_active=_is_training, domain=_RATE)
 def feature_alpha_dropout(
     input: Tensor,
     p: PerExample,

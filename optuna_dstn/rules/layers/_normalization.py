@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, layer_rule
+from optuna_dstn.rules._registry import Examples, Responding, registry
 from optuna_dstn.rules.forward_ad._symmetric import symmetric
 from optuna_dstn.tensors._dual import is_dual, split
 
@@ -141,7 +141,9 @@ def _behind_shape(
 # -- rules ---------------------------------------------------------------------------------------
 
 
-@layer_rule(F.batch_norm, responding=_behind_averages, takes_batch=False, examples=_with_channels)
+@registry.layer(
+    F.batch_norm, responding=_behind_averages, takes_batch=False, examples=_with_channels
+)
 def batch_norm(
     deltas: Deltas,
     input: Tensor,
@@ -164,7 +166,7 @@ def batch_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias, formula)
 
 
-@layer_rule(
+@registry.layer(
     F.instance_norm, responding=_behind_averages, takes_batch=False, examples=_with_channels
 )
 def instance_norm(
@@ -191,7 +193,7 @@ def instance_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias, formula)
 
 
-@layer_rule(F.layer_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
+@registry.layer(F.layer_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
 def layer_norm(
     deltas: Deltas,
     input: Tensor,
@@ -210,7 +212,7 @@ def layer_norm(
     return scale_and_shift(deltas, input, normalise, axes, weight, bias, formula)
 
 
-@layer_rule(F.group_norm, responding=_behind_shape, takes_batch=False, examples=_with_channels)
+@registry.layer(F.group_norm, responding=_behind_shape, takes_batch=False, examples=_with_channels)
 def group_norm(
     deltas: Deltas,
     input: Tensor,
@@ -227,7 +229,7 @@ def group_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias)
 
 
-@layer_rule(F.rms_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
+@registry.layer(F.rms_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
 def rms_norm(
     deltas: Deltas,
     input: Tensor,

@@ -24,7 +24,7 @@ from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import Responding, forward_ad_rule, layer_rule
+from optuna_dstn.rules._registry import Responding, registry
 from optuna_dstn.rules.hyperparameter import _dropout
 from optuna_dstn.rules.layers import _recurrent_cells as cells
 from optuna_dstn.rules.layers._affine import linear
@@ -62,8 +62,8 @@ def _register(cell: Cell, function: Callable[..., tuple[Tensor, ...]]) -> None:
         with _without_autocast(call.input.device.type):
             return _Network(cell, function.__name__, deltas, call).run()
 
-    forward_ad_rule(function)(functools.partial(rule, NO_DELTAS))
-    layer_rule(
+    registry.forward_ad(function)(functools.partial(rule, NO_DELTAS))
+    registry.layer(
         function,
         responding=_responding,
         is_active=_drops,
@@ -251,7 +251,7 @@ _register(cells.tanh_rnn, torch.rnn_tanh)
 _register(cells.relu_rnn, torch.rnn_relu)
 
 
-@forward_ad_rule(torch._pack_padded_sequence)
+@registry.forward_ad(torch._pack_padded_sequence)
 def pack_padded_sequence(
     input: Tensor, lengths: Tensor, batch_first: bool
 ) -> tuple[Tensor, Tensor]:

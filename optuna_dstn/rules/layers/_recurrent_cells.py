@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Responding, forward_ad_rule, layer_rule
+from optuna_dstn.rules._registry import Responding, registry
 from optuna_dstn.rules.layers._affine import linear
 from optuna_dstn.tensors._dual import is_dual
 
@@ -95,8 +95,8 @@ def _register(cell: Cell, function: Callable[..., Any]) -> None:
         after = cell(from_input, from_hidden, states)
         return after if len(after) > 1 else after[0]
 
-    forward_ad_rule(function)(functools.partial(rule, NO_DELTAS))
-    layer_rule(function, responding=_responding)(rule)
+    registry.forward_ad(function)(functools.partial(rule, NO_DELTAS))
+    registry.layer(function, responding=_responding)(rule)
 
 
 _register(lstm, torch.lstm_cell)
