@@ -1,6 +1,6 @@
 """Cross entropies with label smoothing, or with weights, of each example's own.
 
-How a mean is taken: :mod:`optuna_dstn.rules.hyperparameter._reduction`.
+How a mean is taken: :mod:`optuna_dstn.rules.hyperparameter._loss_reduction`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample, aligned
 from optuna_dstn.rules._registry import registry
-from optuna_dstn.rules.hyperparameter._reduction import reduced
+from optuna_dstn.rules.hyperparameter._loss_reduction import reduced
 
 
 _FRACTION = Domain(0, 1)

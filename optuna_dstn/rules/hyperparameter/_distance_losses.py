@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample, aligned
 from optuna_dstn.rules._registry import registry
-from optuna_dstn.rules.hyperparameter._reduction import reduced
+from optuna_dstn.rules.hyperparameter._loss_reduction import reduced
 
 
 _POSITIVE = Domain(0, low_open=True)

@@ -5,7 +5,7 @@ The units of every parameter are the rows of the gates, those of an LSTM's proje
     d(W_ih·x + b_ih) = W_ih·ẋ + Σ (Uε)⊙(R_ih·x) + Σ (Vε)⊙r_ih, and of h likewise.
 
 A layer computes W_ih·x + b_ih of all steps at once, and then runs its cell step by step, on dual
-numbers. The rows of all sequences are stored step by step, see ``_steps``.
+numbers. The rows of all sequences are stored step by step, see ``_recurrent_steps``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from optuna_dstn.rules.layers import _recurrent_cells as cells
 from optuna_dstn.rules.layers._affine import linear
 from optuna_dstn.rules.layers._recurrent_call import RecurrentCall, Weights
 from optuna_dstn.rules.layers._recurrent_cells import NO_DELTAS, Cell, State
-from optuna_dstn.rules.layers._steps import Steps
+from optuna_dstn.rules.layers._recurrent_steps import Steps
 from optuna_dstn.tensors._dual import dual, is_dual, split
 
 
