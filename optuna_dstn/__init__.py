@@ -28,6 +28,7 @@ from optuna_dstn._version import __version__
 from optuna_dstn.hyperparameter._choice import choice
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.penalty import l1_penalty, l2_penalty
+from optuna_dstn.rules import register_rule
 from optuna_dstn.schedule._replay import replay_schedule
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._config import TunerConfig
@@ -56,6 +57,7 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "load_study",
+    "register_rule",
     "replay_schedule",
     "visualization",
     "wrap",

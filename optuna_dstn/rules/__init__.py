@@ -15,27 +15,30 @@ from __future__ import annotations
 
 from optuna_dstn.rules import forward_ad, hyperparameter, layers
 from optuna_dstn.rules._domain import Domain
-from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import (
-    HyperparameterRule,
-    forward_ad_rules,
-    hyperparameter_rules,
-    layer_rules,
-    penalty_rules,
-)
+from optuna_dstn.rules._per_example import PerExample, aligned
+from optuna_dstn.rules._register_rule import register_rule
+from optuna_dstn.rules._registry import HyperparameterRule, registry
 from optuna_dstn.rules.forward_ad._primal_graph import tangent_in_graph
 from optuna_dstn.rules.layers._penalty import Decay, mean_decay
 
+
+hyperparameter_rules = registry.hyperparameter_rules
+layer_rules = registry.layer_rules
+penalty_rules = registry.penalty_rules
+forward_ad_rules = registry.forward_ad_rules
 
 __all__ = [
     "Decay",
     "Domain",
     "HyperparameterRule",
     "PerExample",
+    "aligned",
     "forward_ad_rules",
     "hyperparameter_rules",
     "layer_rules",
     "mean_decay",
     "penalty_rules",
+    "register_rule",
+    "registry",
     "tangent_in_graph",
 ]

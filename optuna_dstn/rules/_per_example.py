@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._layout import BatchLayout
+
+
+Plain = TypeVar("Plain")
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,19 @@ class PerExample:
             rows = values.expand(-1, len(values), *shape[1:])
             return rows.diagonal(dim1=0, dim2=1).movedim(-1, 0)
         return batch.align(self.values, input, range(input.ndim - len(shape), input.ndim))
+
+
+def aligned(value: PerExample | Plain, input: Tensor) -> Tensor | Plain:
+    """Return the value of each example so that it broadcasts against ``input``.
+
+    Args:
+        value: A :class:`PerExample`; anything else is returned as it is.
+        input: A tensor of the batch.
+
+    Returns:
+        A tensor on the device and of the dtype of ``input``.
+
+    Raises:
+        HyperparameterError: If the first axis of ``input`` is not the batch axis.
+    """
+    return value.like(input).to(input) if isinstance(value, PerExample) else value

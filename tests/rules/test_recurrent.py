@@ -20,7 +20,6 @@ from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.linearize._linearize import at_response
 from optuna_dstn.linearize._responding import RespondingValidation
 from optuna_dstn.response._delta import Delta, Deltas
-from optuna_dstn.rules.layers import _recurrent
 
 
 EXAMPLES = 5
@@ -345,17 +344,6 @@ def test_values_and_gradients_equal_those_of_the_loops(
 def test_other_responses(response: Any, case: str, layout: str, linear: bool) -> None:
     net, x, lengths = network(CASES[case], layout, starts=False)
     compare(net, x, lengths, response(net), linear)
-
-
-@pytest.mark.parametrize("layout", ["batch first", "unsorted"])
-@pytest.mark.parametrize("case", CASES)
-def test_at_states_known_from_torchs_own_kernels(
-    case: str, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU: what the gates see is computed for all steps at once."""
-    monkeypatch.setattr(_recurrent, "_FUSED", frozenset({"cpu"}))
-    net, x, lengths = network(CASES[case], layout)
-    compare(net, x, lengths, structured(net), linear=True)
 
 
 @pytest.mark.parametrize("layout", ["batch first", "unsorted"])

@@ -19,7 +19,7 @@ from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.rules import hyperparameter_rules, layer_rules
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import layer_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.layers._affine import linear
 
 
@@ -40,7 +40,9 @@ def of_weight(x: Tensor, weight: Tensor, *options: object, **named: object) -> A
 
 @pytest.fixture(autouse=True)
 def rule() -> Iterator[None]:
-    @layer_rule(amplified, responding=of_weight, is_active=is_on, domain={"gain": Domain(low=0.0)})
+    @registry.layer(
+        amplified, responding=of_weight, is_active=is_on, domain={"gain": Domain(low=0.0)}
+    )
     def _amplified(
         deltas: Deltas, x: Tensor, weight: Tensor, gain: Any = 1.0, is_on: bool = True
     ) -> Tensor:

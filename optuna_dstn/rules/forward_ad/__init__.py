@@ -1,12 +1,5 @@
-"""Operations on dual numbers that PyTorch lacks."""
+"""Forms for dual numbers of operations that PyTorch cannot differentiate in forward mode."""
 
 from __future__ import annotations
 
-from optuna_dstn.rules.forward_ad import (
-    _dual_activations,
-    _dual_arithmetic,
-    _norms,
-    _operations,
-    _parametrizations,
-    _symmetric,
-)
+from optuna_dstn.rules.forward_ad import _distances, _grid_sample, _norms, _operations, _symmetric

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn.rules._registry import forward_ad_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._dual import dual, is_dual, is_in_graph, split
 
 
@@ -50,7 +50,7 @@ def _rule(function: Callable[..., Any], *more: Callable[..., Any]) -> Callable[[
     """Register a rule that may be called by NumPy's names of arguments too, as torch is."""
 
     def register(apply: _Rule) -> _Rule:
-        @forward_ad_rule(function, *more)
+        @registry.forward_ad(function, *more)
         def renamed(*args: Any, **kwargs: Any) -> Any:
             return apply(*args, **{_NAMES.get(name, name): a for name, a in kwargs.items()})
 
@@ -81,7 +81,7 @@ def vector_norm(input: Tensor, p: float, dim: int) -> Tensor:
     return _sloped(lambda x: torch.linalg.vector_norm(x, p, dim, keepdim=True), input, dim)
 
 
-@forward_ad_rule(torch.dist)
+@registry.forward_ad(torch.dist)
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """d = ‖x − y‖."""
     if not is_dual(input) and not is_dual(other):
@@ -89,7 +89,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return _sloped(lambda x: torch.linalg.vector_norm(x, p), input - other, None)
 
 
-@forward_ad_rule(F.normalize)
+@registry.forward_ad(F.normalize)
 def normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
@@ -99,7 +99,7 @@ def normalize(
     return input / vector_norm(input, p, dim).clamp_min(eps)
 
 
-@forward_ad_rule(F.cosine_similarity)
+@registry.forward_ad(F.cosine_similarity)
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """y = ⟨x, y⟩/(max(‖x‖, ε)·max(‖y‖, ε))."""
     if not is_dual(x1) and not is_dual(x2):
@@ -128,7 +128,7 @@ def std_mean(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> tuple
 def _lp_pool(function: Callable[..., Tensor], mean: Callable[..., Tensor]) -> None:
     """y = (k·m)^(1/p), m = mean x^p of k entries: ẏ = y·ṁ/(p·m),  0 where m is."""
 
-    @forward_ad_rule(function)
+    @registry.forward_ad(function)
     def apply(
         input: Tensor,
         norm_type: float,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn.rules._registry import forward_ad_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._dual import dual, is_in_graph, split
 
 
@@ -65,18 +65,18 @@ class _Product(torch.autograd.Function):
         return ctx.product(gradient), None
 
 
-@forward_ad_rule(F.softmax)
+@registry.forward_ad(F.softmax)
 def softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The chances p, with J = diag(p) − ppᵀ."""
     return symmetric(lambda x: F.softmax(x, *args, **kwargs), input)
 
 
-@forward_ad_rule(torch.softmax, Tensor.softmax)
+@registry.forward_ad(torch.softmax, Tensor.softmax)
 def _softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return symmetric(lambda x: torch.softmax(x, *args, **kwargs), input)
 
 
-@forward_ad_rule(F.silu)
+@registry.forward_ad(F.silu)
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """Of y = xσ(x), entry by entry, J is diagonal."""
     return F.silu(input, inplace=True) if inplace else symmetric(F.silu, input)

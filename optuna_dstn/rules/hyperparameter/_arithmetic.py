@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import forward_ad_rules, hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -38,8 +38,7 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             operands[1] = operands[1] * _like(scaled, alpha)
         elif alpha != 1:
             kwargs["alpha"] = alpha
-        rule: Callable[..., Tensor] = forward_ad_rules.get(function, function)
-        return rule(*operands, **kwargs)
+        return function(*operands, **kwargs)
 
     return apply
 
@@ -51,7 +50,7 @@ def _like(tensor: Tensor, number: PerExample) -> Tensor:
 
 
 for _function in functions((torch, Tensor), _NAMES):
-    hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
+    registry.hyperparameter(_function, takes_tensors=True)(_elementwise(_function))
 
 
 def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:
@@ -59,7 +58,7 @@ def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:
     return isinstance(value, (Tensor, Hyperparameter))
 
 
-@hyperparameter_rule(Tensor.__setitem__, is_active=_assigns_hyperparameter, takes_tensors=True)
+@registry.hyperparameter(Tensor.__setitem__, is_active=_assigns_hyperparameter, takes_tensors=True)
 def assign(input: Tensor, index: Any, value: PerExample) -> None:
     """x[i] = h: every entry of x that the index picks is set to h_b of its own example."""
     input[index] = value.like(input).expand_as(input)[index].to(input)

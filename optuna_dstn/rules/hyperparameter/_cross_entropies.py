@@ -1,6 +1,6 @@
 """Cross entropies with label smoothing, or with weights, of each example's own.
 
-How a mean is taken: :mod:`optuna_dstn.rules.hyperparameter._reduction`.
+How a mean is taken: :mod:`optuna_dstn.rules.hyperparameter._loss_reduction`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
-from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
-from optuna_dstn.rules.hyperparameter._reduction import own_values, reduced
+from optuna_dstn.rules._per_example import PerExample, aligned
+from optuna_dstn.rules._registry import registry
+from optuna_dstn.rules.hyperparameter._loss_reduction import reduced
 
 
 _FRACTION = Domain(0, 1)
@@ -20,7 +20,7 @@ _POSITIVE = Domain(0, low_open=True)
 _NOT_NEGATIVE = Domain(0)
 
 
-@hyperparameter_rule(
+@registry.hyperparameter(
     F.cross_entropy, domain={"weight": _NOT_NEGATIVE, "label_smoothing": _FRACTION}
 )
 def cross_entropy(
@@ -42,13 +42,13 @@ def cross_entropy(
     if not target.is_floating_point():
         losses, total = _of_classes(log_p, target, weight, ignore_index, label_smoothing)
         return reduced(losses, reduction, size_average, reduce, total=total)
-    smoothing = own_values(label_smoothing, target)
+    smoothing = aligned(label_smoothing, target)
     smoothed = (1 - smoothing) * target + smoothing / log_p.shape[1]
     losses = -_over_classes(_class_weights(weight, log_p), smoothed * log_p)
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.nll_loss, domain={"weight": _NOT_NEGATIVE})
+@registry.hyperparameter(F.nll_loss, domain={"weight": _NOT_NEGATIVE})
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -66,7 +66,7 @@ def nll_loss(
     return reduced(losses, reduction, size_average, reduce, total=total)
 
 
-@hyperparameter_rule(
+@registry.hyperparameter(
     F.binary_cross_entropy_with_logits,
     domain={"weight": _NOT_NEGATIVE, "pos_weight": _POSITIVE},
 )
@@ -83,14 +83,14 @@ def binary_cross_entropy_with_logits(
     losses = F.binary_cross_entropy_with_logits(
         input,
         target,
-        own_values(weight, input),
+        aligned(weight, input),
         reduction="none",
-        pos_weight=own_values(pos_weight, input),
+        pos_weight=aligned(pos_weight, input),
     )
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.binary_cross_entropy, domain={"weight": _NOT_NEGATIVE})
+@registry.hyperparameter(F.binary_cross_entropy, domain={"weight": _NOT_NEGATIVE})
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -100,7 +100,7 @@ def binary_cross_entropy(
     reduction: str = "mean",
 ) -> Tensor:
     """ℓ_b = −w_b·(t_b·log p_b + (1 − t_b)·log(1 − p_b))."""
-    losses = F.binary_cross_entropy(input, target, own_values(weight, input), reduction="none")
+    losses = F.binary_cross_entropy(input, target, aligned(weight, input), reduction="none")
     return reduced(losses, reduction, size_average, reduce)
 
 
@@ -121,7 +121,7 @@ def _of_classes(
     label_weights = weights.gather(1, labels.reshape(len(labels), -1)).view_as(labels)
     losses = label_weights * F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
     if label_smoothing != 0:  # 0 would make NaN of a class that is masked by a logit of −∞
-        smoothing = own_values(label_smoothing, losses)
+        smoothing = aligned(label_smoothing, losses)
         uniform = -_over_classes(weights, log_p).where(counted, 0) / log_p.shape[1]
         losses = (1 - smoothing) * losses + smoothing * uniform
     counts = labels.new_zeros(log_p.shape[1])

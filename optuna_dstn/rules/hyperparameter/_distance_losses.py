@@ -7,15 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
-from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
-from optuna_dstn.rules.hyperparameter._reduction import own_values, reduced
+from optuna_dstn.rules._per_example import PerExample, aligned
+from optuna_dstn.rules._registry import registry
+from optuna_dstn.rules.hyperparameter._loss_reduction import reduced
 
 
 _POSITIVE = Domain(0, low_open=True)
 
 
-@hyperparameter_rule(F.huber_loss, domain={"delta": _POSITIVE, "weight": Domain(0)})
+@registry.hyperparameter(F.huber_loss, domain={"delta": _POSITIVE, "weight": Domain(0)})
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -28,13 +28,13 @@ def huber_loss(
     That is d² / 2 up to δ_b, and δ_b·(d − δ_b / 2) from there.
     """
     distance = F.l1_loss(input, target, reduction="none")
-    short = distance.clamp(max=own_values(delta, distance))
+    short = distance.clamp(max=aligned(delta, distance))
     losses = short * (distance - short / 2)
-    own_weight = own_values(weight, losses)
+    own_weight = aligned(weight, losses)
     return reduced(losses if own_weight is None else own_weight * losses, reduction)
 
 
-@hyperparameter_rule(F.smooth_l1_loss, domain={"beta": Domain(0)})
+@registry.hyperparameter(F.smooth_l1_loss, domain={"beta": Domain(0)})
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -49,14 +49,14 @@ def smooth_l1_loss(
     That is d² / (2β_b) up to β_b, and d − β_b / 2 from there.
     """
     distance = F.l1_loss(input, target, reduction="none")
-    own_beta = own_values(beta, distance)
+    own_beta = aligned(beta, distance)
     smallest = torch.finfo(distance.dtype).tiny  # β = 0 is the L1 loss
     ratio = (distance / own_beta.clamp(min=smallest)).clamp(max=1)
     losses = ratio * (distance - ratio * own_beta / 2)
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.margin_ranking_loss)
+@registry.hyperparameter(F.margin_ranking_loss)
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -68,11 +68,11 @@ def margin_ranking_loss(
 ) -> Tensor:
     """ℓ_b = max(0, m_b − t_b·(x_b − x'_b))."""
     gap = target * (input1 - input2)
-    losses = (own_values(margin, gap) - gap).relu()
+    losses = (aligned(margin, gap) - gap).relu()
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.hinge_embedding_loss)
+@registry.hyperparameter(F.hinge_embedding_loss)
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -82,11 +82,11 @@ def hinge_embedding_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """ℓ_b = x_b where t_b = 1, and max(0, m_b − x_b) where t_b = −1."""
-    losses = torch.where(target == 1, input, (own_values(margin, input) - input).relu())
+    losses = torch.where(target == 1, input, (aligned(margin, input) - input).relu())
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.cosine_embedding_loss, domain={"margin": Domain(-1, 1)})
+@registry.hyperparameter(F.cosine_embedding_loss, domain={"margin": Domain(-1, 1)})
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -98,12 +98,12 @@ def cosine_embedding_loss(
 ) -> Tensor:
     """ℓ_b = 1 − cos(x_b, x'_b) where t_b = 1, and max(0, cos(x_b, x'_b) − m_b) where t_b = −1."""
     distance = F.cosine_embedding_loss(input1, input2, torch.ones_like(target), reduction="none")
-    apart = (1 - distance - own_values(margin, distance)).relu()
+    apart = (1 - distance - aligned(margin, distance)).relu()
     losses = torch.where(target == 1, distance, apart)
     return reduced(losses, reduction, size_average, reduce)
 
 
-@hyperparameter_rule(F.triplet_margin_loss, domain={"margin": _POSITIVE})
+@registry.hyperparameter(F.triplet_margin_loss, domain={"margin": _POSITIVE})
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -121,5 +121,5 @@ def triplet_margin_loss(
     far = F.pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = torch.minimum(far, F.pairwise_distance(positive, negative, p, eps))
-    losses = (near - far + own_values(margin, near)).relu()
+    losses = (near - far + aligned(margin, near)).relu()
     return reduced(losses, reduction, size_average, reduce)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -61,7 +61,7 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 for _function in functions((torch, Tensor), _NAMES):
-    hyperparameter_rule(_function, takes_tensors=True)(_elementwise(_function))
+    registry.hyperparameter(_function, takes_tensors=True)(_elementwise(_function))
 
 
 # -- functions written out, since torch takes numbers there ---------------------------------------
@@ -98,8 +98,8 @@ def elementwise_formula(
             return target.copy_(output) if inplace else output
 
         rule.__signature__ = signature  # type: ignore[attr-defined]
-        hyperparameter_rule(*functions, domain=domain)(rule)
-        hyperparameter_rule(*in_place, domain=domain)(functools.partial(rule, inplace=True))
+        registry.hyperparameter(*functions, domain=domain)(rule)
+        registry.hyperparameter(*in_place, domain=domain)(functools.partial(rule, inplace=True))
         return rule
 
     return register

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.hyperparameter._elementwise import elementwise_formula, per_entry
 
 
@@ -23,20 +23,20 @@ _DEVIATION = Domain(low=0)
 _POSITIVE = Domain(low=0, low_open=True)
 
 
-@hyperparameter_rule(Tensor.bernoulli_, domain={"p": _PROBABILITY})
+@registry.hyperparameter(Tensor.bernoulli_, domain={"p": _PROBABILITY})
 def bernoulli_(input: Tensor, p: PerExample, *, generator: Generator | None = None) -> Tensor:
     """y = 1 with probability p_b, 0 otherwise."""
     _, rate = per_entry(input, p)
     return input.bernoulli_(rate.expand_as(input), generator=generator)
 
 
-@hyperparameter_rule(torch.bernoulli, Tensor.bernoulli, domain={"p": _PROBABILITY})
+@registry.hyperparameter(torch.bernoulli, Tensor.bernoulli, domain={"p": _PROBABILITY})
 def bernoulli(input: Tensor, p: PerExample, *, generator: Generator | None = None) -> Tensor:
     """As ``bernoulli_``, in a tensor of the shape and dtype of ``input``."""
     return bernoulli_(torch.empty_like(input), p, generator=generator)
 
 
-@hyperparameter_rule(Tensor.normal_, domain={"std": _DEVIATION})
+@registry.hyperparameter(Tensor.normal_, domain={"std": _DEVIATION})
 def normal_(
     input: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -45,7 +45,7 @@ def normal_(
     return input.normal_(generator=generator).mul_(std).add_(mean)
 
 
-@hyperparameter_rule(torch.normal, domain={"std": _DEVIATION})
+@registry.hyperparameter(torch.normal, domain={"std": _DEVIATION})
 def normal(
     mean: Any,
     std: Any = 1.0,
@@ -65,7 +65,7 @@ def normal(
     return normal_(torch.empty_like(given, **options), mean, std, generator=generator)
 
 
-@hyperparameter_rule(Tensor.log_normal_, domain={"std": _DEVIATION})
+@registry.hyperparameter(Tensor.log_normal_, domain={"std": _DEVIATION})
 def log_normal_(
     input: Tensor, mean: Any = 1.0, std: Any = 2.0, *, generator: Generator | None = None
 ) -> Tensor:
@@ -73,7 +73,7 @@ def log_normal_(
     return normal_(input, mean, std, generator=generator).exp_()
 
 
-@hyperparameter_rule(Tensor.uniform_)
+@registry.hyperparameter(Tensor.uniform_)
 def uniform_(
     input: Tensor,
     low: Any = 0.0,
@@ -87,7 +87,7 @@ def uniform_(
     return input.uniform_(generator=generator).mul_(high - low).add_(low)
 
 
-@hyperparameter_rule(Tensor.exponential_, domain={"lambd": _POSITIVE})
+@registry.hyperparameter(Tensor.exponential_, domain={"lambd": _POSITIVE})
 def exponential_(input: Tensor, lambd: PerExample, *, generator: Generator | None = None) -> Tensor:
     """y = e/λ_b, e exponential of rate 1."""
     _, rate = per_entry(input, lambd)
@@ -101,7 +101,7 @@ def rrelu(input: Tensor, lower: Any = 1 / 8, upper: Any = 1 / 3, training: bool 
     return torch.where(input > 0, input, (lower + (upper - lower) * position) * input)
 
 
-@hyperparameter_rule(F.gumbel_softmax, domain={"tau": _POSITIVE})
+@registry.hyperparameter(F.gumbel_softmax, domain={"tau": _POSITIVE})
 def gumbel_softmax(logits: Tensor, tau: PerExample, *args: Any, **kwargs: Any) -> Tensor:
     """y = softmax((x + g)/τ_b), g standard Gumbel."""
     _, temperature = per_entry(logits, tau)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from optuna_dstn.rules.layers import (
-    _activations,
     _affine,
     _attention,
     _bilinear,
     _embeddings,
+    _matrix_products,
     _multi_head_attention,
     _normalization,
     _penalty,
-    _products,
+    _prelu,
     _recurrent,
+    _recurrent_cells,
 )

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, layer_rule
-from optuna_dstn.rules.forward_ad._frozen_convolution import convolution_of_tangent
+from optuna_dstn.rules._registry import Examples, Responding, registry
 from optuna_dstn.tensors._dual import split
 
 
@@ -130,7 +129,7 @@ def _rows(
     return Examples(input, (input.ndim - 1,)) if is_matrix else None
 
 
-@layer_rule(F.linear, responding=_either_axis, examples=_rows)
+@registry.layer(F.linear, responding=_either_axis, examples=_rows)
 def linear(deltas: Deltas, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = Wx + b over the last axis; see ``affine``."""
     return affine(F.linear, OF_LINEAR, deltas, input, weight, bias)
@@ -175,7 +174,9 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
         is_batch = isinstance(input, Tensor) and input.ndim == spatial_axes + 2
         return Examples(input, range(1, input.ndim)) if is_batch else None
 
-    @layer_rule(operation, responding=_axes_of_transposed if transposed else _axes, examples=images)
+    @registry.layer(
+        operation, responding=_axes_of_transposed if transposed else _axes, examples=images
+    )
     def convolution(
         deltas: Deltas,
         input: Tensor,
@@ -185,10 +186,6 @@ def _register(operation: Callable[..., Tensor], spatial_axes: int, *, transposed
         **named: Any,
     ) -> Tensor:
         def convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            if bias is None and not transposed and input.requires_grad:
-                return convolution_of_tangent(
-                    operation, spatial_axes, input, weight, options, named
-                )
             return operation(input, weight, bias, *options, **named)
 
         return affine(convolve, units, deltas, input, weight, bias)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import forward_ad_rule, hyperparameter_rule
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.hyperparameter._dropout import dropout
 from optuna_dstn.tensors._dual import dual, is_dual, split
 
@@ -140,8 +140,8 @@ def as_bias(mask: Tensor, query: Tensor) -> Tensor:
     return bias.masked_fill_(~mask, -math.inf)
 
 
-@hyperparameter_rule(F.scaled_dot_product_attention, domain=RATE)
-@forward_ad_rule(F.scaled_dot_product_attention)
+@registry.hyperparameter(F.scaled_dot_product_attention, domain=RATE)
+@registry.forward_ad(F.scaled_dot_product_attention)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Delta, Deltas
-from optuna_dstn.rules._registry import Examples, Responding, layer_rule
+from optuna_dstn.rules._registry import Examples, Responding, registry
 from optuna_dstn.tensors._dual import is_dual, split
 
 
@@ -19,7 +19,7 @@ def _features(input: Tensor, weight: Tensor, *options: Any, **named: Any) -> Res
     return ((weight, (1,)),)
 
 
-@layer_rule(F.embedding, responding=_features)
+@registry.layer(F.embedding, responding=_features)
 def embedding(
     deltas: Deltas,
     input: Tensor,
@@ -74,7 +74,7 @@ def _bags(
     return Examples(torch.empty(len(offsets) - include_last_offset, 0, device="meta"))
 
 
-@layer_rule(F.embedding_bag, responding=_features, examples=_bags)
+@registry.layer(F.embedding_bag, responding=_features, examples=_bags)
 def embedding_bag(
     deltas: Deltas,
     input: Tensor,

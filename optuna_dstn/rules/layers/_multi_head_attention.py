@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import Responding, forward_ad_rule, layer_rule
+from optuna_dstn.rules._registry import Responding, registry
 from optuna_dstn.rules.layers._affine import OF_LINEAR, affine
 from optuna_dstn.rules.layers._attention import (
     RATE,
@@ -77,7 +77,7 @@ def _drops(*args: Any, **kwargs: Any) -> bool:
     return bool(_by_name(*args, **kwargs).get("training", True))
 
 
-@layer_rule(
+@registry.layer(
     F.multi_head_attention_forward,
     responding=_responding,
     is_active=_drops,
@@ -111,7 +111,7 @@ def multi_head_attention_forward(
     return _attention(_NOTHING, *every, **kwargs)
 
 
-@forward_ad_rule(F.multi_head_attention_forward)
+@registry.forward_ad(F.multi_head_attention_forward)
 def _without_response(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     return multi_head_attention_forward(_NOTHING, *args, **kwargs)
 

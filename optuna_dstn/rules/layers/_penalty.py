@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from optuna_dstn.penalty import l1_penalty, l2_penalty
 from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import penalty_rule
+from optuna_dstn.rules._registry import registry
 
 
 class Decay(NamedTuple):
@@ -195,7 +195,7 @@ def _penalty(
     return torch.as_tensor(values * total).mean()
 
 
-@penalty_rule(l2_penalty)
+@registry.penalty(l2_penalty)
 def l2(deltas: Deltas, parameters: Sequence[Tensor], coefficient: PerExample | float) -> Tensor:
     """The mean over examples of c_b·Σ ‖w + diag(u_b)·R‖²."""
 
@@ -208,7 +208,7 @@ def l2(deltas: Deltas, parameters: Sequence[Tensor], coefficient: PerExample | f
     return _penalty(square, moved_square, deltas, parameters, coefficient)
 
 
-@penalty_rule(l1_penalty)
+@registry.penalty(l1_penalty)
 def l1(deltas: Deltas, parameters: Sequence[Tensor], coefficient: PerExample | float) -> Tensor:
     """The mean over examples of c_b·Σ |w + diag(u_b)·R|; see ``absolute_sum``."""
     return _penalty(lambda w: w.abs().sum(), absolute_sum, deltas, parameters, coefficient)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, layer_rule
+from optuna_dstn.rules._registry import Examples, Responding, registry
 from optuna_dstn.tensors._dual import split
 
 
@@ -25,7 +25,7 @@ def _with_channels(roles: TensorRoles, input: Tensor, weight: Tensor) -> Example
     return Examples(input, _channels(weight))
 
 
-@layer_rule(F.prelu, torch.prelu, Tensor.prelu, responding=_slopes, examples=_with_channels)
+@registry.layer(F.prelu, torch.prelu, Tensor.prelu, responding=_slopes, examples=_with_channels)
 def prelu(deltas: Deltas, input: Tensor, weight: Tensor) -> Tensor:
     """y = max(x, 0) + w⊙min(x, 0), ẏ = f'(x)⊙ẋ + Δw⊙min(x, 0)."""
     output, change = split(F.prelu(input, weight))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, layer_rule
+from optuna_dstn.rules._registry import Examples, Responding, registry
 from optuna_dstn.rules.layers._affine import Units, affine
 from optuna_dstn.tensors._function_names import functions
 
@@ -60,7 +60,7 @@ def _units(axes: int, output: int, input: int) -> Units:
 _MATMUL = functions((torch, Tensor), "matmul mm bmm mv __matmul__")
 
 
-@layer_rule(*_MATMUL, responding=_factors, examples=_other_than_weight)
+@registry.layer(*_MATMUL, responding=_factors, examples=_other_than_weight)
 def matmul(deltas: Deltas, left: Tensor, right: Tensor) -> Tensor:
     """xW, or Wx, over the last axes; see ``affine``."""
     if right in deltas:
@@ -79,7 +79,7 @@ def _outputs_last(bias: Tensor, input: Tensor, weight: Tensor) -> Responding:
     return (weight, (1, 0)), (bias, (0,))
 
 
-@layer_rule(
+@registry.layer(
     *functions((torch, Tensor), "addmm"), responding=_outputs_last, examples=_rows_of_product
 )
 def addmm(deltas: Deltas, bias: Tensor, input: Tensor, weight: Tensor) -> Tensor:

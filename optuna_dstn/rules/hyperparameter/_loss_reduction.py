@@ -7,23 +7,7 @@ and the expectation over independent λ_b ~ λ + ε is E_ε L(λ + ε).
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from torch import Tensor
-
-from optuna_dstn.rules._per_example import PerExample
-
-
-Plain = TypeVar("Plain")
-
-
-def own_values(argument: PerExample | Plain, input: Tensor) -> Tensor | Plain:
-    """Return each example's own values; what is no hyperparameter is returned as it is.
-
-    Raises:
-        HyperparameterError: If the first axis of ``input`` is not the batch.
-    """
-    return argument.like(input).to(input) if isinstance(argument, PerExample) else argument
 
 
 def reduced(
