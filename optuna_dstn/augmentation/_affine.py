@@ -17,7 +17,7 @@ class RandomAffine(Augmentation):
     """Shear, scale, rotate and move each image at random, about its centre.
 
     With every number drawn uniformly, a pixel at p (from the centre, x to the right and y down)
-    moves to
+    moves to::
 
         t + f·R(α)·S(β)·p,    |α| ≤ degrees,    |β| ≤ shear,    |f − 1| ≤ scale,
                               |t_x| ≤ translate_x·W,    |t_y| ≤ translate_y·H,
