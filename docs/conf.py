@@ -18,13 +18,10 @@ extensions = [
 ]
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
-suppress_warnings: list[str] = []
 
 # Pages are Markdown, so that they can be read in the repository too.
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# A link to a file outside docs/ is a link into the repository, which the site cannot resolve.
-myst_all_links_external = False
 
 # The reference is made from the docstrings.
 autosummary_generate = True
@@ -58,7 +55,6 @@ html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#b34700", "color-brand-content": "#b34700"},
     "dark_css_variables": {"color-brand-primary": "#f08c4a", "color-brand-content": "#f08c4a"},
-    "top_of_page_buttons": [],
 }
 copybutton_prompt_text = r"^(>>>|\.\.\.|\$) "
 copybutton_prompt_is_regexp = True

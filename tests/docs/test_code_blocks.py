@@ -10,8 +10,10 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIAL = DOCS / "tutorial.md"
-# Each continues the tutorial, whose data, model and loss it uses.
-GUIDES = sorted(path for path in (DOCS / "how-to").glob("*.md") if "```python" in path.read_text())
+# Each may use the data, the model and the loss of the tutorial, which it continues.
+OTHERS = sorted(
+    path for path in {*DOCS.rglob("*.md")} - {TUTORIAL} if "```python" in path.read_text()
+)
 _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _SHORTER = (
     (re.compile(r"range\(50, 60\)"), "range(1)"),
@@ -62,7 +64,7 @@ def test_the_tutorial_tunes_and_draws(tutorial):
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
-def test_a_guide_runs(path, tutorial, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_a_page_runs(path, tutorial, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(path, dict(tutorial))
