@@ -14,28 +14,35 @@ from optuna_dstn.rules._domain import Domain
 
 
 class RandomAffine(Augmentation):
-    """Shear, scale, rotate and move each image at random, about its centre.
+    """Shear, scale, rotate and shift each image at random, about its centre.
 
-    With every number drawn uniformly, a pixel at p (from the centre, x to the right and y down)
-    moves to::
+    A pixel at p, relative to the centre with x to the right and y down, moves to::
 
         t + f·R(α)·S(β)·p,    |α| ≤ degrees,    |β| ≤ shear,    |f − 1| ≤ scale,
                               |t_x| ≤ translate_x·W,    |t_y| ≤ translate_y·H,
 
-    R(α) the clockwise rotation and S(β) = [[1, −tan β], [0, 1]] the shear along x. The result is
-    interpolated bilinearly; what comes from outside the image is 0.
+    where R(α) is the clockwise rotation and S(β) = [[1, −tan β], [0, 1]] the shear along x. α, β,
+    f, t_x and t_y are uniform in these intervals, with a draw for each image. The result is
+    interpolated bilinearly, and pixels from outside the image are 0. Outside training the images
+    are unchanged.
+
+    Example:
+        >>> augment = augmentation.RandomAffine(  # doctest: +SKIP
+        ...     degrees=trial.suggest_float("degrees", 0, 45), translate_x=0.1
+        ... )
+        >>> model = nn.Sequential(augment, network)  # doctest: +SKIP
 
     Args:
-        degrees: The largest angle of the rotation, in [0, 180].
+        degrees: The largest angle of the rotation in degrees, in [0, 180].
         shear: The largest angle of the shear in degrees, in [0, 90).
-        scale: The largest change of the factor, in [0, 1).
-        translate_x: The largest shift, as a fraction of the width, in [0, 1].
-        translate_y: The largest shift, as a fraction of the height, in [0, 1].
+        scale: The largest deviation of the scale factor from 1, in [0, 1).
+        translate_x: The largest shift as a fraction of the width, in [0, 1].
+        translate_y: The largest shift as a fraction of the height, in [0, 1].
 
     Raises:
         ImportError: If kornia is not installed.
-        TypeError: If a strength is no number.
-        ValueError: If a strength is out of range.
+        TypeError: If a strength is not a number.
+        ValueError: If a strength is out of its range.
     """
 
     domains: ClassVar = {
@@ -73,7 +80,7 @@ class RandomAffine(Augmentation):
         translate_x: Tensor,
         translate_y: Tensor,
     ) -> Tensor:
-        """Apply one map to each image; every strength has shape (B,)."""
+        """Apply one random map to each image; each strength has shape (B,)."""
         transform = import_kornia("RandomAffine").geometry.transform
         height, width = images.shape[-2:]
         matrix = transform.get_affine_matrix2d(
