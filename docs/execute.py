@@ -48,10 +48,11 @@ def execute(path: Path) -> None:
 def draw(figure: go.Figure, path: Path) -> None:
     """Write a figure at a size that can be read on a phone."""
     legend = {"orientation": "h", "x": 0, "y": -0.15, "yanchor": "top"}
+    margin = {"l": 70, "r": 20, "t": 30, "b": 90}
     figure.update_layout(
-        template="plotly_white", font_size=15, title=None, margin_t=40, legend=legend
+        template="plotly_white", font_size=16, title=None, margin=margin, legend=legend
     )
-    figure.write_image(path, width=640, height=560, scale=1.5)
+    figure.write_image(path, width=560, height=500, scale=1.6)
 
 
 if __name__ == "__main__":
