@@ -1,11 +1,11 @@
-# `make demo` and `make test` set up everything, the virtual environment included.
+# Every target sets up what it needs, the virtual environment included.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-gpu lint format clean
+.PHONY: demo test test-gpu lint format docs package clean
 
 demo: $(READY)
 	$(RUN)/python -m comparisons run --problems digits --tuners random,tpe,gp,pbt,delta-stn
@@ -26,8 +26,16 @@ format: $(READY)
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
+docs: $(READY)
+	rm -rf build/site docs/api
+	$(RUN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
+	@echo "The site is in build/site: open build/site/index.html"
+
+package: $(READY)
+	$(RUN)/python .ci/package.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/api *.egg-info
 
 # torch first and on its own, so that nothing pulls in another build of it; of Syne Tune's dependencies
 # only dill, for the others are large and not needed here.

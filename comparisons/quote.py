@@ -25,7 +25,7 @@ from comparisons._table import number_text, to_markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "comparisons" / "results"
-DOCUMENTS = (ROOT / "README.md", RESULTS / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", RESULTS / "README.md")
 
 _SMALL = {
     "ridge": "ridge regression, 12 weight decays",
@@ -83,6 +83,27 @@ def losses(problems: dict[str, str]) -> pd.DataFrame:
     )
 
 
+def overview() -> pd.DataFrame:
+    """Return one short row a problem: the best search, plain training and Δ-STN, retrained."""
+    kept = {(row["problem"], row["tuner"]): row for row in _kept("best_search")}
+
+    def reached(problem: str, tuner: str) -> str:
+        return _loss(kept[problem, tuner]["retrained_test_loss"])
+
+    return pd.DataFrame(
+        {
+            "problem": label,
+            "best sampler": _loss(row["best_test_loss"]),
+            "untuned": reached(problem, "untuned@0.05"),
+            "Δ-STN, weak start": reached(problem, "delta-stn@0.05"),
+            "strong start": reached(problem, "delta-stn@0.5"),
+            "its cost in plain runs": number_text(row["plain_runs"], ".1f"),
+        }
+        for problem, label in (_SMALL | _LARGER).items()
+        for row in [kept[problem, "delta-stn@0.05"]]
+    )
+
+
 def aim() -> pd.DataFrame:
     """Return Δ-STN beside the best search of each problem, like beside like."""
     ours = [row for row in _kept("best_search") if row["tuner"] in _STARTS]
@@ -137,6 +158,7 @@ def _kept(table: str) -> list[dict[str, Any]]:
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "overview": overview,
     "small problems": lambda: losses(_SMALL),
     "larger problems": lambda: losses(_LARGER),
     "aim": aim,

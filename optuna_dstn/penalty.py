@@ -16,7 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 
 def l2_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Tensor:
-    """Return the L2 penalty coefficient·Σ_p ‖p‖², to be added to a training loss.
+    """Return the L2 penalty ``coefficient·Σ_p ‖p‖²``, to be added to a training loss.
 
     The coefficient is tuned if it is a hyperparameter. Under SGD the penalty is weight decay of
     twice the coefficient; unlike weight decay it is part of the loss that is reported, and it can
@@ -41,7 +41,7 @@ def l2_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Ten
 
 
 def l1_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Tensor:
-    """Return the L1 penalty coefficient·Σ_p Σ_j |p_j|, to be added to a training loss.
+    """Return the L1 penalty ``coefficient·Σ_p Σ_j |p_j|``, to be added to a training loss.
 
     See :func:`l2_penalty` for its use, and for what it takes and raises.
 
