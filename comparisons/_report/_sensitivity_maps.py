@@ -1,4 +1,4 @@
-"""Heat maps of how a method's validation loss depends on its start and on its first σ."""
+"""Heat maps: how the validation loss of a method depends on its start and on σ0."""
 
 from __future__ import annotations
 
@@ -11,38 +11,28 @@ from numpy.typing import NDArray
 import pandas as pd
 import plotly.graph_objects as go
 
-from comparisons._report import _style
-from comparisons._report._page import Figure
+from comparisons._formatting import Spread, number_text
+from comparisons._report._figure import Figure, fitted
 from comparisons._sensitivity import METHODS, PLAIN
-from comparisons._table import Spread, number_text
 import optuna_dstn
 
 
-_COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says enough
+COLOR_SPAN = 10.0  # times the lowest loss; beyond, the number in the cell tells enough
 _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
 _AT_DEFAULT = f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}"
 _WHERE_TRAINABLE = "where plain training does not diverge"
 _BEST = "at the runs' best evaluations"
 
-NOTE = (
-    "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
-    "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
-    "Colours are the same for all methods of a problem, dark is low; they end at "
-    f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
-    "diverged, the cell says so. «Plain» is training with the hyperparameters left at the start. "
-    "Where a run ends is partly chance; what a trial is worth is its best evaluation."
-)
-
 
 class _Map(NamedTuple):
-    """One method's losses.
+    """The losses of one method.
 
     Attributes:
-        starts: Ascending, shape (m,).
-        scales: Ascending, shape (n,).
-        losses: At the end, shape (m, n): infinite where the median run diverged, NaN where none was
-            made.
-        best: Likewise, at the best evaluation.
+        starts: Starts in ascending order, shape (m,).
+        scales: First scales σ0 in ascending order, shape (n,).
+        losses: Losses at the last evaluation, shape (m, n): infinite where the median run diverged,
+            NaN where there was no run.
+        best: Losses at the best evaluation, with the same shape and meaning.
     """
 
     starts: list[float]
@@ -51,14 +41,14 @@ class _Map(NamedTuple):
     best: NDArray[np.float64]
 
     def at_default_scale(self) -> _Map:
-        """Return its part at the default σ0, or all of plain training, which has none."""
+        """Return the columns at the default σ0; plain training, without σ0, has one column."""
         there = np.isin(self.scales, (_DEFAULT_SCALE, 0.0))
         scales = np.asarray(self.scales)[there].tolist()
         return _Map(self.starts, scales, self.losses[:, there], self.best[:, there])
 
 
 class _SensitivityInfo(NamedTuple):
-    """The maps by method, and the range of their colours."""
+    """The maps of one problem by method, and the range of their colours."""
 
     maps: dict[str, _Map]
     low: float
@@ -69,7 +59,7 @@ def get_sensitivity_info(rows: pd.DataFrame) -> dict[str, _SensitivityInfo]:
     """Return the medians over the seeds, by problem.
 
     Args:
-        rows: As `comparisons._sensitivity` stores them.
+        rows: The rows that `comparisons._sensitivity` stores.
     """
     return {
         str(problem): _of_problem(of_problem)
@@ -82,7 +72,7 @@ def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
     maps = {method: _map(groups[method]) for method in (PLAIN, *METHODS) if method in groups}
     finite = [x for each in maps.values() for x in each.losses.flat if math.isfinite(x)]
     low = min(finite, default=math.nan)
-    return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), _COLOR_SPAN * low))
+    return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), COLOR_SPAN * low))
 
 
 def _map(rows: pd.DataFrame) -> _Map:
@@ -105,7 +95,7 @@ def _medians(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
-    """Return how much worse the worst start is than the best, a row per problem and method."""
+    """Return the ratio of worst and best start, one row per problem and method."""
     rows = []
     for problem, info in infos.items():
         trainable = _trainable(info)
@@ -131,7 +121,7 @@ def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
 
 
 def _trainable(info: _SensitivityInfo) -> list[float]:
-    """Return the starts from which plain training does not diverge; none where it was not run."""
+    """Return the starts from which plain training does not diverge; none if there was no run."""
     if PLAIN not in info.maps:
         return []
     plain = info.maps[PLAIN]
@@ -140,7 +130,7 @@ def _trainable(info: _SensitivityInfo) -> list[float]:
 
 
 def _worst_over_best(losses: NDArray[np.float64]) -> float:
-    """Return infinity where one diverged, NaN where all did or none was run."""
+    """Return the ratio: infinite if a run diverged, NaN if all diverged or there was no run."""
     known = losses[~np.isnan(losses)]
     if not np.isfinite(known).any():
         return math.nan
@@ -148,7 +138,7 @@ def _worst_over_best(losses: NDArray[np.float64]) -> float:
 
 
 def formatted_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table people read."""
+    """Return the table for people."""
     return table.map(lambda cell: number_text(cell, ".3g") if isinstance(cell, float) else cell)
 
 
@@ -158,7 +148,7 @@ def plot_sensitivity(problem: str, info: _SensitivityInfo) -> list[Figure]:
 
 
 def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
-    # Colours go with the logarithm: the good losses are close together.
+    # Colours follow the logarithm, because good losses are close together.
     colors = np.where(np.isfinite(each.losses), np.log(each.losses), math.nan)
     span = {} if math.isnan(info.low) else {"zmin": math.log(info.low), "zmax": math.log(info.high)}
     figure = go.Figure(
@@ -177,7 +167,7 @@ def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
     middle = (span["zmin"] + span["zmax"]) / 2 if span else 0.0
     for (i, j), loss in np.ndenumerate(each.losses):
         is_long = math.isinf(loss) or loss >= 1000
-        # Written one by one: the heat map leaves out the text of cells that have no colour.
+        # As annotations, because a heat map leaves out the text of cells without a colour.
         figure.add_annotation(
             x=j,
             y=i,
@@ -190,6 +180,6 @@ def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
         )
     figure.update_xaxes(type="category", title_text="σ0")
     figure.update_yaxes(type="category", title_text="start")
-    _style.fitted(figure, height=300)
+    fitted(figure, height=300)
     figure.update_layout(margin={"l": 40, "r": 4, "t": 8, "b": 8})
     return Figure(title, "", figure)
