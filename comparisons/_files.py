@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import io
 import os
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_rows(file: Path | io.StringIO) -> pd.DataFrame:
+    """Return the rows of a CSV file with all cells as text, exactly as they were written."""
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from comparisons._budget import in_plain_runs
-from comparisons._files import write_rows
+from comparisons._files import read_rows, write_rows
 from comparisons._provenance import BUDGET, CODE, VERSIONS, machine, require_same, settings
 from comparisons._study import Job, Record
 from comparisons._tuners import TUNERS
@@ -57,7 +57,7 @@ def read_studies(folder: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=_COLUMNS)
     try:
-        rows = _read_text(path)[_COLUMNS]
+        rows = read_rows(path)[_COLUMNS]
         for columns, parse in ((_INTEGERS, int), (_FLOATS, _float), (_OBJECTS, json.loads)):
             for column in columns:
                 rows[column] = rows[column].map(parse)
@@ -134,19 +134,14 @@ def write(folder: Path, record: Record) -> None:
 
 def _add(path: Path, study: Mapping[str, Any], text: str) -> None:
     """Add rows of a study to a file, in place of rows that an interrupt may have left there."""
-    # All cells stay text, so that the rows that are there stay exactly as they were written.
-    rows = _read_text(io.StringIO(text))
+    rows = read_rows(io.StringIO(text))
     if path.exists():
-        stored = _read_text(path)
+        stored = read_rows(path)
         is_same = pd.Series(True, stored.index)
         for name in (name for name in _KEY if name in stored):
             is_same &= stored[name] == str(study[name])
         rows = pd.concat([stored[~is_same], rows])
     write_rows(path, rows)
-
-
-def _read_text(file: Path | io.StringIO) -> pd.DataFrame:
-    return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
 def _trials_path(folder: Path, row: Mapping[str, Any]) -> Path:

@@ -19,7 +19,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 import pandas as pd
 
-from comparisons._files import write_rows
+from comparisons._files import read_rows, write_rows
 from comparisons._provenance import made_by, require_same
 from comparisons._results import StorageError
 from comparisons.problems import Problem
@@ -199,7 +199,7 @@ def _rows(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = read_rows(path)
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be used: {error}") from error
     lacking = {*_KEY, *_NUMBERS, "source"}.difference(rows)

@@ -210,12 +210,12 @@ def _sensitivity_values(folder: Path, tables: _Tables) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     rows = read(path)
-    maps = _sensitivity_maps.get_sensitivity_info(rows)
+    maps = _sensitivity_maps.get_maps(rows)
     numbers = _sensitivity_maps.sensitivity_table(maps)
     text = _sensitivity_maps.formatted_sensitivity(numbers)
     tables["sensitivity"] = _Table(text, numbers)
     problems = []
-    for name, info in maps.items():
+    for name, methods in maps.items():
         of_problem = rows[rows["problem"] == name]
         seeds = of_problem.groupby(["method", "start", "initial_scale"])["seed"].nunique()
         problems.append(
@@ -225,7 +225,7 @@ def _sensitivity_values(folder: Path, tables: _Tables) -> dict[str, Any] | None:
                 "epochs": _facts.span(of_problem["epochs"]),
                 "diverged": of_problem["validation_loss"].isna().sum(),
                 "runs": len(of_problem),
-                "figures": _sensitivity_maps.plot_sensitivity(name, info),
+                "figures": _sensitivity_maps.plot_sensitivity(name, methods),
             }
         )
     return {

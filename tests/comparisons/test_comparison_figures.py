@@ -19,8 +19,9 @@ from comparisons._report._anytime import (
 from comparisons._report._figure import styles, with_log_axis
 from comparisons._report._schedules import get_schedule_losses, plot_schedules, schedule_table
 from comparisons._report._sensitivity_maps import (
+    color_range,
     formatted_sensitivity,
-    get_sensitivity_info,
+    get_maps,
     plot_sensitivity,
     sensitivity_table,
 )
@@ -194,14 +195,14 @@ def runs() -> pd.DataFrame:
 
 
 def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
-    info = get_sensitivity_info(runs)["digits"]
-    assert list(info.maps) == ["stn", "delta-stn"]
-    each = info.maps["delta-stn"]
-    assert (each.starts, each.scales) == ([0.05, 0.5], [SCALE, 2 * SCALE])
+    maps = get_maps(runs)["digits"]
+    assert list(maps) == ["stn", "delta-stn"]
+    losses = maps["delta-stn"].last
+    assert (losses.index.tolist(), losses.columns.tolist()) == ([0.05, 0.5], [SCALE, 2 * SCALE])
     # The median run at (0.05, 2σ0) diverged; (0.5, 2σ0) was not run.
-    np.testing.assert_array_equal(each.losses, [[0.4, INF], [0.2, NAN]])
-    assert info.maps["stn"].losses.tolist() == [[0.3], [0.6]]
-    assert (info.low, info.high) == (0.2, 0.6)
+    np.testing.assert_array_equal(losses, [[0.4, INF], [0.2, NAN]])
+    assert maps["stn"].last.to_numpy().tolist() == [[0.3], [0.6]]
+    assert color_range(maps) == (0.2, 0.6)
 
 
 AT_DEFAULT = f"worst start / best start at σ0 = {SCALE:g}"
@@ -209,7 +210,7 @@ TRAINABLE = ", where plain training does not diverge"
 
 
 def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
-    table = sensitivity_table(get_sensitivity_info(runs)).set_index("method")
+    table = sensitivity_table(get_maps(runs)).set_index("method")
     assert table.loc["stn", AT_DEFAULT] == pytest.approx(2.0)
     assert table.loc["delta-stn", AT_DEFAULT] == pytest.approx(2.0)
     assert table["cells diverged"].to_dict() == {"stn": "0 of 2", "delta-stn": "1 of 4"}
@@ -226,7 +227,7 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
         (0.9, 2 * SCALE): [0.8],
     }
     rows = pd.DataFrame(_runs("delta-stn", method) + _runs("plain", plain))
-    table = sensitivity_table(get_sensitivity_info(rows)).set_index("method")
+    table = sensitivity_table(get_maps(rows)).set_index("method")
     assert table.index.tolist() == ["plain", "delta-stn"]
     assert table[AT_DEFAULT].tolist() == [INF, INF]
     assert table[AT_DEFAULT + TRAINABLE].tolist() == pytest.approx([3.0, 1.5])
@@ -239,7 +240,7 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
 
 
 def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:
-    info = get_sensitivity_info(runs)["digits"]
+    info = get_maps(runs)["digits"]
     one, other = (figure.plot for figure in plot_sensitivity("digits", info))
     ranges = {(figure.data[0].zmin, figure.data[0].zmax) for figure in (one, other)}
     assert ranges == {(math.log(0.2), math.log(0.6))}
@@ -248,12 +249,11 @@ def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) ->
 
 def test_an_exploded_loss_does_not_take_all_colours() -> None:
     rows = _runs("stn", {(0.5, SCALE): [0.1], (0.05, 1.0): [1e9]})
-    info = get_sensitivity_info(pd.DataFrame(rows))["digits"]
-    assert (info.low, info.high) == (0.1, 1.0)
+    assert color_range(get_maps(pd.DataFrame(rows))["digits"]) == (0.1, 1.0)
 
 
 def test_where_all_diverged_there_is_still_a_map() -> None:
-    info = get_sensitivity_info(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
+    info = get_maps(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
     (figure,) = plot_sensitivity("digits", info["digits"])
     assert [note.text for note in figure.plot.layout.annotations] == ["diverged"]
     assert formatted_sensitivity(sensitivity_table(info)).iloc[0, 2] == "–"
