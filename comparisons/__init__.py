@@ -1,15 +1,25 @@
-"""Tuners compared on the same problems: ``python -m comparisons``.
+"""Compares tuners on the same problems: ``python -m comparisons``.
 
-Every tuner gets the same objective, data, seeds and epochs. What it finds is selected on validation
-data, retrained plainly on fresh seeds, and looked at once on test data. What it costs is measured
-and counted in plain training runs.
+Every tuner gets the same objective, data, seeds and epochs. A study selects the best point of a
+search on validation data, trains plainly at this point on fresh seeds, and measures the loss on
+test data only then. The cost of a search is measured and expressed in plain training runs. Samplers
+have a budget in plain training runs or minutes. Self-tuning and population-based training take one
+search, whose cost is reported.
 
-Samplers have a budget: plain training runs, counted in epochs, so that a tuner that cuts bad runs
-short may begin more of them; or minutes. Self-tuning networks and population-based training have a
-length of their own, and show what they reach for what they cost.
+Data flows one way::
 
-Data flows one way: ``problems`` and ``_tuners`` (of the kinds in ``_tuner`` and ``_population``) →
-``_search`` (pieces of work) → ``_study`` (one search, and the plain runs beside it) → ``_runner``
-(all of them, in processes) → ``_storage`` (SQLite) → ``_table`` → ``_report``. A run of
-``_sensitivity`` goes the same way, from ``_runner`` into rows of a CSV file.
+    problems (with networks) → _tuners (kinds in _tuner, _population with _syne_tune)
+      → _search   pieces of work of one search
+      → _study    one search, and the plain runs beside it and after it
+      → _workers  all studies, in parallel processes
+      → _results  studies.csv.gz and a table of trials for each problem
+      → _report   tables as CSV and Markdown, and a page
+
+``_session`` runs what a folder of results lacks. ``_provenance`` records settings, versions and
+source code, so that only comparable studies share a table. ``_sensitivity`` uses the same workers
+for runs from several starts. ``quote`` copies tables of ``results`` into documents.
+
+To compare something else, add one file to ``problems`` or one line to ``_tuners``. This package
+stands beside ``benchmarks`` and not inside: it has a command line that users run and extend, while
+``benchmarks`` holds scripts for the developers of the library.
 """

@@ -13,8 +13,8 @@ import torch
 from comparisons import _options, _sensitivity
 from comparisons._budget import Budget
 from comparisons._report import SENSITIVITY_RUNS, write_report, write_sensitivity
+from comparisons._results import STUDIES, missing, read_studies, write
 from comparisons._session import Session
-from comparisons._storage import missing, open_storage, read, write
 from comparisons._study import Job, run_study
 from comparisons._tuner import UnusableError
 from comparisons._tuners import TUNERS, matching
@@ -24,11 +24,11 @@ from comparisons.problems import PROBLEMS, Problem, Scale
 _EXAMPLES = {
     "list": """\
 \b
-  What can be compared with what:
+  The problems and the tuners:
     python -m comparisons list
 
 \b
-  A problem and two tuners from there, as small as can be, to see it work:
+  One problem and two tuners, as small as can be, to see it work:
     python -m comparisons run --problems digits --tuners tpe,delta-stn --scale smoke \\
         --out results-smoke""",
     "run": """\
@@ -195,17 +195,12 @@ def run_(
         for tuner in usable
         for seed in range(seeds)
     ]
-    studies = _studies(out)
-    with studies.held():
-        storage = open_storage(studies.file)
-        lacking = missing(storage, wanted, keep_older=keep_older)
-        succeeded = studies.run(lacking, wanted, run_study, partial(write, storage), jobs)
+    studies = Session(out / STUDIES, "studies")
+    with studies.locked():
+        lacking = missing(out, wanted, keep_older=keep_older)
+        succeeded = studies.run(lacking, wanted, run_study, partial(write, out), jobs)
     _report(studies)
     sys.exit(not succeeded)
-
-
-def _studies(out: Path) -> Session:
-    return Session(out / "studies.db", "studies")
 
 
 def _job(problem: Problem, tuner: str, seed: int, budget: Budget | None, retrain: int) -> Job:
@@ -218,7 +213,7 @@ def _job(problem: Problem, tuner: str, seed: int, budget: Budget | None, retrain
 
 
 def _usable(tuners: list[str], problems: list[Problem]) -> list[str]:
-    """Return the tuners to run: those named must be usable, of the default ones those that are."""
+    """Return the tuners to run: the named ones, or the default ones that are usable."""
     usable = []
     for name in tuners or [name for name, tuner in TUNERS.items() if tuner.is_default]:
         try:
@@ -262,7 +257,7 @@ def sensitivity(
     chosen = _options.sized(problems, scale, data_dir)
     wanted = [run for problem in chosen for run in _sensitivity.grid(problem, seeds)]
     runs = Session(out / SENSITIVITY_RUNS, "runs")
-    with runs.held():
+    with runs.locked():
         lacking = _sensitivity.missing(runs.file, wanted, keep_older=keep_older)
         append = partial(_sensitivity.append, runs.file)
         succeeded = runs.run(lacking, wanted, _sensitivity.train, append, jobs)
@@ -279,23 +274,24 @@ def sensitivity(
 @_options.out
 def report(out: Path) -> None:
     """Write the report anew, from the stored studies alone."""
-    studies = _studies(out)
+    studies = Session(out / STUDIES, "studies")
     if not studies.file.is_file():
         raise click.ClickException(f"There are no studies: {studies.file} is not there.")
     _report(studies)
 
 
 def _report(studies: Session) -> None:
-    with studies.told():
-        results = read(open_storage(studies.file))
-        if not results:
+    folder = studies.file.parent
+    with studies.errors_explained():
+        stored = read_studies(folder)
+        if stored.empty:
             raise click.ClickException(f"There is no finished study in {studies.file}.")
-        written = write_report(results, studies.file.parent)
+        written = write_report(stored, folder)
         for path in written:
             if path.name == "table.md":
                 click.echo(f"\n{path.read_text(encoding='utf-8')}")
-    click.echo("Report: " + " ".join(str(path) for path in written if path.suffix == ".html"))
-    click.echo(f"Studies: optuna-dashboard sqlite:///{studies.file}")
+    click.echo(f"Report: {written[0]}")
+    click.echo(f"Studies: {studies.file}; their trials: {folder / 'trials'}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What tuning costs and what it may cost: seconds, and the same in plain training runs.
+"""What a search costs, and how much it may cost.
 
-The unit is the cost of one plain training run of the same problem, measured in the same process:
-the median of those between the tuner's own trials and of its retraining, so it moves with the
-machine's load as the trials do. Costs are compared in CPU time of the process, which a neighbour on
-the same cores disturbs less than wall time; torch runs on one thread, so on an idle machine the two
-agree. On another device the process waits for its work, and costs are compared in wall time.
+The unit of cost is one plain training run of the same problem. Each study measures several plain
+runs in its own process and takes their median, so the unit moves with the load of the machine as
+the costs of the trials do. On a CPU, costs are CPU times of the process: a neighbour on the same
+cores disturbs them less than wall times. Torch runs on one thread, so the two agree on an idle
+machine. On another device, the process waits for the device, and costs are wall times.
 
-A sampler's budget is counted otherwise: in epochs trained, over those of a plain run. That does not
-depend on the machine, so a study with the same seed takes the same trials everywhere.
+The budget of a sampler is counted in another way: in trained epochs, divided by the epochs of a
+plain run. This count does not depend on the machine, so a study with the same seed takes the same
+trials everywhere.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from typing import Literal, NamedTuple
 
 
 class Cost(NamedTuple):
-    """Time that a piece of work took.
+    """How long a piece of work took.
 
     Attributes:
         seconds: Wall time.
-        cpu_seconds: What costs are compared in: CPU time, or wall time on another device.
+        cpu_seconds: The time that costs are compared by: CPU time, or wall time on another device.
     """
 
     seconds: float
     cpu_seconds: float
 
     def plus(self, other: Cost) -> Cost:
-        """Return the cost of both."""
+        """Return the sum of both costs."""
         return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
 
 
 class Stopwatch:
-    """Measures from its creation on.
+    """Measures the cost of all work since its creation.
 
     Args:
         device: Where networks are trained.
@@ -45,20 +46,19 @@ class Stopwatch:
 
     def __init__(self, device: str = "cpu") -> None:
         self._clock = time.process_time if device == "cpu" else time.perf_counter
-        self._start = time.perf_counter(), self._clock()
+        self._wall_start, self._clock_start = time.perf_counter(), self._clock()
 
     def read(self) -> Cost:
-        """Return the time since creation."""
-        wall, compared = self._start
-        return Cost(time.perf_counter() - wall, self._clock() - compared)
+        """Return the cost since creation."""
+        return Cost(time.perf_counter() - self._wall_start, self._clock() - self._clock_start)
 
 
 class Spent(NamedTuple):
     """What a search has used so far.
 
     Attributes:
-        trials: Trials begun.
-        runs: Epochs trained, over those of a plain training run.
+        trials: Number of finished trials.
+        runs: Trained epochs, divided by the epochs of a plain training run.
         minutes: Wall time.
     """
 
@@ -67,16 +67,16 @@ class Spent(NamedTuple):
     minutes: float
 
 
-_FORM = re.compile(r"(?P<runs>\d+)( ?runs?)?|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?")
+_TEXT = re.compile(r"(?P<runs>\d+)( ?runs?)?|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: with the trial that reaches the amount.
+    """When a search ends: after the trial that reaches the amount.
 
     Attributes:
-        amount: How many of the unit; > 0.
-        unit: One of the fields of :class:`Spent`.
+        amount: A positive number.
+        unit: The field of :class:`Spent` that the amount limits.
     """
 
     amount: float
@@ -84,27 +84,25 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Return what «30», «30runs» or «10min» means.
+        """Return the budget that «30», «30runs» or «10min» describes.
 
         Raises:
-            ValueError: If it is none of these, or nothing.
+            ValueError: If the text has another form, or the amount is zero.
         """
-        found = _FORM.fullmatch(text.strip())
+        found = _TEXT.fullmatch(text.strip())
         if found is None:
             raise ValueError(
                 f"{text!r} is no budget: write a whole number of plain runs, 30 or 30runs, or "
                 "minutes, 10min."
             )
-        if found["runs"]:
-            budget = cls(int(found["runs"]), "runs")
-        else:
-            budget = cls(float(found["minutes"]), "minutes")
+        runs, minutes = found["runs"], found["minutes"]
+        budget = cls(int(runs), "runs") if runs else cls(float(minutes), "minutes")
         if not budget.amount:
             raise ValueError(f"{text!r} is too small: a sampler needs one training run at least.")
         return budget
 
     def share(self, spent: Spent) -> float:
-        """Return which part of the budget is used; 1 or more ends the search."""
+        """Return the used part of the budget; 1 or more ends the search."""
         used: float = getattr(spent, self.unit)
         return used / self.amount
 
@@ -113,7 +111,7 @@ class Budget:
 
 
 def in_plain_runs(cpu_seconds: float, plain_cpu_seconds: Iterable[float]) -> float:
-    """Return how many plain training runs cost as much.
+    """Return how many plain training runs have the given cost.
 
     Args:
         cpu_seconds: The cost to convert.

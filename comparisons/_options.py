@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they stand for."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from comparisons._tuners import unknown
 from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def names(
     choose: Callable[[Iterable[str]], list[str]], *declarations: str, **attrs: Any
-) -> Callable[[_Command], _Command]:
-    """Return an option that takes names, separated by commas or given one by one.
+) -> Callable[[CommandT], CommandT]:
+    """Return an option that takes names, separated by commas or one by one.
 
     Args:
-        choose: Returns what the names stand for; a ``ValueError`` says which one is unknown.
-        *declarations: As of :func:`click.option`.
-        **attrs: Likewise.
+        choose: Returns the names to use; raises a ``ValueError`` that says which name is unknown.
+        *declarations: Arguments for :func:`click.option`.
+        **attrs: More arguments for :func:`click.option`.
     """
 
     def parse(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -38,10 +38,10 @@ def names(
 
 def problems(
     default: Iterable[str], show_default: str | bool = True
-) -> Callable[[_Command], _Command]:
-    """Return the option of problems' names."""
+) -> Callable[[CommandT], CommandT]:
+    """Return the option ``--problems``."""
     return names(
-        _known,
+        _registered,
         "--problems",
         default=list(default),
         show_default=show_default,
@@ -49,7 +49,7 @@ def problems(
     )
 
 
-def _known(wanted: Iterable[str]) -> list[str]:
+def _registered(wanted: Iterable[str]) -> list[str]:
     wanted = list(wanted)
     for name in wanted:
         if name not in PROBLEMS:
@@ -58,16 +58,16 @@ def _known(wanted: Iterable[str]) -> list[str]:
 
 
 def sized(names: Iterable[str], scale: str, data_dir: Path, **changes: Any) -> list[Problem]:
-    """Return the problems that the options ask for.
+    """Return the problems that the options describe.
 
     Args:
-        names: Of problems.
-        scale: How large.
+        names: Names of problems.
+        scale: How large the problems are.
         data_dir: Folder of the data files.
-        **changes: As of :meth:`Problem.at`.
+        **changes: Arguments for :meth:`Problem.at`.
 
     Raises:
-        click.ClickException: If a data file is not there.
+        click.ClickException: If a data file is missing.
     """
     chosen = [PROBLEMS[name].at(scale, data_dir=data_dir, **changes) for name in names]
     try:
@@ -78,30 +78,25 @@ def sized(names: Iterable[str], scale: str, data_dir: Path, **changes: Any) -> l
     return chosen
 
 
+def _folder(declaration: str, default: str, help: str) -> Callable[[CommandT], CommandT]:
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(declaration, default=Path(default), type=kind, help=help)
+
+
 scale = click.option(
     "--scale",
     default=Scale.CPU.value,
     type=click.Choice([scale.value for scale in Scale]),
     help="How large the problems are: a test, minutes on a CPU, or the papers' setting.",
 )
-
-
-def _folder(declaration: str, default: str, help: str) -> Callable[[_Command], _Command]:
-    kind = click.Path(file_okay=False, path_type=Path)
-    return click.option(declaration, default=Path(default), type=kind, help=help)
-
-
 data_dir = _folder("--data-dir", "data", "Folder of the data files, for problems that need some.")
-
 jobs = click.option(
     "--jobs",
     default=min(2, available_cores()),
     type=click.IntRange(1),
     help="How many at a time, each in a process with one thread.",
 )
-
 out = _folder("--out", "results", "Folder of what is finished and of the report.")
-
 keep_older = click.option(
     "--keep-older",
     is_flag=True,

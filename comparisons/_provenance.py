@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 import functools
 import hashlib
 from importlib.metadata import version
@@ -21,24 +21,27 @@ import optuna_dstn
 
 
 _LIBRARIES = ("torch", "optuna", "scikit-learn")
-_HERE = Path(__file__).parent
-# Sources on which no number in a study depends: presentation, storing, and lists of what there is.
-_NEUTRAL = {
-    *("visualization", "_report", "_table.py", "_sensitivity.py"),
-    *("_files.py", "_lock.py", "_provenance.py", "_runner.py", "_session.py", "_storage.py"),
-    *("__init__.py", "__main__.py", "_options.py", "_tuners.py"),
-}
 
 VERSIONS = ("python", *_LIBRARIES, "syne-tune", "dill", "cmaes", "optuna-dstn")
-"""Settings that say by which versions a study was run."""
+"""Settings that name the versions with which a study was run."""
 CODE = ("source", "registered")
-"""Settings that say by which code, and which line of the tuners' registry."""
+"""Settings that identify the source code, and the tuner's line in the registry."""
 BUDGET = ("trials", "budget")
-"""Settings that mean nothing to a tuner whose budget is its own."""
+"""Settings that do not concern a tuner with a budget of its own."""
+
+# The files of this package on which the numbers of a study depend.
+_SOURCES = (
+    *("_budget.py", "_population.py", "_search.py", "_study.py", "_syne_tune.py", "_tuner.py"),
+    *("networks/*.py", "problems/_*.py"),
+)
+
+
+class SettingsError(ValueError):
+    """Stored results cannot be compared with the requested ones."""
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """Return all that two studies must share for their results to be comparable."""
+    """Return everything that two studies must have in common for their results to be comparable."""
     tuner = TUNERS[job.tuner]
     return {
         **job.problem.settings(),
@@ -51,12 +54,12 @@ def settings(job: Job) -> dict[str, Any]:
 
 
 def made_by(problem: type[Problem], libraries: Iterable[str], *also: Path) -> dict[str, str]:
-    """Return the versions of Python, libraries and the source code on which results depend.
+    """Return the versions of Python, of libraries and of the source code behind a result.
 
     Args:
-        problem: The problem's class.
-        libraries: Their names.
-        *also: Source files that count beside those of :func:`source_digest`.
+        problem: The class of the problem.
+        libraries: Names of distributions.
+        *also: Source files beyond those of :func:`source_digest`.
     """
     return {
         "python": platform.python_version(),
@@ -67,7 +70,7 @@ def made_by(problem: type[Problem], libraries: Iterable[str], *also: Path) -> di
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what is worth knowing of the machine, nothing that identifies it.
+    """Return a description of the machine that does not identify it.
 
     Args:
         device: Where networks are trained.
@@ -87,34 +90,52 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@functools.cache  # a source edited while studies run does not change what was run
+@functools.cache  # the source may be edited while studies run
 def source_digest(problem: type[Problem], *also: Path) -> str:
-    """Return a short digest of the source code on which results depend.
-
-    A problem's own file counts for it alone; what several problems share counts for all.
+    """Return a short digest of the source code on which results of a problem depend.
 
     Args:
-        problem: The problem's class.
-        *also: Files that count too.
+        problem: The class of the problem. Files of other problems do not count.
+        *also: More files that count.
     """
     digest = hashlib.sha256()
-    for path in sorted([*_sources(problem), *also]):
+    for path in sorted({*_sources(problem), *also}):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def _sources(problem: type[Problem]) -> Iterator[Path]:
-    own = {
-        Path(inspect.getfile(c)).resolve() for c in problem.__mro__ if c.__module__ != "builtins"
-    }
-    problems = _HERE / "problems"
-    for package in (Path(optuna_dstn.__file__).parent, _HERE):
-        for path in package.rglob("*.py"):
-            is_anothers = (
-                path.parent == problems
-                and not path.name.startswith("_")
-                and path.resolve() not in own
-            )
-            if not is_anothers and not _NEUTRAL.intersection(path.relative_to(package).parts):
-                yield path
+    for kind in problem.__mro__:
+        if kind.__module__ != "builtins":
+            yield Path(inspect.getfile(kind)).resolve()
+    here = Path(__file__).resolve().parent
+    for pattern in _SOURCES:
+        yield from here.glob(pattern)
+    library = Path(optuna_dstn.__file__).resolve().parent
+    for path in library.rglob("*.py"):
+        if "visualization" not in path.relative_to(library).parts:
+            yield path
+
+
+def require_same(
+    study_name: str,
+    stored: Mapping[str, Any],
+    requested: Mapping[str, Any],
+    ignored: Collection[str] = (),
+) -> None:
+    """Check that a stored result was made with the requested settings.
+
+    Raises:
+        SettingsError: If a setting differs that is not ignored.
+    """
+    different = [
+        f"{key} was {stored.get(key, 'not recorded')}, now {requested.get(key, 'not there')}"
+        for key in dict.fromkeys([*stored, *requested])
+        if key not in ignored and stored.get(key) != requested.get(key)
+    ]
+    if different:
+        raise SettingsError(
+            f"Study {study_name!r} is there already, run with other settings "
+            f"({'; '.join(different)}). Results of both would not be comparable."
+        )

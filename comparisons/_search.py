@@ -1,11 +1,10 @@
-"""A search under way, in pieces that are measured one by one."""
+"""A running search, whose pieces are measured one by one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import warnings
 
 import optuna
@@ -22,8 +21,8 @@ class Advance(NamedTuple):
     """A piece of a search.
 
     Attributes:
-        trial: Number of the trial that it belongs to.
-        evaluations: How many validation losses it added to that trial.
+        trial: Number of the trial that the piece belongs to.
+        evaluations: How many validation losses the piece added to this trial.
     """
 
     trial: int
@@ -38,20 +37,15 @@ class Best(NamedTuple):
 
 
 class Search(ABC):
-    """What every tuner does, whatever it is: a piece of work after the other, until it is done."""
+    """What every tuner does: one piece of work after the other until the search is done."""
 
     @abstractmethod
-    def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
-        """Do the next piece: a trial, or a part of one where several are trained in turn.
-
-        Args:
-            on_epoch: Called after each epoch, where a piece is a whole training run, with the part
-                of the run that is done.
-        """
+    def advance(self) -> Advance:
+        """Do the next piece: a trial, or a part of a trial if several are trained in turn."""
 
     @abstractmethod
     def share(self, seconds: float) -> float:
-        """Return which part of the search is done; 1 or more ends it.
+        """Return which part of the search is done; 1 or more ends the search.
 
         Args:
             seconds: Wall time of the search so far.
@@ -59,31 +53,35 @@ class Search(ABC):
 
     @abstractmethod
     def trials(self) -> list[FrozenTrial]:
-        """Return the trials, in order."""
+        """Return all trials in order of their numbers."""
 
     @abstractmethod
     def best(self) -> Best | None:
-        """Return the selected trial, or ``None`` where none completed."""
+        """Return the selected trial, or ``None`` if no trial completed."""
 
     @abstractmethod
     def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
-        """Return what a trial's hyperparameters went through in training, to be replayed.
+        """Return the schedule of a trial's hyperparameters during training.
 
         Returns:
-            As :func:`optuna_dstn.replay_schedule` takes it; ``None`` where they are fixed.
+            An argument for :func:`optuna_dstn.replay_schedule`, or ``None`` if the hyperparameters
+            were fixed.
         """
 
 
 class StudySearch(Search):
-    """The search of an Optuna study: a piece is a trial."""
+    """The search of an Optuna study. One piece is one trial.
+
+    Args:
+        study: Creates the trials.
+        problem: What the trials train.
+        seed: The seed of the study, which also divides the data of some problems.
+        training_seed: The seed of every training run.
+        budget: When the search ends.
+    """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        problem: Problem,
-        seed: int,
-        training_seed: int,
-        budget: Budget,
+        self, study: optuna.Study, problem: Problem, seed: int, training_seed: int, budget: Budget
     ) -> None:
         self._study = study
         self._problem = problem
@@ -91,30 +89,29 @@ class StudySearch(Search):
         self._training_seed = training_seed
         self._budget = budget
         self._best: Best | None = None
-        self._done = 0
+        self._finished_trials = 0
         self._epochs = 0
 
-    def advance(self, on_epoch: Callable[[float], Any] = lambda share: None) -> Advance:
+    def advance(self) -> Advance:
         with warnings.catch_warnings():
-            # Of each trial after one that diverged: the GP takes the worst finite loss for its own.
+            # After a diverged trial, the GP sampler uses the worst finite loss and warns of it.
             warnings.filterwarnings("ignore", message="Clip non-finite values")
-            # The sampler's own work, before and after the training, is within this call.
-            self._study.optimize(lambda trial: self._train(trial, on_epoch), n_trials=1)
-        trial = self._study.get_trials(deepcopy=False)[self._done]
+            # The sampler's own work before and after the training happens within this call.
+            self._study.optimize(self._train, n_trials=1)
+        trial = self._study.get_trials(deepcopy=False)[self._finished_trials]
         evaluations = len(trial.intermediate_values)
-        self._done += 1
+        self._finished_trials += 1
         # The epoch in which a training diverged has no evaluation; a run may report none at all.
         epochs = evaluations + (trial.value == math.inf)
         self._epochs += epochs or self._problem.size.epochs
         return Advance(trial.number, evaluations)
 
-    def _train(self, trial: optuna.Trial, on_epoch: Callable[[float], Any]) -> float:
+    def _train(self, trial: optuna.Trial) -> float:
         try:
-            trained = self._problem.train(
-                trial, self._training_seed, split=self._seed, on_epoch=on_epoch
-            )
+            trained = self._problem.train(trial, self._training_seed, split=self._seed)
         except optuna_dstn.TrainingDivergedError:
-            return math.inf  # a trial that fails tells a sampler nothing, and it comes back there
+            # A failed trial tells a sampler nothing: the sampler would return to the same point.
+            return math.inf
         # The earlier trial wins a tie, as in Optuna's storage.
         if self._best is None or trained.validation_loss < self._best.trained.validation_loss:
             self._best = Best(trial.number, trained)
@@ -122,7 +119,7 @@ class StudySearch(Search):
 
     def share(self, seconds: float) -> float:
         runs = self._epochs / self._problem.size.epochs
-        return self._budget.share(Spent(self._done, runs, seconds / 60))
+        return self._budget.share(Spent(self._finished_trials, runs, seconds / 60))
 
     def trials(self) -> list[FrozenTrial]:
         return self._study.get_trials()

@@ -1,31 +1,27 @@
-"""Runs what a folder does not hold yet, and says what goes wrong there."""
+"""Runs the missing tasks of a folder of results, and explains what goes wrong there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-import sqlite3
 import sys
-from typing import TypeVar
 
 import click
+from filelock import FileLock, Timeout
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from comparisons._lock import LockedError, locked
-from comparisons._runner import Failure, Task, Work, run
-from comparisons._storage import SettingsError, StorageError
-
-
-_Task = TypeVar("_Task", bound=Task)
-_Outcome = TypeVar("_Outcome")
+from comparisons._provenance import SettingsError
+from comparisons._results import StorageError
+from comparisons._workers import Failure, OutcomeT, TaskT, run
 
 
 class Session:
-    """What a command adds to the file in which it keeps what is finished.
+    """A command's work on the file that holds its finished tasks.
 
     Args:
-        file: Where.
-        noun: What people call several of its tasks.
+        file: Where finished tasks are stored.
+        noun: The plural of a task in messages: «studies».
     """
 
     def __init__(self, file: Path, noun: str) -> None:
@@ -33,8 +29,8 @@ class Session:
         self._noun = noun
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Turn what can go wrong with the folder, or be interrupted, into a message."""
+    def errors_explained(self) -> Iterator[None]:
+        """Turn errors of the folder, and an interrupt, into messages for the user."""
         folder = self.file.parent
         try:
             yield
@@ -42,21 +38,27 @@ class Session:
             raise click.ClickException(
                 f"{error} Give another --out, or --keep-older to keep them, or remove {self.file}."
             ) from None
-        except LockedError as error:
-            raise click.ClickException(f"{error} Wait for it, or give another --out.") from None
+        except Timeout:
+            raise click.ClickException(
+                f"Another comparison is writing to {folder}. Wait for it, or give another --out."
+            ) from None
         except StorageError as error:
             raise click.ClickException(
-                f"{error}\nGive another --out, or mend it. {self._kept()}"
+                f"{error}\nGive another --out, or mend it. {self._stored()}"
             ) from None
-        except (OSError, sqlite3.OperationalError) as error:
+        except TerminatedWorkerError as error:
             raise click.ClickException(
-                f"{folder} cannot be written: {error}\n{self._kept()}"
+                f"A worker process died: {error}\nFewer --jobs need less memory. {self._stored()}"
+            ) from None
+        except OSError as error:
+            raise click.ClickException(
+                f"{folder} cannot be written: {error}\n{self._stored()}"
             ) from None
         except KeyboardInterrupt:
-            click.echo(f"\nInterrupted. {self._kept()}", err=True)
+            click.echo(f"\nInterrupted. {self._stored()}", err=True)
             sys.exit(130)
 
-    def _kept(self) -> str:
+    def _stored(self) -> str:
         if not self.file.exists():
             return f"No {self._noun} are finished yet; the same command begins anew."
         return (
@@ -64,36 +66,36 @@ class Session:
         )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder and hold it for this process, :meth:`told` of what goes wrong."""
-        with self.told():
+    def locked(self) -> Iterator[None]:
+        """Create the folder, keep other processes from writing to it, and explain errors."""
+        with self.errors_explained():
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.file.parent):
+            with FileLock(self.file.parent / ".lock", timeout=0):
                 yield
 
     def run(
         self,
-        missing: Sequence[_Task],
-        wanted: Sequence[_Task],
-        work: Work[_Task, _Outcome],
-        write: Callable[[_Outcome], None],
+        missing: Sequence[TaskT],
+        wanted: Sequence[TaskT],
+        work: Callable[[TaskT], OutcomeT],
+        write: Callable[[OutcomeT], None],
         processes: int,
     ) -> bool:
-        """Do what is missing of what is wanted, and say what failed.
+        """Run the missing tasks, store their outcomes and print what failed.
 
         Args:
-            missing: What is not in the file.
-            wanted: That, and what is.
-            work: Does one.
-            write: Adds the outcome of a task to the file.
-            processes: How many tasks at a time.
+            missing: The tasks that are not stored yet.
+            wanted: All requested tasks.
+            work: Runs one task.
+            write: Stores the outcome of a task.
+            processes: How many tasks run at a time.
 
         Returns:
-            Whether none failed.
+            Whether no task failed.
         """
-        of, noun = len(wanted), self._noun
-        if len(missing) < of:
-            click.echo(f"{of - len(missing)} of {of} {noun} are in {self.file} already.")
+        total, noun = len(wanted), self._noun
+        if len(missing) < total:
+            click.echo(f"{total - len(missing)} of {total} {noun} are in {self.file} already.")
         failures = []
         for outcome in run(missing, work, processes):
             if isinstance(outcome, Failure):
@@ -103,7 +105,7 @@ class Session:
             else:
                 write(outcome)
         if failures:
-            click.echo(f"\n{len(failures)} of {of} {noun} failed:", err=True)
+            click.echo(f"\n{len(failures)} of {total} {noun} failed:", err=True)
             for failure in failures:
                 click.echo(f"  {failure.task.study_name}: {failure.error}", err=True)
             click.echo("The others are kept; the same command tries these again.\n", err=True)

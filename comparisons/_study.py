@@ -1,9 +1,10 @@
-"""One tuner on one problem with one seed: search, selection, retraining, and what it all cost."""
+"""One study: a tuner searches a problem with one seed, and its best point is trained again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ import numpy as np
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 import pandas as pd
 
-from comparisons._budget import Budget, Cost, Stopwatch
-from comparisons._runner import TaskError
+from comparisons._budget import Budget, Cost, Stopwatch, in_plain_runs
 from comparisons._search import Search
 from comparisons._tuners import TUNERS
+from comparisons._workers import TaskError
 from comparisons.problems import Problem, Trained
 import optuna_dstn
 
@@ -29,10 +30,10 @@ class Job(NamedTuple):
     Attributes:
         problem: What is tuned.
         tuner: A name in ``TUNERS``.
-        seed: The tuner's seed; also fixes initial weights and batches of the search.
-        trials: What a sampler may spend, in plain training runs.
-        retrainings: How often the selected point is retrained.
-        minutes: What it may spend instead, in wall time.
+        seed: The seed of the tuner. It also fixes initial weights and batches of the search.
+        trials: The budget of a sampler in plain training runs.
+        retrainings: How often the selected point is trained again.
+        minutes: The budget of a sampler in wall time; replaces ``trials``.
     """
 
     problem: Problem
@@ -44,62 +45,50 @@ class Job(NamedTuple):
 
     @property
     def study_name(self) -> str:
-        """Name of the study in the storage."""
+        """The name of the study in messages."""
         return f"{self.problem.name} {self.problem.scale.value} {self.tuner} seed {self.seed}"
 
     @property
     def budget(self) -> Budget:
-        """What a sampler may spend."""
+        """The budget of a sampler."""
         if self.minutes is not None:
             return Budget(self.minutes, "minutes")
         return Budget(self.trials, "runs")
 
     @property
     def training_runs(self) -> float:
-        """About how many plain training runs the study costs in all, for showing progress."""
-        return self.search_runs + self.plain_runs
+        """About how many plain training runs the study costs in all."""
+        tuner = TUNERS[self.tuner]
+        retrained = self.retrainings * (1 + tuner.makes_schedules)
+        return tuner.plain_runs(self.trials) + _REFERENCE_RUNS + retrained
 
-    @property
-    def search_runs(self) -> float:
-        """About how many of them the search costs."""
-        return TUNERS[self.tuner].plain_runs(self.trials)
 
-    @property
-    def plain_runs(self) -> int:
-        """How many are trained beside the search and after it, at most."""
-        return 3 + self.retrainings * (1 + TUNERS[self.tuner].makes_schedules)
+_REFERENCE_RUNS = 3  # before, in the middle of, and after the search
 
 
 class Retrained(NamedTuple):
-    """A plain training run at the selected hyperparameters."""
+    """A plain training run at the selected hyperparameters; losses are NaN if it diverged."""
 
     seed: int
     validation_loss: float
     test_loss: float
 
 
-class Piece(NamedTuple):
-    """A piece of a search: so many evaluations of a trial, and what they cost."""
-
-    trial: int
-    evaluations: int
-    cost: Cost
-
-
 class Record(NamedTuple):
     """A finished study.
 
     Attributes:
-        job: What was asked.
-        trials: The trials, in order.
-        costs: Cost of each trial: the tuner's own share, training and evaluation.
-        plain_cpu_seconds: Cost of each plain run measured beside them.
+        job: What was requested.
+        trials: The trials in order of their numbers.
+        costs: Cost of each trial, with the tuner's own work, training and evaluation.
+        plain_cpu_seconds: Cost of each plain run that was measured beside the trials.
         selected: Number of the trial with the best validation loss; ``None`` if all diverged.
-        test_loss: Test loss of the very network of that trial; NaN if there is none.
-        retrained: Plain runs at that trial's hyperparameters, on fresh seeds.
-        pieces: How the search went on, where trials were trained in turn; else nothing.
-        replayed: Plain runs along that trial's schedule of hyperparameters, if it has one, on the
-            seeds of those at its final ones.
+        test_loss: Test loss of the network of the selected trial; NaN if there is none.
+        retrained: Plain runs at the hyperparameters of the selected trial, on fresh seeds.
+        replayed: Plain runs along the schedule of hyperparameters of the selected trial, on the
+            seeds of ``retrained``; empty if the trial has no schedule.
+        progress: The search's cost in plain runs and its best validation loss so far: at the
+            first evaluation, at each improvement, and at the last evaluation.
     """
 
     job: Job
@@ -109,8 +98,16 @@ class Record(NamedTuple):
     selected: int | None
     test_loss: float
     retrained: list[Retrained]
-    pieces: list[Piece] = []  # noqa: RUF012
-    replayed: list[Retrained] = []  # noqa: RUF012
+    replayed: list[Retrained]
+    progress: list[tuple[float, float]]
+
+
+class Piece(NamedTuple):
+    """A piece of a search: evaluations of one trial, and their cost."""
+
+    trial: int
+    evaluations: int
+    cost: Cost
 
 
 class _Purpose(IntEnum):
@@ -120,164 +117,155 @@ class _Purpose(IntEnum):
 
 
 def training_seed(purpose: _Purpose, tuner_seed: int, number: int = 0) -> int:
-    """Return a seed of a training run; it does not depend on the tuner, so runs are paired."""
+    """Return the seed of a training run, which is the same for all tuners: runs are paired."""
     return int(np.random.SeedSequence([purpose, tuner_seed, number]).generate_state(1)[0])
 
 
-def run_study(job: Job, report: Callable[[float], Any] = lambda share: None) -> Record:
+def run_study(job: Job) -> Record:
     """Run a study in memory.
 
-    Args:
-        job: The study to run.
-        report: Called after every epoch of a training run, and after the run, with the part of the
-            study that is done.
-
     Raises:
-        RuntimeError: If all trials were pruned, so there is nothing to select.
-        BudgetError: If the budget, in minutes, does not suffice for one training run.
+        RuntimeError: If all trials were pruned, so that there is nothing to select.
+        BudgetError: If the budget in minutes does not suffice for one training run.
     """
-    study = _Study(job, report)
-    search, pieces = study.search()
+    plain = _PlainRuns(job)
+    search, pieces = _search(job, plain)
     trials = search.trials()
-    record = Record(
-        job=job,
-        trials=trials,
-        costs=_by_trial(pieces, len(trials)),
-        plain_cpu_seconds=study.plain_cpu_seconds,
-        selected=None,
-        test_loss=math.nan,
-        retrained=[],
-        pieces=pieces if len(pieces) > len(trials) else [],
-    )
     best = search.best()
-    if best is None:
-        if any(trial.state == TrialState.PRUNED for trial in trials):
-            raise RuntimeError(f"{job.study_name}: no trial was trained to the end.")
-        return record  # that all diverged is a result too
-    selected = trials[best.trial]
-    retrained = [study.retrain(selected.params, n) for n in range(job.retrainings)]
-    schedule = search.schedule(selected)
-    replayed = []
-    if schedule is not None:
-        replayed = [study.replay(schedule, selected.params, n) for n in range(job.retrainings)]
-    return record._replace(
-        selected=best.trial,
-        test_loss=best.trained.test_loss(),
-        retrained=retrained,
-        replayed=replayed,
-    )
-
-
-def _by_trial(pieces: list[Piece], trials: int) -> list[Cost]:
-    costs = [Cost(0.0, 0.0)] * trials
+    retrained: list[Retrained] = []
+    replayed: list[Retrained] = []
+    if best is not None:
+        selected = trials[best.trial]
+        schedule = search.schedule(selected)
+        retrained = [plain.retrain(selected.params, n) for n in range(job.retrainings)]
+        if schedule is not None:
+            replayed = [plain.replay(schedule, selected.params, n) for n in range(job.retrainings)]
+    elif any(trial.state == TrialState.PRUNED for trial in trials):
+        raise RuntimeError(f"{job.study_name}: no trial was trained to the end.")
+    costs = [Cost(0.0, 0.0)] * len(trials)
     for piece in pieces:
         costs[piece.trial] = costs[piece.trial].plus(piece.cost)
-    return costs
+    return Record(
+        job=job,
+        trials=trials,
+        costs=costs,
+        plain_cpu_seconds=plain.cpu_seconds,
+        selected=None if best is None else best.trial,
+        test_loss=math.nan if best is None else best.trained.test_loss(),
+        retrained=retrained,
+        replayed=replayed,
+        progress=progress(trials, pieces, plain.cpu_seconds),
+    )
 
 
-class _Study:
-    """A search, and the plain runs beside it and after it.
+def _search(job: Job, plain: _PlainRuns) -> tuple[Search, list[Piece]]:
+    """Search until the budget is spent. Measure plain runs before, in the middle and after."""
+    tuner, device = TUNERS[job.tuner], job.problem.device
+    first = plain.train_reference()
+    if tuner.takes_budget and job.minutes is not None and first.seconds > 60 * job.minutes:
+        raise BudgetError(
+            f"A budget of {job.budget} is too small: one plain training run of "
+            f"{job.problem.name} takes {first.seconds / 60:.2g} min here."
+        )
+    watch = Stopwatch(device)
+    seed = training_seed(_Purpose.SEARCH, job.seed)
+    search = tuner.search(job.problem, job.seed, seed, job.budget)
+    pieces: list[Piece] = []
+    seconds = done = 0.0
+    while done < 1:
+        trial, evaluations = search.advance()
+        cost = watch.read()
+        pieces.append(Piece(trial, evaluations, cost))
+        seconds += cost.seconds
+        before, done = done, search.share(seconds)
+        if before < 0.5 <= done < 1:
+            plain.train_reference()
+        watch = Stopwatch(device)
+    plain.train_reference()
+    return search, pieces
+
+
+class _PlainRuns:
+    """Trains plainly for one study.
 
     Attributes:
-        plain_cpu_seconds: Costs of the plain runs so far.
+        cpu_seconds: The costs of the plain runs so far, without replayed ones.
     """
 
-    def __init__(self, job: Job, report: Callable[[float], Any]) -> None:
-        self._job = job
-        self._report = report
-        self._searched = 0.0
+    def __init__(self, job: Job) -> None:
+        self.cpu_seconds: list[float] = []
+        self._problem, self._seed = job.problem, job.seed
         self._references = 0
-        self._replays = 0
-        self.plain_cpu_seconds: list[float] = []
 
-    def search(self) -> tuple[Search, list[Piece]]:
-        """Search until the budget is spent, measuring a plain run before, amid and after it."""
-        job = self._job
-        self._require_affordable(self._reference())
-        watch = Stopwatch(job.problem.device)
-        search = TUNERS[job.tuner].search(
-            job.problem, job.seed, training_seed(_Purpose.SEARCH, job.seed), job.budget
-        )
-        pieces: list[Piece] = []
-        seconds = 0.0
-        while self._searched < 1:
-            piece = search.advance(self._running(TUNERS[job.tuner].runs_of_a_trial))
-            cost = watch.read()
-            pieces.append(Piece(*piece, cost))
-            seconds += cost.seconds
-            self._searched = search.share(seconds)
-            self._tick()
-            if self._references == 1 and 0.5 <= self._searched < 1:
-                self._reference()
-            watch = Stopwatch(job.problem.device)
-        self._reference()
-        return search, pieces
-
-    def _require_affordable(self, run: Cost) -> None:
-        job = self._job
-        if (
-            TUNERS[job.tuner].takes_budget
-            and job.minutes is not None
-            and run.seconds > 60 * job.minutes
-        ):
-            raise BudgetError(
-                f"A budget of {job.budget} is too small: one plain training run of "
-                f"{job.problem.name} takes {run.seconds / 60:.2g} min here."
-            )
-
-    def _reference(self) -> Cost:
-        seed = training_seed(_Purpose.REFERENCE, self._job.seed, self._references)
+    def train_reference(self) -> Cost:
+        """Train at the reference hyperparameters of the problem, to measure a plain run."""
+        seed = training_seed(_Purpose.REFERENCE, self._seed, self._references)
         self._references += 1
-        _, cost = self._train_plainly(dict(self._job.problem.reference), seed)
+        _, cost = self._train(dict(self._problem.reference), seed)
         return cost
 
     def retrain(self, params: dict[str, Any], number: int) -> Retrained:
-        """Train plainly on a fresh seed, the same for every tuner."""
-        return self._again(number, lambda seed: self._train_plainly(params, seed)[0])
+        """Train at fixed hyperparameters, on a fresh seed that is the same for every tuner."""
+        return self._on_fresh_seed(number, lambda seed: self._train(params, seed)[0])
 
     def replay(
         self, schedule: FrozenTrial | pd.DataFrame, params: dict[str, Any], number: int
     ) -> Retrained:
-        """Train along a schedule, on the seed of :meth:`retrain`."""
-        problem, split = self._job.problem, self._job.seed
+        """Train along a schedule of hyperparameters, on the seed of :meth:`retrain`."""
+        problem, split = self._problem, self._seed
 
         def train(seed: int) -> Trained:
-            trained = optuna_dstn.replay_schedule(
-                lambda replaying: problem.train(replaying, seed, split, self._running()),
-                schedule,
-                params,
+            return optuna_dstn.replay_schedule(
+                lambda trial: problem.train(trial, seed, split), schedule, params
             )
-            self._replays += 1
-            self._tick()
-            return trained
 
-        return self._again(number, train)
+        return self._on_fresh_seed(number, train)
 
-    def _again(self, number: int, train: Callable[[int], Trained]) -> Retrained:
-        """Train on a fresh seed; a run that diverges has NaN for its losses."""
-        seed = training_seed(_Purpose.RETRAINING, self._job.seed, number)
+    def _on_fresh_seed(self, number: int, train: Callable[[int], Trained]) -> Retrained:
+        seed = training_seed(_Purpose.RETRAINING, self._seed, number)
         try:
             trained = train(seed)
         except optuna_dstn.TrainingDivergedError:
             return Retrained(seed, math.nan, math.nan)
         return Retrained(seed, trained.validation_loss, trained.test_loss())
 
-    def _train_plainly(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
-        problem = self._job.problem
-        watch = Stopwatch(problem.device)
-        trained = problem.train(FixedTrial(params), seed, self._job.seed, self._running())
+    def _train(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
+        watch = Stopwatch(self._problem.device)
+        trained = self._problem.train(FixedTrial(params), seed, self._seed)
         cost = watch.read()
-        self.plain_cpu_seconds.append(cost.cpu_seconds)
-        self._tick()
+        self.cpu_seconds.append(cost.cpu_seconds)
         return trained, cost
 
-    def _running(self, runs: float = 1.0) -> Callable[[float], None]:
-        """Return what takes the done part of a training run that costs so many plain ones."""
-        return lambda share: self._tick(runs * share)
 
-    def _tick(self, running: float = 0.0) -> None:
-        """Report what is done: what has ended, and so many plain runs of what has not."""
-        job = self._job
-        done = job.search_runs * min(self._searched, 1.0) + len(self.plain_cpu_seconds)
-        done += self._replays + running
-        self._report(done / job.training_runs)
+def progress(
+    trials: Sequence[FrozenTrial], pieces: Sequence[Piece], plain_cpu_seconds: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Return how the best validation loss went down with the cost; see :class:`Record`.
+
+    The cost of a piece is spread evenly over its evaluations. Losses of a trial that was pruned or
+    diverged in the end count as infinite, since the trial cannot be selected.
+    """
+    losses = [iter(_losses(trial)) for trial in trials]
+    points: list[tuple[float, float]] = []
+    before, best = 0.0, math.inf
+    for trial, evaluations, cost in pieces:
+        # A trial that reports nothing still ends with a value.
+        values = list(itertools.islice(losses[trial], max(1, evaluations)))
+        for index, loss in enumerate(values, start=1):
+            best = min(best, math.inf if math.isnan(loss) else loss)
+            points.append((before + cost.cpu_seconds * index / len(values), best))
+        before += cost.cpu_seconds
+    shown = [
+        point
+        for index, point in enumerate(points)
+        if index in (0, len(points) - 1) or point[1] < points[index - 1][1]
+    ]
+    in_runs = [(in_plain_runs(spent, plain_cpu_seconds), loss) for spent, loss in shown]
+    return in_runs or [(in_plain_runs(before, plain_cpu_seconds), math.inf)]
+
+
+def _losses(trial: FrozenTrial) -> list[float]:
+    losses = list(trial.intermediate_values.values())
+    if trial.state != TrialState.COMPLETE or trial.value in (None, math.inf):
+        return [math.inf] * len(losses)
+    return losses or list(trial.values)

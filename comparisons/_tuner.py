@@ -1,4 +1,4 @@
-"""The kinds of tuners: what each needs to begin a search."""
+"""The kinds of tuners. A tuner starts a search on a problem."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class UnusableError(ValueError):
 
 @dataclass(frozen=True)
 class Tuner(ABC):
-    """Searches hyperparameters; all tuners minimise the validation loss.
+    """Searches hyperparameters. All tuners minimise the validation loss.
 
     Attributes:
         description: One line for the reader of a table.
-        is_default: Whether it takes part where no tuner is named.
-        libraries: Distributions that it needs beside those that the comparison needs itself.
+        is_default: Whether the tuner takes part if the user names no tuners.
+        libraries: Distributions that the tuner needs and the other tuners do not.
     """
 
     description: str
@@ -38,17 +38,18 @@ class Tuner(ABC):
     libraries: tuple[str, ...] = field(default=(), kw_only=True)
 
     takes_budget: ClassVar[bool] = False
-    """Whether a search ends when the budget is spent; otherwise its length is the tuner's own."""
-    makes_schedules: ClassVar[bool] = False
-    """Whether its trials hold schedules of the hyperparameters, to be replayed."""
-    runs_of_a_trial: ClassVar[float] = 1.0
-    """About how many plain runs a trial costs."""
+    """Whether a search ends when the user's budget is spent. Other tuners have a fixed length."""
+
+    @property
+    def makes_schedules(self) -> bool:
+        """Whether the hyperparameters change within a trial, so that they can be replayed."""
+        return False
 
     def require_usable(self, problem: Problem | None = None) -> None:
-        """Check that the tuner can be used here, and on a problem.
+        """Check that the tuner can run on this machine, and on a problem.
 
         Raises:
-            UnusableError: If not, with what to do.
+            UnusableError: If it cannot; the message says what to do.
         """
         for library in self.libraries:
             try:
@@ -58,46 +59,27 @@ class Tuner(ABC):
 
     @abstractmethod
     def plain_runs(self, trials: int) -> float:
-        """Return about how many plain runs a search costs where samplers take ``trials``."""
+        """Return about how many plain runs a search costs if samplers may take ``trials``."""
 
     @abstractmethod
     def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        """Begin a search.
+        """Start a search.
 
         Args:
             problem: What is tuned.
-            seed: The tuner's own, which also divides the data of some problems.
-            training_seed: Of every training run from scratch; the same for all tuners.
-            budget: When a tuner that takes one ends.
+            seed: The seed of the tuner, which also divides the data of some problems.
+            training_seed: The seed of every training run; the same for all tuners.
+            budget: When the search of a tuner that takes a budget ends.
         """
 
 
 @dataclass(frozen=True)
-class StudyTuner(Tuner):
-    """Searches by an Optuna study; a piece of the search is a trial."""
-
-    @abstractmethod
-    def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        """Create a study in memory."""
-
-    def ends(self, budget: Budget) -> Budget:
-        """Return when a search ends that is given a budget."""
-        return budget
-
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        study = self.create_study(problem, seed)
-        return StudySearch(study, problem, seed, training_seed, self.ends(budget))
-
-
-@dataclass(frozen=True)
-class Sampling(StudyTuner):
+class Sampling(Tuner):
     """One of Optuna's samplers with its default settings; a trial is a plain training run.
-
-    No run is cut short unless a pruner is named: the tuner is then another one.
 
     Attributes:
         sampler: Called with ``seed=``.
-        pruner: Called with ``max_resource=``: the epochs of a run.
+        pruner: Called with ``max_resource=``, the epochs of a run; ``None`` prunes nothing.
     """
 
     sampler: Callable[..., BaseSampler]
@@ -108,30 +90,42 @@ class Sampling(StudyTuner):
     def plain_runs(self, trials: int) -> float:
         return trials
 
+    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+        study = self.create_study(problem, seed)
+        return StudySearch(study, problem, seed, training_seed, budget)
+
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
+        """Create a study in memory."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self.sampler(seed=seed)
         pruner = (
             NopPruner() if self.pruner is None else self.pruner(max_resource=problem.size.epochs)
         )
-        # Hyperband deals trials to its brackets by the study's name, which is random by default.
+        # Hyperband assigns trials to brackets by the study's name, which is random by default.
         return optuna.create_study(study_name=f"seed {seed}", sampler=sampler, pruner=pruner)
 
 
 @dataclass(frozen=True)
-class Starting(StudyTuner):
-    """A few trials, whatever the budget; the first is from one of the problem's starts.
+class FromStart(Tuner):
+    """A few trials, whatever the budget. The first trial begins at one of the problem's starts.
 
     Attributes:
-        start: Label of the start; ``None`` lets the sampler choose it too.
+        start: Label of the start; ``None`` lets the sampler choose the start.
+        config: How each trial tunes itself by gradient; ``None`` trains plainly, as a baseline
+            that tuning from this start has to improve on.
         sampler: Called with ``seed=``.
-        trials: How many.
+        trials: How many trials.
     """
 
     start: str | None
+    config: optuna_dstn.TunerConfig | None = None
     sampler: Callable[..., BaseSampler] = field(default=RandomSampler, kw_only=True)
     trials: int = field(default=1, kw_only=True)
+
+    @property
+    def makes_schedules(self) -> bool:
+        return self.config is not None
 
     def require_usable(self, problem: Problem | None = None) -> None:
         super().require_usable(problem)
@@ -141,42 +135,20 @@ class Starting(StudyTuner):
             )
 
     def plain_runs(self, trials: int) -> float:
-        return self.runs_of_a_trial * self.trials
+        return self.trials * (1.0 if self.config is None else 4.0)
 
-    def ends(self, budget: Budget) -> Budget:
-        return Budget(self.trials, "trials")
+    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+        study = self.create_study(problem, seed)
+        return StudySearch(study, problem, seed, training_seed, Budget(self.trials, "trials"))
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
-        study = self._new_study(self.sampler(seed=seed))
+        """Create a study in memory, whose first trial begins at the start."""
+        sampler, pruner = self.sampler(seed=seed), NopPruner()
+        study = (
+            optuna.create_study(sampler=sampler, pruner=pruner)
+            if self.config is None
+            else optuna_dstn.create_study(sampler=sampler, pruner=pruner, config=self.config)
+        )
         if self.start is not None:
             study.enqueue_trial(dict(problem.starts[self.start]))
         return study
-
-    @abstractmethod
-    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
-        """Create a study without trials."""
-
-
-@dataclass(frozen=True)
-class Untuned(Starting):
-    """Plain training at a start: what tuning from there has to improve on."""
-
-    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
-        return optuna.create_study(sampler=sampler, pruner=NopPruner())
-
-
-@dataclass(frozen=True)
-class SelfTuning(Starting):
-    """Tuning by gradient within each trial, which is a whole search.
-
-    Attributes:
-        config: Of the method.
-    """
-
-    config: optuna_dstn.TunerConfig | None = None
-
-    makes_schedules: ClassVar[bool] = True
-    runs_of_a_trial: ClassVar[float] = 4.0
-
-    def _new_study(self, sampler: BaseSampler) -> optuna.Study:
-        return optuna_dstn.create_study(sampler=sampler, pruner=NopPruner(), config=self.config)

@@ -1,4 +1,4 @@
-"""What is compared. A new tuner is a line in :data:`TUNERS`."""
+"""The registry of tuners. To add a tuner, add a line to :data:`TUNERS`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from optuna.pruners import HyperbandPruner
 from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from comparisons._population import Population
-from comparisons._tuner import Sampling, SelfTuning, Tuner, Untuned
+from comparisons._tuner import FromStart, Sampling, Tuner
 from optuna_dstn import TunerConfig
 
+
+BASELINE = "tpe"
+"""The tuner with which reports compare each other tuner, seed by seed."""
 
 _STARTS = ("0.05", "0.5")
 
@@ -22,7 +25,7 @@ def _from_each_start(
     name: str, description: str, *, is_default: bool = True, **config: Any
 ) -> dict[str, Tuner]:
     return {
-        f"{name}@{start}": SelfTuning(
+        f"{name}@{start}": FromStart(
             f"{description}; starts at {start}", start, TunerConfig(**config), is_default=is_default
         )
         for start in _STARTS
@@ -39,19 +42,20 @@ TUNERS: dict[str, Tuner] = {
     "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
     "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
     **{
-        f"untuned@{start}": Untuned(f"plain training at {start}, nothing tuned", start)
+        f"untuned@{start}": FromStart(f"plain training at {start}, nothing tuned", start)
         for start in _STARTS
     },
-    # Their bias grows with σ, so it starts at the papers' and is tuned, as there.
+    # The bias of these two grows with σ, so σ starts at the papers' value and is tuned, as there.
     **_from_each_start("stn", "STN, one run", method="stn", **_PUBLISHED_SCALE),
     **_from_each_start(
         "centered-stn", "centred STN, one run", method="centered-stn", **_PUBLISHED_SCALE
     ),
     **_from_each_start("delta-stn", "Δ-STN, one run"),
-    # The sampler learns from the first trial on: three are too few for its usual ten random ones.
-    "delta-stn+tpe": SelfTuning(
+    # TPE learns from the first trial on: it usually draws ten trials at random, and here are three.
+    "delta-stn+tpe": FromStart(
         "the best of three runs of Δ-STN, whose starts TPE samples",
         start=None,
+        config=TunerConfig(),
         sampler=partial(TPESampler, n_startup_trials=1),
         trials=3,
     ),
@@ -79,14 +83,14 @@ def method_of(tuner: str) -> str:
 
 
 def matching(names: Iterable[str]) -> list[str]:
-    """Return the registered tuners that are meant, each once, in the registry's order.
+    """Return the tuners with the given names, each once, in the registry's order.
 
     Args:
-        names: Names in :data:`TUNERS`; one without ``@`` stands for all its variants too, so
-            ``delta-stn`` for each of its starts.
+        names: Names in :data:`TUNERS`. A name without ``@`` stands for all starts of a method:
+            ``delta-stn`` means ``delta-stn@0.05`` and ``delta-stn@0.5``.
 
     Raises:
-        ValueError: If a name is unknown, with the nearest known ones.
+        ValueError: If a name is unknown; the message suggests similar names.
     """
     wanted: set[str] = set()
     for name in names:
@@ -98,7 +102,7 @@ def matching(names: Iterable[str]) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
-    """Return the message for a name that is not known, with the nearest ones that are."""
+    """Return the message for an unknown name, with the most similar known names."""
     known = list(dict.fromkeys(known))
     nearest = difflib.get_close_matches(name, known)
     hint = f"Did you mean {' or '.join(nearest)}?" if nearest else f"Known: {', '.join(known)}."

@@ -1,10 +1,10 @@
-"""Puts the kept results into the tables that the documents quote.
+"""Writes tables of the stored results into the documents that quote them.
 
     python -m comparisons.quote
 
-A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->``; it is made from
-what ``report`` wrote to ``comparisons/results``. ``--check`` writes nothing, and fails where a
-document quotes other figures than are kept.
+A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->`` in a document. Its
+numbers come from the tables that ``report`` wrote to ``comparisons/results``. With ``--check`` the
+command writes nothing, and fails if a document quotes other numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 import pandas as pd
 
 from comparisons._files import replaced
-from comparisons._table import number_text, to_markdown
+from comparisons._formatting import number_text, to_markdown
 
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ _STARTS = {"delta-stn@0.05": "0.05", "delta-stn@0.5": "0.5"}
 
 
 def _loss(value: float) -> str:
-    """Return a loss with three digits, with four from 1 on."""
+    """Return a loss with three digits, or with four if it is 1 or more."""
     return number_text(value, "#.4g" if value >= 1 or math.isnan(value) else "#.3g")
 
 
@@ -66,7 +66,7 @@ def _spread(row: dict[str, Any], value: str) -> str:
 
 
 def losses(problems: dict[str, str]) -> pd.DataFrame:
-    """Return what the searches and Δ-STN reached on some problems, and at which cost."""
+    """Return the losses and costs of the searches and of Δ-STN on some problems."""
     kept = {(row["problem"], row["tuner"]): row for row in _kept("table")}
     return pd.DataFrame(
         {
@@ -105,14 +105,14 @@ def overview() -> pd.DataFrame:
 
 
 def aim() -> pd.DataFrame:
-    """Return Δ-STN beside the best search of each problem, like beside like."""
+    """Return the losses of Δ-STN and of the best search, one row a problem."""
     ours = [row for row in _kept("best_search") if row["tuner"] in _STARTS]
     problems = itertools.groupby(ours, key=lambda row: row["problem"])
-    return pd.DataFrame(_beside_best(problem, list(rows)) for problem, rows in problems)
+    return pd.DataFrame(_compared_row(problem, list(rows)) for problem, rows in problems)
 
 
-def _beside_best(problem: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
-    first = rows[0]  # the search is the same for all starts
+def _compared_row(problem: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
+    first = rows[0]  # all starts are compared with the same search
 
     def from_each(value: str, text: Callable[[float], str] = _loss) -> str:
         return ", ".join(text(row[value]) for row in rows)
@@ -141,7 +141,7 @@ def _search(name: str, loss: float) -> str:
 
 
 def _better_start(rows: Sequence[dict[str, Any]], loss: str, best: str) -> str:
-    """Say from which start the loss is lower, and how far it is from the best search's."""
+    """Return the start with the lower loss, and its distance from the loss of the best search."""
     excess = {_STARTS[row["tuner"]]: row[loss] / row[best] - 1 for row in rows}
     known = {start: value for start, value in excess.items() if math.isfinite(value)}
     if not known:
@@ -167,10 +167,10 @@ _PLACE = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)
 
 
 def quoted(document: str) -> str:
-    """Return a document with its tables made anew.
+    """Return a document with new tables.
 
     Raises:
-        KeyError: If it asks for a table that there is not.
+        KeyError: If the document names an unknown table.
     """
 
     def filled(place: re.Match[str]) -> str:
@@ -181,21 +181,23 @@ def quoted(document: str) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--check", is_flag=True, help="Fail where a document is behind the results.")
+@click.option(
+    "--check", is_flag=True, help="Fail if a document quotes other numbers than the stored results."
+)
 def main(check: bool) -> None:
-    """Fill the tables of all documents, or compare them."""
-    behind = []
+    """Write the tables of all documents, or compare them."""
+    outdated = []
     for path in DOCUMENTS:
         document = path.read_text(encoding="utf-8")
         new = quoted(document)
         if new != document:
-            behind.append(str(path.relative_to(ROOT)))
+            outdated.append(str(path.relative_to(ROOT)))
             if not check:
                 with replaced(path) as file:
                     file.write_text(new, encoding="utf-8")
-    if check and behind:
+    if check and outdated:
         raise click.ClickException(
-            f"{', '.join(behind)}: not the kept results. Run `python -m comparisons.quote`."
+            f"{', '.join(outdated)}: not the kept results. Run `python -m comparisons.quote`."
         )
 
 

@@ -1,34 +1,33 @@
-"""Validation loss against budget: what a tuner has found when it is stopped at any time."""
+"""Validation loss against budget: what a tuner has found whenever it is stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import math
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+import pandas as pd
 import plotly.graph_objects as go
 
-from comparisons._report import _style
-from comparisons._report._page import Figure
-from comparisons._report._problems import optimum
-from comparisons._report._style import Style, Styles
-from comparisons._storage import Result
-from comparisons._table import Spread, by_tuner, spread_name
+from comparisons._formatting import Spread, spread_name
+from comparisons._report._figure import Figure, Style, Styles, fitted, with_log_axis
+from comparisons.problems import PROBLEMS, MissingDataError, Scale
 from optuna_dstn.visualization._comparison import Progress, aligned, mode_of
 
 
 Array = NDArray[np.float64]
 
-_FIRST_BUDGET = 0.2  # in plain runs; before it every tuner is in its first epochs
-_BAND = 0.15  # opacity
+_FIRST_BUDGET = 0.2  # in plain runs; before, every tuner is in its first epochs
+_BAND_OPACITY = 0.15
 
 
 class _Line(NamedTuple):
     """The best validation loss so far over the seeds, shape (m,) each.
 
-    From where the median is finite; the upper end is infinite while a seed has found nothing.
+    The line begins where the median is finite. The upper end is infinite as long as a seed has no
+    finite loss.
     """
 
     spent: Array
@@ -37,68 +36,83 @@ class _Line(NamedTuple):
     high: Array
 
 
-class _AnytimeInfo(NamedTuple):
+class AnytimeInfo(NamedTuple):
+    """The lines of one problem by tuner, and its known optimum.
+
+    Attributes:
+        lines: A line per tuner.
+        optimum: The lowest validation loss of any hyperparameters, if it is known.
+        spreads: What the bands show: «quartiles», «range» or both.
+    """
+
     lines: dict[str, _Line]
     optimum: float | None
     spreads: list[str]
 
 
-def plot_anytime(results: list[Result], looks: Styles) -> Figure:
-    """Plot one problem's validation loss against the budget in plain runs.
-
-    Args:
-        results: All of one problem.
-        looks: Of at least these tuners.
-    """
-    return _get_anytime_plot(_get_anytime_info(results), looks)
-
-
-def plot_small_anytime(problem: str, results: list[Result], looks: Styles) -> Figure:
-    """Plot the medians alone, to be set beside those of other problems; see `plot_anytime`."""
-    return _get_small_anytime_plot(problem, _get_anytime_info(results), looks)
-
-
-def _get_anytime_info(results: list[Result]) -> _AnytimeInfo:
-    groups = by_tuner(results)
-    lines = {tuner: _line([_progress(r) for r in group]) for tuner, group in groups.items()}
-    return _AnytimeInfo(
+def get_anytime_info(studies: pd.DataFrame) -> AnytimeInfo:
+    """Return the lines of the studies of one problem."""
+    groups = list(studies.groupby("tuner", observed=True))
+    lines = {str(tuner): _line(group["progress"].tolist()) for tuner, group in groups}
+    return AnytimeInfo(
         lines={tuner: line for tuner, line in lines.items() if len(line.spent)},
-        optimum=optimum(results),
-        spreads=sorted({spread_name(len(group)) for group in groups.values()}),
+        optimum=optimum(studies),
+        spreads=sorted({spread_name(len(group)) for _, group in groups}),
     )
 
 
-def _line(studies: Sequence[Progress]) -> _Line:
-    grid, rows = aligned(studies, first=_FIRST_BUDGET)
+def _line(progress: Sequence[Sequence[Sequence[float]]]) -> _Line:
+    """Return the line of the progress of several studies, each a list of (cost, best loss)."""
+    grid, rows = aligned([Progress(*np.array(each).T) for each in progress], first=_FIRST_BUDGET)
     spreads = np.array([Spread.of(column) for column in rows.T.tolist()])
     return _Line(*np.column_stack([grid, spreads])[np.isfinite(spreads[:, 0])].T)
 
 
-def _progress(result: Result) -> Progress:
-    evaluations = list(result.evaluations()) or [(result.plain_runs, math.inf)]
-    spent, losses = np.array(evaluations).T
-    return Progress(spent, np.fmin.accumulate(losses))  # passes over what diverged
+def optimum(studies: pd.DataFrame) -> float | None:
+    """Return the known optimum of a problem, as the median over the seeds' divisions of the data.
+
+    Returns:
+        ``None`` if the optimum is unknown, or if the problem is no longer registered.
+    """
+    name, scale, settings = studies.iloc[0][["problem", "scale", "settings"]]
+    if name not in PROBLEMS or scale not in {scale.value for scale in PROBLEMS[name].sizes}:
+        return None
+    size = PROBLEMS[name].sizes[Scale(scale)]
+    numbers: dict[str, Any] = {f.name: settings[f.name] for f in fields(size) if f.name in settings}
+    problem = PROBLEMS[name].at(scale, **numbers)
+    try:
+        known = [problem.optimum(int(split)) for split in sorted(studies["seed"].unique())]
+    except MissingDataError:  # the report is made on another machine than the studies
+        return None
+    values = [value for value in known if value is not None]
+    return Spread.of(values).median if values else None
 
 
-def _get_anytime_plot(info: _AnytimeInfo, looks: Styles) -> Figure:
+def plot_anytime(info: AnytimeInfo, looks: Styles) -> Figure:
+    """Plot medians and bands.
+
+    Args:
+        info: The lines of one problem.
+        looks: The look of each tuner.
+    """
     figure = go.Figure()
     for tuner, line in info.lines.items():
         figure.add_traces([*_band(tuner, line, looks[tuner]), _trace(tuner, line, looks[tuner])])
     _add_optimum(figure, info)
-    _style.with_log_axis(figure, "x").update_xaxes(title_text="Budget in plain training runs")
-    _style.with_log_axis(figure, "y").update_yaxes(title_text="Validation loss")
-    height = 400 + 10 * len(info.lines)  # of which a phone's legend takes much
+    with_log_axis(figure, "x").update_xaxes(title_text="Budget in plain training runs")
+    with_log_axis(figure, "y").update_yaxes(title_text="Validation loss")
+    height = 400 + 10 * len(info.lines)  # the legend is high on a phone
     caption = f"Best so far. Line: median over the seeds, band: their {' or '.join(info.spreads)}."
-    return Figure("Validation loss against budget", caption, _style.fitted(figure, height))
+    return Figure("Validation loss against budget", caption, fitted(figure, height))
 
 
-def _get_small_anytime_plot(problem: str, info: _AnytimeInfo, looks: Styles) -> Figure:
+def plot_small_anytime(problem: str, info: AnytimeInfo, looks: Styles) -> Figure:
+    """Plot medians alone, in a small figure beside those of other problems."""
     figure = go.Figure()
     for tuner, line in info.lines.items():
         figure.add_trace(_trace(tuner, line, looks[tuner], width=2.0))
     _add_optimum(figure, info)
-    _style.with_log_axis(_style.with_log_axis(figure, "x"), "y")
-    _style.fitted(figure, height=200)
+    fitted(with_log_axis(with_log_axis(figure, "x"), "y"), height=200)
     figure.update_layout(showlegend=False, margin={"l": 40, "r": 4, "t": 8, "b": 8})
     return Figure(problem, "", figure)
 
@@ -125,7 +139,7 @@ def _band(tuner: str, line: _Line, look: Style) -> list[go.Scatter]:
             y=np.concatenate([high, low[::-1]]),
             fill="toself",
             fillcolor=look.color,
-            opacity=_BAND,
+            opacity=_BAND_OPACITY,
             line={"width": 0},
             hoverinfo="skip",
             legendgroup=tuner,
@@ -134,7 +148,7 @@ def _band(tuner: str, line: _Line, look: Style) -> list[go.Scatter]:
     ]
 
 
-def _add_optimum(figure: go.Figure, info: _AnytimeInfo) -> None:
+def _add_optimum(figure: go.Figure, info: AnytimeInfo) -> None:
     if info.optimum is None:
         return
     ends = [x for line in info.lines.values() for x in (line.spent[0], line.spent[-1])]

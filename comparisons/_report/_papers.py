@@ -1,68 +1,53 @@
-"""The papers' table, our figures beside theirs."""
+"""The papers' table, with our losses beside theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
-from comparisons._report._problems import difference_from_paper, paper_results
-from comparisons._storage import Result
-from comparisons._table import Spread, by_problem, by_tuner, number_text, own_test_loss
+from comparisons._formatting import Spread, number_text
 from comparisons._tuners import method_of
-from comparisons.problems import PaperResult
+from comparisons.problems import PROBLEMS, PaperResult
 
 
-# NamedColumns of the papers' table, in their order; «gp» is their Bayesian optimisation.
+# The columns of the papers' table in their order; «gp» stands for their Bayesian optimisation.
 _METHODS = ("random", "gp", "stn", "centered-stn", "delta-stn")
-# Of several starts of a method, the papers'.
+# The start of the papers, for methods with several starts.
 _START = "0.05"
 
-NOTE = (
-    "Validation loss (test loss in brackets): ours / Bae & Grosse's (2020). Ours are the medians "
-    "over the seeds, of the very network that the tuner selected, and from the papers' start "
-    f"{_START} where a tuner has several. Their «Bayesian optimisation» stands beside Optuna's GP "
-    "sampler. Of their perplexities on PTB the logarithms are given, nats a word as ours."
-)
 
-
-def paper_table(results: list[Result]) -> pd.DataFrame:
-    """Return the papers' table: a row per problem that they have, a column per method, as text."""
+def paper_table(studies: pd.DataFrame) -> pd.DataFrame:
+    """Return the papers' table as text: a row per problem of theirs, a column per method."""
     rows = []
-    for problem, group in by_problem(results).items():
-        theirs = paper_results(group[0].problem)
+    for label, group in studies.groupby("label", observed=True):
+        name = group["problem"].iloc[0]
+        theirs = PROBLEMS[name].paper if name in PROBLEMS else {}
         if theirs:
-            ours = _ours(group)
-            cells = {method: _cell(ours.get(method), theirs.get(method)) for method in _METHODS}
-            rows.append({"problem": problem, **cells})
+            cells = {
+                method: f"{_text(_ours(group, method))} / {_text(theirs.get(method))}"
+                for method in _METHODS
+            }
+            rows.append({"problem": label, **cells})
     return pd.DataFrame(rows, columns=["problem", *_METHODS])
 
 
-def differences(results: list[Result]) -> dict[str, str]:
-    """Return what each problem says of how it differs from the papers' setting."""
-    said = {
-        problem: difference_from_paper(group[0]) for problem, group in by_problem(results).items()
+def differences(studies: pd.DataFrame) -> dict[str, str]:
+    """Return how each problem differs from the papers' setting, as noted when it was run."""
+    noted = {
+        str(label): str(group["settings"].iloc[0].get("differs_from_paper", ""))
+        for label, group in studies.groupby("label", observed=True)
     }
-    return {problem: text for problem, text in said.items() if text}
+    return {label: text for label, text in noted.items() if text}
 
 
-def _ours(results: list[Result]) -> Mapping[str, PaperResult]:
-    groups = by_tuner(results)
-    ours = {}
-    for method in _METHODS:
-        variants = [tuner for tuner in groups if method_of(tuner) == method]
-        if variants:
-            start = f"{method}@{_START}"
-            group = groups[start if start in variants else variants[0]]
-            ours[method] = PaperResult(
-                Spread.of(result.validation_loss for result in group).median,
-                Spread.of(map(own_test_loss, group)).median,
-            )
-    return ours
-
-
-def _cell(ours: PaperResult | None, theirs: PaperResult | None) -> str:
-    return f"{_text(ours)} / {_text(theirs)}"
+def _ours(studies: pd.DataFrame, method: str) -> PaperResult | None:
+    variants = [tuner for tuner in studies["tuner"].unique() if method_of(tuner) == method]
+    if not variants:
+        return None
+    start = f"{method}@{_START}"
+    group = studies[studies["tuner"] == (start if start in variants else variants[0])]
+    return PaperResult(
+        Spread.of(group["validation_loss"]).median, Spread.of(group["test_loss"]).median
+    )
 
 
 def _text(result: PaperResult | None) -> str:

@@ -1,42 +1,36 @@
-"""Who beats whom, as tables and in words."""
+"""Ranks of all tuners, and duels between two tuners, as tables and sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import math
 
 import pandas as pd
 
+from comparisons._formatting import number_text, percent_text
 from comparisons._report import _statistics as statistics
-from comparisons._report._statistics import ENOUGH_PAIRS, LEVEL, Duel, Ranking
-from comparisons._storage import Result
-from comparisons._table import (
-    BASELINE,
-    BASELINE_DIVERGED,
-    number_text,
-    own_test_loss,
-    retrained_test_loss,
-    retrained_validation_loss,
-)
+from comparisons._report._statistics import LEVEL, Duel, Ranking
+from comparisons._tuners import BASELINE
 
 
-MEASURES: Mapping[str, Callable[[Result], float]] = {
-    "test loss, retrained": retrained_test_loss,
-    "test loss, own run": own_test_loss,
-    "validation loss, retrained": retrained_validation_loss,
-    "validation loss": lambda result: result.validation_loss,
+MEASURES = {
+    "test loss, retrained": "retrained_test_loss",
+    "test loss, own run": "test_loss",
+    "validation loss, retrained": "retrained_validation_loss",
+    "validation loss": "validation_loss",
 }
+"""The columns of studies by which tuners are compared."""
 
 ALL = "all problems"
 
 
-def losses_by_measure(results: list[Result]) -> dict[str, pd.DataFrame]:
+def losses_by_measure(studies: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the table of losses of each measure; see `_statistics`."""
-    return {name: statistics.losses_of(results, loss) for name, loss in MEASURES.items()}
+    return {name: statistics.losses_of(studies, column) for name, column in MEASURES.items()}
 
 
 def rank_table(rankings: Mapping[str, Ranking]) -> pd.DataFrame:
-    """Return the average ranks, a row per tuner, a column per measure, as text."""
+    """Return the average ranks as text: a row per tuner, a column per measure."""
     ranks = pd.DataFrame({measure: ranking.ranks for measure, ranking in rankings.items()})
     ranks = ranks.sort_values(list(ranks.columns), kind="stable")
     text = ranks.map(lambda value: number_text(value, ".2f"))
@@ -44,7 +38,7 @@ def rank_table(rankings: Mapping[str, Ranking]) -> pd.DataFrame:
 
 
 def rank_statements(rankings: Mapping[str, Ranking]) -> list[str]:
-    """Return what the ranks show, and what they do not: measures of which the same is true once."""
+    """Return what the ranks show, in one sentence for all measures that show the same."""
     measures: dict[str, list[str]] = {}
     for measure, ranking in rankings.items():
         measures.setdefault(_statement(ranking), []).append(f"«{measure}»")
@@ -77,7 +71,7 @@ def _statement(ranking: Ranking) -> str:
 
 
 def duel_table(losses: pd.DataFrame) -> pd.DataFrame:
-    """Return wins–ties–losses of each tuner (row) against each other (column), as text."""
+    """Return wins–ties–losses of each tuner (row) against each other tuner (column) as text."""
     tuners = list(losses.columns)
     rows = []
     for first in tuners:
@@ -93,11 +87,12 @@ def _score(duel: Duel) -> str:
 
 
 def baseline_table(losses: pd.DataFrame, problem: str = ALL) -> pd.DataFrame:
-    """Return each tuner's duel with the baseline, as numbers.
+    """Return the duel of each tuner with the baseline as numbers.
 
     Args:
-        losses: Of several problems, or of one.
-        problem: Its name; a test is then over the seeds, else over the problems.
+        losses: A table of losses; see `_statistics`.
+        problem: The name of the only problem in the table. The test is then over the seeds of this
+            problem, and otherwise over the problems.
     """
     test = statistics.over_problems if problem == ALL else statistics.over_seeds
     rows = []
@@ -121,7 +116,7 @@ def baseline_table(losses: pd.DataFrame, problem: str = ALL) -> pd.DataFrame:
 
 
 def formatted_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table people read."""
+    """Return the table for people."""
     return pd.DataFrame(
         {
             "tuner": table["tuner"],
@@ -132,22 +127,3 @@ def formatted_baseline(table: pd.DataFrame) -> pd.DataFrame:
             "p": ["too few" if math.isnan(p) else f"{p:.2g}" for p in table["p"]],
         }
     )
-
-
-def percent_text(relative: float) -> str:
-    """Return a relative difference in per cent, «+» where the loss is higher."""
-    if math.isnan(relative):
-        return "–"
-    if abs(relative) >= 2.0:
-        return "diverged" if relative > 0 else BASELINE_DIVERGED
-    return f"{100 * relative:+.1f} %"
-
-
-BASELINE_NOTE = (
-    f"Each tuner against {BASELINE}, at the same problem and seed; a win is the lower loss, a "
-    "diverged run loses. The difference is the median, relative to the mean of the two losses, "
-    f"negative where the tuner is better than {BASELINE}. p is of Wilcoxon's signed-rank test "
-    "over the problems' median differences (on one problem, over its seeds), two-sided, not "
-    f"corrected: of 20 such tests one falls below {LEVEL} by chance. «Too few»: "
-    f"with fewer than {ENOUGH_PAIRS} pairs no outcome has p < {LEVEL}, so there was no test."
-)

@@ -1,4 +1,4 @@
-"""Heat maps of how a method's validation loss depends on its start and on its first σ."""
+"""Heat maps: how the validation loss of a method depends on its start and on σ0."""
 
 from __future__ import annotations
 
@@ -7,166 +7,127 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 import pandas as pd
 import plotly.graph_objects as go
 
-from comparisons._report import _style
-from comparisons._report._page import Figure
+from comparisons._formatting import Spread, number_text
+from comparisons._report._figure import Figure, fitted
 from comparisons._sensitivity import METHODS, PLAIN
-from comparisons._table import Spread, number_text
 import optuna_dstn
 
 
-_COLOR_SPAN = 10.0  # times the lowest loss; of what is beyond, the text says enough
+COLOR_SPAN = 10.0  # times the lowest loss; beyond, the number in the cell tells enough
 _DEFAULT_SCALE = optuna_dstn.TunerConfig().initial_scale
 _AT_DEFAULT = f"worst start / best start at σ0 = {_DEFAULT_SCALE:g}"
 _WHERE_TRAINABLE = "where plain training does not diverge"
-_BEST = "at the runs' best evaluations"
-
-NOTE = (
-    "Validation loss at the end of the run, the median over the seeds, by where the run starts (as "
-    "a share of each hyperparameter's range) and by σ0, the first scale of the perturbation. "
-    "Colours are the same for all methods of a problem, dark is low; they end at "
-    f"{_COLOR_SPAN:g} times the lowest loss. A diverged run counts as worst; where the median run "
-    "diverged, the cell says so. «Plain» is training with the hyperparameters left at the start. "
-    "Where a run ends is partly chance; what a trial is worth is its best evaluation."
-)
 
 
-class _Map(NamedTuple):
-    """One method's losses.
+class Map(NamedTuple):
+    """The losses of one method: a row per start, a column per first scale σ0, both ascending.
+
+    A loss is infinite where the median run diverged, and NaN where there was no run.
 
     Attributes:
-        starts: Ascending, shape (m,).
-        scales: Ascending, shape (n,).
-        losses: At the end, shape (m, n): infinite where the median run diverged, NaN where none was
-            made.
-        best: Likewise, at the best evaluation.
+        last: Losses at the last evaluation.
+        best: Losses at the best evaluation.
     """
 
-    starts: list[float]
-    scales: list[float]
-    losses: NDArray[np.float64]
-    best: NDArray[np.float64]
-
-    def at_default_scale(self) -> _Map:
-        """Return its part at the default σ0, or all of plain training, which has none."""
-        there = np.isin(self.scales, (_DEFAULT_SCALE, 0.0))
-        scales = np.asarray(self.scales)[there].tolist()
-        return _Map(self.starts, scales, self.losses[:, there], self.best[:, there])
+    last: pd.DataFrame
+    best: pd.DataFrame
 
 
-class _SensitivityInfo(NamedTuple):
-    """The maps by method, and the range of their colours."""
-
-    maps: dict[str, _Map]
-    low: float
-    high: float
+Maps = Mapping[str, Map]
+"""The maps of one problem by method."""
 
 
-def get_sensitivity_info(rows: pd.DataFrame) -> dict[str, _SensitivityInfo]:
-    """Return the medians over the seeds, by problem.
-
-    Args:
-        rows: As `comparisons._sensitivity` stores them.
-    """
+def get_maps(rows: pd.DataFrame) -> dict[str, Maps]:
+    """Return the medians over the seeds by problem, from rows of `comparisons._sensitivity`."""
     return {
-        str(problem): _of_problem(of_problem)
+        str(problem): {
+            method: Map(
+                *(_medians(of_method, n) for n in ("validation_loss", "best_validation_loss"))
+            )
+            for method in (PLAIN, *METHODS)
+            if len(of_method := of_problem[of_problem["method"] == method])
+        }
         for problem, of_problem in rows.groupby("problem", sort=False)
     }
 
 
-def _of_problem(rows: pd.DataFrame) -> _SensitivityInfo:
-    groups = dict(iter(rows.groupby("method")))
-    maps = {method: _map(groups[method]) for method in (PLAIN, *METHODS) if method in groups}
-    finite = [x for each in maps.values() for x in each.losses.flat if math.isfinite(x)]
-    low = min(finite, default=math.nan)
-    return _SensitivityInfo(maps, low, min(max(finite, default=math.nan), _COLOR_SPAN * low))
+def _medians(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    losses = rows.assign(loss=rows[column].fillna(math.inf)).groupby(["start", "initial_scale"])
+    return losses["loss"].agg(lambda values: Spread.of(values).median).unstack("initial_scale")
 
 
-def _map(rows: pd.DataFrame) -> _Map:
-    last, best = (_medians(rows, name) for name in ("validation_loss", "best_validation_loss"))
-    return _Map(
-        [float(start) for start in last.index],
-        [float(scale) for scale in last.columns],
-        last.to_numpy(),
-        best.to_numpy(),
-    )
-
-
-def _medians(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return (
-        rows.assign(loss=rows[name].fillna(math.inf))
-        .groupby(["start", "initial_scale"])["loss"]
-        .agg(lambda losses: Spread.of(losses).median)
-        .unstack("initial_scale")
-    )
-
-
-def sensitivity_table(infos: Mapping[str, _SensitivityInfo]) -> pd.DataFrame:
-    """Return how much worse the worst start is than the best, a row per problem and method."""
+def sensitivity_table(maps: Mapping[str, Maps]) -> pd.DataFrame:
+    """Return the ratio of worst and best start, one row per problem and method."""
     rows = []
-    for problem, info in infos.items():
-        trainable = _trainable(info)
-        for method, each in info.maps.items():
-            at_default = each.at_default_scale()
-            there = np.isin(each.starts, trainable)
+    for problem, methods in maps.items():
+        plain = methods[PLAIN].last[0.0] if PLAIN in methods else pd.Series(dtype=float)
+        trainable = plain.index[np.isfinite(plain)]
+        for method, (last, best) in methods.items():
+            # Plain training has no perturbation, and its only column is σ0 = 0.
+            defaults = last.columns[np.isin(last.columns, (_DEFAULT_SCALE, 0.0))]
+            here = last.index.intersection(trainable)
             rows.append(
                 {
                     "problem": problem,
                     "method": method,
-                    _AT_DEFAULT: _worst_over_best(at_default.losses),
+                    _AT_DEFAULT: _worst_over_best(last[defaults]),
                     f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(
-                        at_default.losses[there]
+                        last.loc[here, defaults]
                     ),
-                    f"the same, {_BEST}": _worst_over_best(at_default.best[there]),
-                    f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(
-                        each.losses[there]
+                    "the same, at the runs' best evaluations": _worst_over_best(
+                        best.loc[here, defaults]
                     ),
-                    "cells diverged": f"{np.isinf(each.losses).sum()} of {each.losses.size}",
+                    f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(last.loc[here]),
+                    "cells diverged": f"{np.isinf(last).sum().sum()} of {last.size}",
                 }
             )
     return pd.DataFrame(rows)
 
 
-def _trainable(info: _SensitivityInfo) -> list[float]:
-    """Return the starts from which plain training does not diverge; none where it was not run."""
-    if PLAIN not in info.maps:
-        return []
-    plain = info.maps[PLAIN]
-    losses = zip(plain.starts, plain.losses, strict=True)
-    return [start for start, (loss,) in losses if math.isfinite(loss)]
-
-
-def _worst_over_best(losses: NDArray[np.float64]) -> float:
-    """Return infinity where one diverged, NaN where all did or none was run."""
-    known = losses[~np.isnan(losses)]
-    if not np.isfinite(known).any():
-        return math.nan
-    return float(known.max() / known.min())
+def _worst_over_best(losses: pd.DataFrame) -> float:
+    """Return the ratio: infinite if a run diverged, NaN if all diverged or there was no run."""
+    values = losses.to_numpy()
+    known = values[~np.isnan(values)]
+    return float(known.max() / known.min()) if np.isfinite(known).any() else math.nan
 
 
 def formatted_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table people read."""
+    """Return the table for people."""
     return table.map(lambda cell: number_text(cell, ".3g") if isinstance(cell, float) else cell)
 
 
-def plot_sensitivity(problem: str, info: _SensitivityInfo) -> list[Figure]:
+def color_range(maps: Maps) -> tuple[float, float]:
+    """Return the losses at the ends of the colour scale, which all methods share."""
+    losses = np.concatenate([each.last.to_numpy().ravel() for each in maps.values()])
+    finite = losses[np.isfinite(losses)]
+    if not len(finite):
+        return math.nan, math.nan
+    return float(finite.min()), float(min(finite.max(), COLOR_SPAN * finite.min()))
+
+
+def plot_sensitivity(problem: str, maps: Maps) -> list[Figure]:
     """Plot the map of each method."""
-    return [_plot(f"{problem}: {method}", each, info) for method, each in info.maps.items()]
+    colors = color_range(maps)
+    return [
+        Figure(f"{problem}: {method}", "", _plot(each.last, *colors))
+        for method, each in maps.items()
+    ]
 
 
-def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
-    # Colours go with the logarithm: the good losses are close together.
-    colors = np.where(np.isfinite(each.losses), np.log(each.losses), math.nan)
-    span = {} if math.isnan(info.low) else {"zmin": math.log(info.low), "zmax": math.log(info.high)}
+def _plot(losses: pd.DataFrame, lowest: float, highest: float) -> go.Figure:
+    # Colours follow the logarithm, because good losses are close together.
+    colors = np.log(losses.where(np.isfinite(losses)).to_numpy())
+    has_colors = math.isfinite(lowest)
+    ends = {"zmin": math.log(lowest), "zmax": math.log(highest)} if has_colors else {}
     figure = go.Figure(
         go.Heatmap(
-            x=[f"{scale:g}" for scale in each.scales],
-            y=[f"{start:g}" for start in each.starts],
+            x=[f"{scale:g}" for scale in losses.columns],
+            y=[f"{start:g}" for start in losses.index],
             z=colors,
-            **span,
+            **ends,
             colorscale="Cividis",
             showscale=False,
             hoverinfo="skip",
@@ -174,10 +135,10 @@ def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
             ygap=1,
         )
     )
-    middle = (span["zmin"] + span["zmax"]) / 2 if span else 0.0
-    for (i, j), loss in np.ndenumerate(each.losses):
+    middle = sum(ends.values()) / 2
+    for (i, j), loss in np.ndenumerate(losses.to_numpy()):
         is_long = math.isinf(loss) or loss >= 1000
-        # Written one by one: the heat map leaves out the text of cells that have no colour.
+        # As annotations, because a heat map leaves out the text of cells without a colour.
         figure.add_annotation(
             x=j,
             y=i,
@@ -190,6 +151,4 @@ def _plot(title: str, each: _Map, info: _SensitivityInfo) -> Figure:
         )
     figure.update_xaxes(type="category", title_text="σ0")
     figure.update_yaxes(type="category", title_text="start")
-    _style.fitted(figure, height=300)
-    figure.update_layout(margin={"l": 40, "r": 4, "t": 8, "b": 8})
-    return Figure(title, "", figure)
+    return fitted(figure, height=300).update_layout(margin={"l": 40, "r": 4, "t": 8, "b": 8})

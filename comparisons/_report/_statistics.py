@@ -1,12 +1,12 @@
-"""Wins, ranks and rank tests over problems and seeds.
+"""Wins, ranks and rank tests over problems and seeds, with SciPy's tests.
 
-All take a table of losses: a row per problem and seed, a column per tuner. A cell is NaN where the
-tuner was not run, infinite where its run diverged, which loses against every other.
+All functions take a table of losses with a row per problem and seed, and a column per tuner. A cell
+is NaN if the tuner was not run, and infinite if its run diverged: such a run loses against every
+other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import math
 from typing import NamedTuple
 import warnings
@@ -16,38 +16,37 @@ from numpy.typing import NDArray
 import pandas as pd
 from scipy import stats
 
-from comparisons._storage import Result
-from comparisons._table import Spread, by_tuner, problem_name
+from comparisons._formatting import Spread
 
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.05
-# Below, no outcome of the signed-rank test has p < 0.05: with n pairs its least p is 2 / 2ⁿ.
+# With n pairs, the lowest p of the signed-rank test is 2 / 2ⁿ: below 0.05 from six pairs on.
 ENOUGH_PAIRS = 6
-# Below, the χ² approximation of Friedman's test is no guide.
+# With fewer problems or tuners, the χ² approximation of Friedman's test is too rough.
 _ENOUGH_PROBLEMS = 5
 _ENOUGH_TUNERS = 3
-_ENOUGH_SEEDS = 0.75  # of all seeds of all problems, for a tuner to be ranked
+_ENOUGH_SEEDS = 0.75  # share of all seeds of all problems that a ranked tuner must have
 
 
-def losses_of(results: Sequence[Result], loss: Callable[[Result], float]) -> pd.DataFrame:
-    """Return the table of losses: index (problem, seed), a column per tuner."""
-    problems = [problem_name(result.problem, result.scale) for result in results]
-    seeds = [result.seed for result in results]
-    flat = pd.Series(
-        [loss(result) for result in results],
-        index=pd.MultiIndex.from_arrays(
-            [problems, seeds, [result.tuner for result in results]],
-            names=["problem", "seed", "tuner"],
-        ),
-        dtype=float,
+def losses_of(studies: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the table of losses in a column of the studies."""
+    tuners = studies["tuner"].cat.remove_unused_categories().cat.categories
+    flat = pd.DataFrame(
+        {
+            "problem": studies["label"].astype(str),
+            "seed": studies["seed"],
+            "tuner": studies["tuner"].astype(str),
+            "loss": studies[column],
+        }
     )
-    return flat.unstack("tuner").reindex(columns=list(by_tuner(results)))
+    table = flat.pivot(index=["problem", "seed"], columns="tuner", values="loss")
+    return table.reindex(columns=list(tuners))
 
 
 def medians_of(losses: pd.DataFrame) -> pd.DataFrame:
-    """Return the medians over the seeds: index problem, a column per tuner."""
+    """Return the medians over the seeds: a row per problem, a column per tuner."""
     groups = {
         problem: {tuner: Spread.of(rows[tuner]).median for tuner in rows}
         for problem, rows in losses.groupby("problem", sort=False)
@@ -59,13 +58,13 @@ def medians_of(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 class Duel(NamedTuple):
-    """One tuner against another, over the rows that both have.
+    """One tuner against another, over the rows in which both have a loss.
 
     Attributes:
-        wins: Where the first has the lower loss.
-        ties: Where the losses are equal.
-        losses: Where the first has the higher loss.
-        difference: Median of the relative differences, negative where the first is better.
+        wins: Number of rows in which the first tuner has the lower loss.
+        ties: Number of rows with equal losses.
+        losses: Number of rows in which the first tuner has the higher loss.
+        difference: Median of the relative differences; negative if the first tuner is better.
     """
 
     wins: int
@@ -75,7 +74,7 @@ class Duel(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """How many rows both have."""
+        """The number of rows in which both tuners have a loss."""
         return self.wins + self.ties + self.losses
 
 
@@ -91,9 +90,9 @@ def duel(losses: pd.DataFrame, first: str, second: str) -> Duel:
 
 
 def relative_difference(a: Array, b: Array) -> Array:
-    """Return (a − b) over the mean of |a| and |b|, from −2 to 2: losses of all scales in one unit.
+    """Return (a − b) divided by the mean of |a| and |b|: a number from −2 to 2 at any scale.
 
-    The ends of that range stand for a run of one that diverged, 0 for two that did.
+    The result is 2 or −2 if one of the two runs diverged, and 0 if both diverged.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         inside = 2 * (a - b) / (np.abs(a) + np.abs(b))
@@ -102,9 +101,9 @@ def relative_difference(a: Array, b: Array) -> Array:
 
 
 def signed_rank(differences: Array) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test, NaN for fewer than six differences.
+    """Return the two-sided p of Wilcoxon's signed-rank test; NaN for fewer than six differences.
 
-    Zeros are left out; if nothing is left, or too little, the tuners are as good as equal: p = 1.
+    Zeros do not count; if all differences are zero, p is 1.
     """
     if len(differences) < ENOUGH_PAIRS:
         return math.nan
@@ -115,16 +114,16 @@ def signed_rank(differences: Array) -> float:
 
 
 def over_seeds(losses: pd.DataFrame, first: str, second: str) -> float:
-    """Return p of the signed-rank test between two tuners on one problem, paired by seed."""
+    """Return p of the signed-rank test of two tuners on one problem, paired by seed."""
     a, b = _paired(losses, first, second)
     with np.errstate(invalid="ignore"):
         return signed_rank(np.where(a == b, 0.0, a - b))
 
 
 def over_problems(losses: pd.DataFrame, first: str, second: str) -> float:
-    """Return p of the signed-rank test between two tuners, each problem one pair.
+    """Return p of the signed-rank test of two tuners, in which each problem is one pair.
 
-    A problem's difference is the median over its seeds of the relative difference.
+    The difference of a problem is the median of the relative differences of its seeds.
     """
     both = losses[[first, second]].dropna()
     return signed_rank(
@@ -141,16 +140,16 @@ def _paired(losses: pd.DataFrame, first: str, second: str) -> tuple[Array, Array
 
 
 class Ranking(NamedTuple):
-    """Average ranks of tuners over problems, 1 is best, and Friedman's test.
+    """Average ranks of tuners over problems (1 is best), and Friedman's test.
 
     Attributes:
-        ranks: Average rank of each tuner that was ranked, the best first.
-        problems: The problems that count: those with a seed that all of these tuners ran.
-        seeds: How many seeds they have in all.
-        left_out: Tuners that lack more than a quarter of all seeds of all problems.
-        p: Of Friedman's test that all are equally good; NaN where there is too little for it.
-        critical_difference: Nemenyi's: average ranks that differ by less cannot be told apart at
-            the level of 5 %; NaN as for ``p``.
+        ranks: Average rank of each ranked tuner, the best first.
+        problems: The problems with a seed that all ranked tuners ran.
+        seeds: The number of these seeds in all.
+        left_out: Tuners without a loss at more than a quarter of all seeds of all problems.
+        p: Result of Friedman's test that all tuners are equally good; NaN with too few problems.
+        critical_difference: Nemenyi's critical difference: average ranks that differ by less do
+            not differ significantly at the level of 5 %. NaN as for ``p``.
     """
 
     ranks: pd.Series[float]
@@ -164,9 +163,9 @@ class Ranking(NamedTuple):
 def rank(losses: pd.DataFrame) -> Ranking:
     """Rank tuners by their median over the seeds, on each problem (Demšar, 2006).
 
-    Seeds of one problem are no independent problems, so a problem counts once. Only seeds that all
-    ranked tuners have count: some divide their data better than others. A tuner that was run seldom
-    is not ranked, since it would leave few of them for all.
+    Seeds of one problem are not independent problems, so a problem counts once. Only seeds that all
+    ranked tuners have count, because some seeds divide the data better than others. A tuner with
+    few seeds is not ranked, because it would leave few seeds for all.
     """
     run_often = losses.notna().mean() >= _ENOUGH_SEEDS
     in_common = losses.loc[:, run_often].dropna() if run_often.any() else losses.iloc[:0]
@@ -190,6 +189,6 @@ def rank(losses: pd.DataFrame) -> Ranking:
 
 def _friedman(medians: pd.DataFrame) -> float:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0 where every row is all ties
+        warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0 if all tuners are equal everywhere
         p = float(stats.friedmanchisquare(*medians.to_numpy().T).pvalue)
     return 1.0 if math.isnan(p) else p

@@ -1,4 +1,4 @@
-"""The results in plain sentences, made from the numbers."""
+"""The results in plain sentences, computed from the numbers."""
 
 from __future__ import annotations
 
@@ -7,35 +7,27 @@ import math
 
 import pandas as pd
 
+from comparisons._formatting import Spread, percent_text
 from comparisons._report import _statistics as statistics
-from comparisons._report._ranking import percent_text
 from comparisons._report._statistics import ENOUGH_PAIRS, LEVEL
-from comparisons._storage import Result
-from comparisons._table import (
-    BASELINE,
-    Spread,
-    by_problem,
-    by_tuner,
-    own_test_loss,
-    retrained_test_loss,
-)
+from comparisons._tuners import BASELINE
 
 
-def sentences(results: list[Result]) -> list[str]:
-    """Return what was found, with what speaks against reading too much into it."""
-    retrained = statistics.losses_of(results, retrained_test_loss)
+def sentences(studies: pd.DataFrame) -> list[str]:
+    """Return what was found, and how reliable the findings are."""
+    retrained = statistics.losses_of(studies, "retrained_test_loss")
     return [
         *_best(retrained),
-        *_against_baseline(results, retrained),
-        *_diverged(results),
-        *_reservations(results),
+        *_against_baseline(studies, retrained),
+        *_diverged(studies),
+        *_reservations(studies),
     ]
 
 
 def _best(losses: pd.DataFrame) -> Iterator[str]:
     won: dict[str, list[str]] = {}
     for problem, rows in losses.groupby("problem", sort=False):
-        # A median of other seeds is of other divisions of the data.
+        # Medians over different seeds would compare different divisions of the data.
         known = rows.dropna(how="all").dropna(axis="columns")
         if known.empty:
             continue
@@ -54,12 +46,12 @@ def _best(losses: pd.DataFrame) -> Iterator[str]:
     )
 
 
-def _against_baseline(results: list[Result], retrained: pd.DataFrame) -> Iterator[str]:
+def _against_baseline(studies: pd.DataFrame, retrained: pd.DataFrame) -> Iterator[str]:
     if BASELINE not in retrained:
         return
-    own = statistics.losses_of(results, own_test_loss)
-    costs = statistics.losses_of(results, lambda result: result.plain_runs)
-    for tuner in (name for name in by_tuner(results) if "stn" in name):
+    own = statistics.losses_of(studies, "test_loss")
+    costs = statistics.losses_of(studies, "plain_runs")
+    for tuner in (str(name) for name in retrained if "stn" in str(name)):
         pairs = costs[[tuner, BASELINE]].dropna()
         if pairs.empty:
             continue
@@ -84,31 +76,31 @@ def _duel(which: str, duel: statistics.Duel) -> str:
     )
 
 
-def _diverged(results: list[Result]) -> Iterator[str]:
-    for tuner, group in by_tuner(results).items():
-        lost = sum(result.selected is None for result in group)
+def _diverged(studies: pd.DataFrame) -> Iterator[str]:
+    for tuner, group in studies.groupby("tuner", observed=True):
+        lost = group["validation_loss"].eq(math.inf).sum()
         if lost:
             yield (
                 f"{lost} of {_count(len(group), 'search', 'searches')} of {tuner} diverged; they "
                 "count as worst."
             )
-        runs = [run.test_loss for result in group for run in result.retrained]
+        runs = [run["test_loss"] for runs in group["retrained"] for run in runs]
         count = sum(map(math.isnan, runs))
         if count:
             yield f"{count} of {len(runs)} retrained runs of {tuner} diverged; they count as worst."
 
 
-def _reservations(results: list[Result]) -> Iterator[str]:
-    problems = by_problem(results)
-    seeds = {len({result.seed for result in group}) for group in problems.values()}
+def _reservations(studies: pd.DataFrame) -> Iterator[str]:
+    problems = studies.groupby("label", observed=True)
+    seeds = set(problems["seed"].nunique())
     if min(seeds) < ENOUGH_PAIRS:
         yield (
             f"Seeds a problem: {_range(seeds)}. With fewer than {ENOUGH_PAIRS}, no paired "
             f"test on one problem can reach p < {LEVEL}: differences there are tendencies at most."
         )
-    tuners = by_tuner(results)
-    for problem, group in problems.items():
-        lacking = [tuner for tuner in tuners if tuner not in by_tuner(group)]
+    for problem, group in problems:
+        run = set(group["tuner"])
+        lacking = [tuner for tuner in studies["tuner"].cat.categories if tuner not in run]
         if lacking:
             yield f"Not run on {problem}: {', '.join(lacking)}."
 

@@ -1,26 +1,23 @@
-"""Networks that the comparisons, the tests and the benchmarks train: plain modules.
+"""The networks that comparisons, tests and benchmarks train: plain PyTorch modules.
 
-Each takes its dropout rates as plain numbers, in the order of its ``RATES`` (or, where their number
-follows that of the blocks, its ``rate_names(blocks)``), so that an objective can suggest them by
-name::
+The constructor of each network takes its dropout rates as numbers, in the order of the attribute
+``RATES``. The rates of the Transformer depend on its number of blocks, so their names are
+``rate_names(blocks)``. An objective suggests the rates by these names::
 
     rates = [trial.suggest_float(name, 0.0, 0.9) for name in ResNet18.RATES]
     model = ResNet18(rates)
 
-A fraction ``width``, or the numbers of units themselves, makes thinner ones.
+The argument ``width``, or the numbers of units, make a network thinner than the published one. The
+networks are written here, and not taken from torchvision: they need a dropout before each layer,
+and torchvision has neither these dropouts nor versions of AlexNet and ResNet18 for 32×32 images.
 """
 
 from __future__ import annotations
 
-from comparisons.networks.alexnet import AlexNet
+from comparisons.networks.convolutional import VGG16, AlexNet, ResNet18, SimpleCNN
 from comparisons.networks.lstm import LSTMLanguageModel, LSTMOutput
-from comparisons.networks.mixer import MLPMixer
 from comparisons.networks.mlp import MLP
-from comparisons.networks.resnet import ResNet18
-from comparisons.networks.simple_cnn import SimpleCNN
 from comparisons.networks.transformer import Transformer
-from comparisons.networks.unet import UNet
-from comparisons.networks.vgg import VGG16
 
 
 __all__ = [
@@ -29,9 +26,7 @@ __all__ = [
     "AlexNet",
     "LSTMLanguageModel",
     "LSTMOutput",
-    "MLPMixer",
     "ResNet18",
     "SimpleCNN",
     "Transformer",
-    "UNet",
 ]

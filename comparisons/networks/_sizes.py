@@ -1,4 +1,4 @@
-"""Sizes of networks, and of thinner ones for tests."""
+"""Helpers for the constructors of networks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def thin(units: int, width: float) -> int:
 
 
 def checked(rates: Rates, names: Sequence[str]) -> list[float]:
-    """Return the rates, one for each name.
+    """Return the rates as a list with one rate for each name.
 
     Raises:
-        ValueError: If there are more or fewer.
+        ValueError: If there are more or fewer rates than names.
     """
     if len(rates) != len(names):
         raise ValueError(f"Give {len(names)} rates ({', '.join(names)}), not {len(rates)}.")

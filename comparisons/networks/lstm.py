@@ -12,14 +12,14 @@ from comparisons.networks._sizes import Rates, checked
 
 
 class LSTMOutput(NamedTuple):
-    """What penalties on activations need, beside the logits.
+    """Logits, and the activations that penalties need.
 
     Attributes:
-        logits: Of the next word at each position, (B, T, vocabulary).
-        states: The last layer's hidden states, (B, T, units), as temporal activation regularisation
-            compares them: mean((h_t − h_{t+1})²).
-        dropped: The same after the output dropout, as activation regularisation penalises them:
-            mean(h²).
+        logits: Logits of the next word at each position, (B, T, vocabulary).
+        states: The hidden states h of the last layer, (B, T, units). Temporal activation
+            regularisation penalises mean((h_t − h_{t+1})²).
+        dropped: The same states after the output dropout. Activation regularisation penalises the
+            mean of their squares.
     """
 
     logits: Tensor
@@ -30,15 +30,15 @@ class LSTMOutput(NamedTuple):
 class LSTMLanguageModel(nn.Module):
     """Embedding, LSTM layers, and the embedding again as the output layer (Merity et al., 2018).
 
-    Dropout of input, hidden states and output is locked: one mask for all steps of a sequence
-    (Gal & Ghahramani, 2016). The embedding drops whole words, all occurrences in a sequence alike.
-    DropConnect drops hidden-to-hidden weights, for a whole batch alike.
+    Dropout of input, hidden states and output is locked: all steps of a sequence share one mask
+    (Gal & Ghahramani, 2016). The dropout of the embedding drops all occurrences of a word in a
+    sequence. DropConnect drops hidden-to-hidden weights; all examples of a batch share the mask.
 
     Args:
-        rates: Dropout rates, as :attr:`RATES` names them.
-        vocabulary: Words.
-        units: Of each layer and of the embedding: 650 for Penn Treebank.
-        layers: LSTM layers.
+        rates: Dropout rates, in the order of :attr:`RATES`.
+        vocabulary: Number of words.
+        units: Units of each layer and of the embedding: 650 for Penn Treebank.
+        layers: Number of LSTM layers.
     """
 
     RATES: ClassVar = (
@@ -53,15 +53,15 @@ class LSTMLanguageModel(nn.Module):
         self, rates: Rates, *, vocabulary: int = 10_000, units: int = 650, layers: int = 2
     ) -> None:
         super().__init__()
-        of_words, of_input, of_hidden, of_output, of_weights = checked(rates, self.RATES)
-        self.of_words = of_words
+        word_rate, input_rate, hidden_rate, output_rate, weight_rate = checked(rates, self.RATES)
+        self.word_rate = word_rate
         self.embedding = nn.Embedding(vocabulary, units)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        self.layers = nn.ModuleList(_DropConnectLSTM(units, of_weights) for _ in range(layers))
+        self.layers = nn.ModuleList(_DropConnectLSTM(units, weight_rate) for _ in range(layers))
         self.before = nn.ModuleList(
-            _LockedDropout(of_hidden if layer else of_input) for layer in range(layers)
+            _LockedDropout(hidden_rate if layer else input_rate) for layer in range(layers)
         )
-        self.after = _LockedDropout(of_output)
+        self.after = _LockedDropout(output_rate)
         self.output = nn.Linear(units, vocabulary)
         self.output.weight = self.embedding.weight
 
@@ -69,7 +69,7 @@ class LSTMLanguageModel(nn.Module):
         """Return logits and activations of sequences of words, (B, T)."""
         states = self.embedding(words)
         if self.training:
-            kept = F.dropout(states.new_ones(len(words), self.output.out_features), self.of_words)
+            kept = F.dropout(states.new_ones(len(words), self.output.out_features), self.word_rate)
             states = states * kept.gather(1, words)[:, :, None]
         for layer, dropout in zip(self.layers, self.before, strict=True):
             states = layer(dropout(states))
@@ -89,7 +89,7 @@ class _LockedDropout(nn.Module):
 
 
 class _DropConnectLSTM(nn.LSTM):
-    """One LSTM layer from zero states, whose hidden-to-hidden weights drop out."""
+    """One LSTM layer from zero states, with dropout of its hidden-to-hidden weights."""
 
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor

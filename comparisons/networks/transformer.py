@@ -12,14 +12,14 @@ class Transformer(nn.Module):
     """Pre-norm blocks of self-attention and an MLP (Vaswani et al., 2017; Xiong et al., 2020).
 
     Args:
-        rates: Dropout rates, as :meth:`rate_names` names them: of the embedded tokens, then in each
-            block of the attention's weights and of what its two halves add.
-        vocabulary: Tokens.
-        outputs: Classes; ``None`` makes a language model, each position of which sees those before
-            it alone.
-        length: The most tokens in a sequence.
-        units: Of the embedding; a multiple of ``heads``.
-        heads: Of the attention.
+        rates: Dropout rates, in the order of :meth:`rate_names`: of the embedded tokens, then in
+            each block of the attention weights, and of the outputs of attention and MLP.
+        vocabulary: Number of tokens.
+        outputs: Number of classes; ``None`` makes a language model, in which each position sees
+            only earlier positions.
+        length: The highest number of tokens in a sequence.
+        units: Units of the embedding; a multiple of ``heads``.
+        heads: Heads of the attention.
         blocks: Number of blocks.
     """
 
@@ -49,19 +49,19 @@ class Transformer(nn.Module):
 
     @staticmethod
     def rate_names(blocks: int = 2) -> tuple[str, ...]:
-        """Return the names of the dropout rates, in their order."""
-        of_blocks = (
+        """Return the names of the dropout rates in the order of the argument ``rates``."""
+        in_blocks = (
             f"{part}_dropout_{block}"
             for block in range(1, blocks + 1)
             for part in ("attention", "residual")
         )
-        return "input_dropout", *of_blocks
+        return "input_dropout", *in_blocks
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits of sequences of tokens, (B, T).
 
         Returns:
-            (B, outputs), or (B, T, vocabulary) of a language model.
+            Shape (B, outputs), or (B, T, vocabulary) for a language model.
         """
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.dropout(self.tokens(tokens) + self.positions(positions))

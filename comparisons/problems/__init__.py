@@ -1,4 +1,7 @@
-"""What tuners are compared on. A new problem is a file here and a line in :data:`PROBLEMS`."""
+"""The problems on which tuners are compared: a data set, a network and a search space each.
+
+To add a problem, add a subclass of :class:`Problem` in a file here, and a line in :data:`PROBLEMS`.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,31 @@ from comparisons.problems._problem import (
     Size,
     Trained,
 )
-from comparisons.problems.alexnet import CifarAlexNet
-from comparisons.problems.breast_cancer import BreastCancer
-from comparisons.problems.diabetes import Diabetes
+from comparisons.problems.cifar import CifarAlexNet, CifarResNet18, CifarVGG16
 from comparisons.problems.digits import Digits
-from comparisons.problems.linear_dropout import LinearDropout
+from comparisons.problems.linear import LinearDropout, Ridge
 from comparisons.problems.lstm import LSTM
-from comparisons.problems.mnist_mlp import MnistMLP
-from comparisons.problems.resnet18 import CifarResNet18
-from comparisons.problems.ridge import Ridge
-from comparisons.problems.simple_cnn import SmallCNN
+from comparisons.problems.mnist import MnistMLP, SmallCNN
+from comparisons.problems.tabular import BreastCancer, Diabetes
 from comparisons.problems.transformer import Transformer
-from comparisons.problems.vgg16 import CifarVGG16
 
 
 PROBLEMS: dict[str, type[Problem]] = {
-    "ridge": Ridge,
-    "linear-dropout": LinearDropout,
-    "digits": Digits,
-    "diabetes": Diabetes,
-    "breast-cancer": BreastCancer,
-    "mnist-mlp": MnistMLP,
-    "simple-cnn": SmallCNN,
-    "alexnet": CifarAlexNet,
-    "vgg16": CifarVGG16,
-    "resnet18": CifarResNet18,
-    "lstm": LSTM,
-    "transformer": Transformer,
+    problem.name: problem
+    for problem in (
+        Ridge,
+        LinearDropout,
+        Digits,
+        Diabetes,
+        BreastCancer,
+        MnistMLP,
+        SmallCNN,
+        CifarAlexNet,
+        CifarVGG16,
+        CifarResNet18,
+        LSTM,
+        Transformer,
+    )
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Data sets in memory: splits, batches, and the loss on a whole part."""
+"""Data sets in memory: parts, batches, and the loss on a whole part."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs and targets, the example as first axis."""
+"""Inputs and targets; the first axis is the example."""
 
 
 class Loaders(TypedDict):
-    """Those of a :class:`Setup`."""
+    """The loaders among the fields of a ``Setup``."""
 
     train_loader: Iterable[Batch]
     valid_loader: Iterable[Batch]
@@ -23,7 +23,7 @@ class Loaders(TypedDict):
 
 
 class Splits(NamedTuple):
-    """A data set divided in three."""
+    """A data set in three parts."""
 
     train: Batch
     valid: Batch
@@ -31,13 +31,13 @@ class Splits(NamedTuple):
 
     @classmethod
     def of(cls, data: Batch, train: int, valid: int, test: int, seed: int) -> Splits:
-        """Divide shuffled data.
+        """Shuffle and divide data.
 
         Args:
             data: Inputs and targets.
-            train: How many examples to train on.
-            valid: How many examples to validate on.
-            test: How many examples to test on; those that are left serve nothing.
+            train: Number of training examples.
+            valid: Number of validation examples.
+            test: Number of test examples; further examples are not used.
             seed: Fixes the division.
         """
         x, y = data
@@ -50,7 +50,7 @@ class Splits(NamedTuple):
         return Splits(*((x.to(device), y.to(device)) for x, y in self))
 
     def loaders(self, batch_size: int, seed: int) -> Loaders:
-        """Return batches of each part, those for training in orders by the seed."""
+        """Return batches of each part; the seed fixes the order of the training examples."""
         return Loaders(
             train_loader=Shuffled(self.train, batch_size, seed),
             valid_loader=batches(self.valid, batch_size),
@@ -59,9 +59,11 @@ class Splits(NamedTuple):
 
 
 class Shuffled:
-    """Batches in a new order at each iteration, from a generator of its own.
+    """Batches in a new order at each iteration.
 
-    So the batches are the same for every tuner, however many random numbers it draws itself.
+    The orders come from a generator of their own, so batches are the same for every tuner, however
+    many random numbers the tuner draws. PyTorch's ``DataLoader`` would do the same, but stacks
+    single examples, which takes longer than a training step of these small networks.
     """
 
     def __init__(self, data: Batch, batch_size: int, seed: int) -> None:
@@ -76,7 +78,7 @@ class Shuffled:
 
 
 def batches(data: Batch, batch_size: int) -> list[Batch]:
-    """Return the examples in batches, in their order; the last one may be shorter."""
+    """Return the examples in batches and in their order; the last batch may be smaller."""
     x, y = data
     return list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
@@ -85,12 +87,12 @@ def batches(data: Batch, batch_size: int) -> list[Batch]:
 def evaluation_loss(
     model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor], loader: Iterable[Any]
 ) -> float:
-    """Return the mean loss over all examples of a model in evaluation mode.
+    """Return the mean loss of a model over all examples.
 
     Args:
-        model: The model; it stays in evaluation mode.
+        model: The model; this function leaves it in evaluation mode.
         loss_fn: Returns the mean over a batch.
-        loader: Batches; the first tensor of each has the example as first axis.
+        loader: Batches; the first axis of the first tensor of each is the example.
     """
     model.eval()
     losses = [(len(batch[0]), loss_fn(model, batch).item()) for batch in loader]

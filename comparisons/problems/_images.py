@@ -1,4 +1,4 @@
-"""Classification of images, whatever the data set and the network."""
+"""What image classification problems share, whatever the data set and the network."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from comparisons.problems._problem import Problem, Scale, Setup, Size
 _SPLIT_SEED = 0
 
 LoadImages = Callable[[Path, int, int], tuple[Batch, Batch]]
-"""``load(path, training, test)``: so many images of either official part, in a fixed random order:
-bytes of shape (N, C, H, W), and labels."""
+"""``load(path, training, test)`` returns images and labels of the two official parts.
+
+The order of the images is random and always the same. Images are bytes of shape (N, C, H, W).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,13 @@ class ImageSize(Size):
     """The numbers of an image problem.
 
     Attributes:
-        width: Of the network, as a fraction of the published one.
+        width: Width of the network, as a fraction of the published width.
         batch_size: Examples in a batch.
-        learning_rate: Of SGD with momentum 0.9.
-        decay: The learning rate is divided by five after 30, 60 and 90 % of the epochs.
-        kaiming: Weights start from He et al.'s normal distribution in place of PyTorch's uniform
-            one, whose activations shrink from layer to layer where nothing normalises them.
-        max_grad_norm: Gradients are clipped to this norm; ``None`` leaves them.
+        learning_rate: Learning rate of SGD with momentum 0.9.
+        decay: Whether the learning rate is divided by five after 30, 60 and 90 % of the epochs.
+        kaiming: Whether initial weights follow the normal distribution of He et al. PyTorch's
+            default makes activations shrink from layer to layer without normalisation.
+        max_grad_norm: Gradients are clipped to this norm; ``None`` means no clipping.
     """
 
     width: float = 1.0
@@ -50,8 +52,9 @@ class ImageSize(Size):
 class ImageProblem(Problem):
     """A network trained by SGD on a part of a data set's training images.
 
-    Validation images are others of the official training part, test images are of the official test
-    part. Bytes are kept on the device, and the network's first module makes numbers of them.
+    Training and validation images are disjoint parts of the official training part. Test images
+    belong to the official test part. The images stay on the device as bytes, and the first module
+    of the network converts them to numbers.
     """
 
     size: ImageSize
@@ -62,30 +65,30 @@ class ImageProblem(Problem):
     @property
     @abstractmethod
     def _data_set(self) -> str:
-        """Name of the data set."""
+        """The name of the data set."""
 
     @property
     @abstractmethod
     def _network(self) -> str:
-        """The network at its size, in words."""
+        """The network and its size, as text."""
 
     @property
     @abstractmethod
     def _tuned(self) -> str:
-        """What is tuned in which ranges, in words."""
+        """The hyperparameters and their ranges, as text."""
 
     @property
     def _other_differences(self) -> Sequence[str]:
-        """What differs from the papers beside the size."""
+        """Differences from the papers other than the size."""
         return ()
 
     @abstractmethod
     def _model(self, trial: BaseTrial) -> nn.Module:
-        """Return the network for images of bytes, (B, C, H, W), with what precedes it."""
+        """Return the network for images as bytes, (B, C, H, W), with preprocessing."""
 
     @property
     def description(self) -> str:
-        """What is trained, and what is tuned."""
+        """Data, network and search space."""
         size = self.size
         decay = ", divided by 5 after 30, 60 and 90 % of the epochs" if size.decay else ""
         initial = "; Kaiming's initial weights" if size.kaiming else ""
@@ -104,7 +107,7 @@ class ImageProblem(Problem):
 
     @property
     def differs_from_paper(self) -> str:
-        """The numbers that are not the papers', and other differences."""
+        """The differences in numbers, and other differences."""
         size, paper = self.size, self.sizes[Scale.PAPER]
         differences = [
             f"{mine:,} of {theirs:,} {part} images"
@@ -132,7 +135,7 @@ class ImageProblem(Problem):
         return "; ".join([*differences, *self._other_differences])
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
-        """Make the network; see :class:`Problem`."""
+        """Create the network; see :class:`Problem`."""
         self.require_data()
         size = self.size
         (file,) = self.found_files
@@ -145,7 +148,7 @@ class ImageProblem(Problem):
         optimizer = torch.optim.SGD(model.parameters(), lr=size.learning_rate, momentum=0.9)
         options: dict[str, Any] = {"max_grad_norm": size.max_grad_norm}
         if size.decay:
-            # Of few epochs several fall together, which would be several steps at once.
+            # With few epochs, equal milestones would be several steps at once.
             milestones = sorted({max(1, round(part * size.epochs)) for part in (0.3, 0.6, 0.9)})
             options["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)
         return Setup(
@@ -158,11 +161,11 @@ class ImageProblem(Problem):
 
 
 class Normalised(nn.Module):
-    """Numbers less a mean, over a standard deviation, by channel.
+    """Subtracts a mean from each channel and divides by a standard deviation.
 
     Args:
-        means: One for each channel.
-        deviations: Likewise.
+        means: The mean of each channel.
+        deviations: The standard deviation of each channel.
     """
 
     mean: Tensor
@@ -179,7 +182,7 @@ class Normalised(nn.Module):
 
 
 class FromBytes(nn.Module):
-    """Numbers in [0, 1]."""
+    """Converts bytes to numbers in [0, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return floating-point images of the same shape."""
@@ -187,15 +190,15 @@ class FromBytes(nn.Module):
 
 
 def random_rows(available: int, wanted: int, part: str) -> Tensor:
-    """Return the first numbers of examples in an order that is always the same.
+    """Return indices of examples in an order that is random and always the same.
 
     Args:
         available: How many examples there are.
-        wanted: How many to return.
-        part: What they are, for the message.
+        wanted: How many indices to return.
+        part: The name of the examples in the error message.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If there are fewer examples than wanted.
     """
     if wanted > available:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""What the comparison must know of a problem."""
+"""The interface of a problem: everything that a comparison needs to know of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -28,14 +28,14 @@ class Scale(str, Enum):
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers in which the scales of a problem differ; problems add their own.
+    """The numbers that differ between the scales of a problem. Problems add their own.
 
     Attributes:
         train: Training examples.
         valid: Validation examples.
         test: Test examples.
-        epochs: Of a training run.
-        trials: The budget of a sampler, in plain training runs.
+        epochs: Epochs of a training run.
+        trials: The budget of a sampler in plain training runs.
     """
 
     train: int
@@ -47,17 +47,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a training run needs, in the terms of :func:`optuna_dstn.fit`.
+    """The arguments of :func:`optuna_dstn.fit` for one training run.
 
     Attributes:
         model: The network, on its device, with the trial's hyperparameters.
-        optimizer: Its optimizer.
-        loss_fn: ``loss_fn(model, batch)``: the training loss.
-        train_loader: Training batches, the same for the same seed, whatever else draws numbers.
+        optimizer: The optimizer of the network.
+        loss_fn: The training loss, ``loss_fn(model, batch)``.
+        train_loader: Training batches. They depend on the seed alone, not on other random numbers.
         valid_loader: Validation batches.
         test_loader: Test batches.
-        valid_loss_fn: The loss on validation and test batches; ``None`` takes ``loss_fn``.
-        options: Further keywords of ``fit`` and ``Tuner``, such as ``max_grad_norm``.
+        valid_loss_fn: The loss on validation and test batches; ``None`` means ``loss_fn``.
+        options: More keyword arguments for ``fit`` and ``Tuner``, such as ``max_grad_norm``.
     """
 
     model: nn.Module
@@ -70,18 +70,18 @@ class Setup:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def test_loss(self) -> float:
-        """Return the loss of the model as it is now on all test batches."""
+        """Return the current loss of the model on all test batches."""
         loss_fn = self.loss_fn if self.valid_loss_fn is None else self.valid_loss_fn
         return evaluation_loss(self.model, loss_fn, self.test_loader)
 
 
 class Trained(NamedTuple):
-    """A finished training run, its network at the evaluation with the best validation loss.
+    """A finished training run, with its network at the evaluation of the lowest validation loss.
 
     Attributes:
-        validation_loss: The best of the run's evaluations.
-        test_loss: Measures the network on test data. It is a function because only the run that is
-            selected in the end may look at them.
+        validation_loss: The lowest of the run's validation losses.
+        test_loss: Returns the loss on test data. This is a function because only the selected run
+            of a study may use test data.
     """
 
     validation_loss: float
@@ -89,27 +89,27 @@ class Trained(NamedTuple):
 
 
 class PaperResult(NamedTuple):
-    """What a paper reports of a tuner."""
+    """The losses that a paper reports for a tuner."""
 
     validation: float
     test: float
 
 
 class MissingDataError(FileNotFoundError):
-    """A data file is not where it was looked for."""
+    """A data file is not in the data folder."""
 
 
 @dataclass(frozen=True)
 class Problem(ABC):
-    """A data set, a network and a search space.
+    """A data set, a network and a search space. Create a problem by :meth:`at`.
 
-    It is a frozen dataclass, so that it travels to a worker process. Make one by :meth:`at`.
+    A problem is a frozen dataclass, so it can be sent to a worker process.
 
     Attributes:
-        scale: Which of :attr:`sizes`.
-        size: Its numbers.
+        scale: A key of :attr:`sizes`.
+        size: The numbers of this scale.
         device: Where networks are trained.
-        data_dir: Folder of the data files, for a problem that needs some.
+        data_dir: Folder of the data files.
     """
 
     scale: Scale
@@ -120,18 +120,18 @@ class Problem(ABC):
     name: ClassVar[str]
     sizes: ClassVar[Mapping[Scale, Size]]
     starts: ClassVar[Mapping[str, Mapping[str, float]]]
-    """Where tuners by gradient start: hyperparameters, by a short label."""
+    """Hyperparameters at which gradient-based tuners start, by a short label."""
     files: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Data files in :attr:`data_dir` that the problem reads: alternatives, the best one first."""
+    """Data files in :attr:`data_dir`: alternatives of one or more files, the best one first."""
     paper: ClassVar[Mapping[str, PaperResult]] = {}
-    """What Bae & Grosse (2020) report, by tuner."""
+    """The results of Bae & Grosse (2020) by tuner."""
 
     @classmethod
     def at(cls, scale: Scale | str, **changes: Any) -> Self:
         """Return the problem at a scale.
 
         Args:
-            scale: One of :class:`Scale`, or its name.
+            scale: A scale or its name.
             **changes: Other values for fields of the problem or of its size, such as ``epochs=2``.
         """
         scale = Scale(scale)
@@ -142,23 +142,20 @@ class Problem(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """What is trained on what, and what is tuned, at this scale: for the reader of a table."""
+        """Data, network and search space at this scale, for the reader of a table."""
 
     @property
     def differs_from_paper(self) -> str:
-        """What differs from the paper's setting, at this scale.
-
-        Empty where nothing does or there is none.
-        """
+        """The differences from the papers' setting at this scale; empty if there are none."""
         return ""
 
     @property
     def reference(self) -> Mapping[str, float]:
-        """Hyperparameters of the plain runs whose cost is the unit of the budget."""
+        """The hyperparameters of the plain runs whose cost is the unit of the budget."""
         return next(iter(self.starts.values()))
 
     def settings(self) -> dict[str, Any]:
-        """Return all that two studies of this problem must share to be comparable."""
+        """Return what two studies of this problem must share to be comparable."""
         return {
             "problem": self.name,
             "scale": self.scale.value,
@@ -170,12 +167,12 @@ class Problem(ABC):
 
     @classmethod
     def needs(cls) -> str:
-        """Return the names of the data files, in words."""
+        """Return the names of the data files as text."""
         return " or ".join(" + ".join(names) for names in cls.files)
 
     @property
     def found_files(self) -> tuple[Path, ...]:
-        """The data files that are read: the first alternative of which all are there; else none."""
+        """The data files to read: the first complete alternative; empty if none is complete."""
         for names in self.files:
             paths = tuple(self.data_dir / name for name in names)
             if all(path.is_file() for path in paths):
@@ -183,10 +180,10 @@ class Problem(ABC):
         return ()
 
     def require_data(self) -> None:
-        """Check that the data files are there.
+        """Check that the data files exist.
 
         Raises:
-            MissingDataError: If one is not.
+            MissingDataError: If one is missing.
         """
         if self.files and not self.found_files:
             raise MissingDataError(
@@ -195,7 +192,7 @@ class Problem(ABC):
             )
 
     def optimum(self, split: int) -> float | None:
-        """Return the lowest validation loss that hyperparameters can reach, where it is known.
+        """Return the lowest validation loss that any hyperparameters reach, if it is known.
 
         Args:
             split: As in :meth:`setup`.
@@ -204,30 +201,23 @@ class Problem(ABC):
 
     @abstractmethod
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
-        """Make a network as the trial suggests, and all that its training needs.
+        """Create a network with the trial's hyperparameters, and everything that training needs.
 
         Args:
-            trial: Any Optuna trial; the same code serves all tuners and plain retraining.
-            seed: Fixes initial weights, the order of the batches and all else that is random.
-            split: The study's seed. A problem with little data divides them anew for each, the same
-                for every tuner and for retraining; the others have one division.
+            trial: Any Optuna trial: all tuners and plain retraining share this code.
+            seed: Fixes initial weights, the order of the batches and all other random numbers.
+            split: The seed of the study. Problems with little data divide their data anew for each
+                ``split``; the division is the same for all tuners and for retraining. The other
+                problems have one division.
         """
 
-    def train(
-        self,
-        trial: BaseTrial,
-        seed: int,
-        split: int = 0,
-        on_epoch: Callable[[float], Any] = lambda share: None,
-    ) -> Trained:
-        """Train one network, reporting the validation loss of each epoch to the trial.
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
+        """Train one network and report the validation loss of each epoch to the trial.
 
         Args:
             trial: As in :meth:`setup`.
-            seed: Likewise.
-            split: Likewise.
-            on_epoch: Called after each pass over the training data, with the part of all passes
-                that is done.
+            seed: As in :meth:`setup`.
+            split: As in :meth:`setup`.
         """
         setup = self.setup(trial, seed, split)
         best = optuna_dstn.fit(
@@ -235,24 +225,10 @@ class Problem(ABC):
             setup.model,
             setup.optimizer,
             setup.loss_fn,
-            _Passes(setup.train_loader, lambda passes: on_epoch(passes / self.size.epochs)),
+            setup.train_loader,
             setup.valid_loader,
             epochs=self.size.epochs,
             valid_loss_fn=setup.valid_loss_fn,
             **setup.options,
         )
         return Trained(best, setup.test_loss)
-
-
-class _Passes:
-    """Batches, with a call at the end of each pass over them, of the number of passes."""
-
-    def __init__(self, loader: Iterable[Any], on_end: Callable[[int], Any]) -> None:
-        self._loader = loader
-        self._on_end = on_end
-        self._passes = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self._loader
-        self._passes += 1
-        self._on_end(self._passes)

@@ -1,4 +1,4 @@
-"""Next-word prediction on Penn Treebank, or on WikiText-2 where that is not at hand."""
+"""Next-word prediction on Penn Treebank, or on WikiText-2 if Penn Treebank is not available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from comparisons.problems._problem import Problem, Size
 PTB_TITLE, _WIKITEXT_TITLE = "Penn Treebank", "WikiText-2"
 _PTB = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 _WIKITEXT = ("train.txt", "valid.txt", "test.txt")
-_UNKNOWN = "<unk>"  # in both corpora: a word that occurs too seldom
+_UNKNOWN = "<unk>"  # stands for rare words in both corpora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class TextSize(Size):
     """The sizes of a language model, whose examples are sequences of words.
 
     Attributes:
-        vocabulary: The most words that are told apart; all others are one.
+        vocabulary: How many words are distinguished; one of them stands for all rare words.
         length: Words in a sequence.
         batch_size: Sequences in a batch.
-        units: Of each layer.
+        units: Units of each layer.
     """
 
     vocabulary: int
@@ -40,25 +40,16 @@ class TextSize(Size):
     units: int
 
 
-SMOKE_SIZE = TextSize(
-    train=20,
-    valid=4,
-    test=4,
-    epochs=2,
-    trials=2,
-    vocabulary=20,
-    length=6,
-    batch_size=5,
-    units=8,
-)
+SMOKE_SIZE = TextSize(20, 4, 4, epochs=2, trials=2, vocabulary=20, length=6, batch_size=5, units=8)
 
 
 @dataclass(frozen=True)
 class LanguageModelling(Problem):
     """A network that predicts the next word at each position; the loss is in nats a word.
 
-    It reads Penn Treebank where ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt`` are in
-    :attr:`data_dir` or its folder ``ptb``, and ``wikitext2_part/{train,valid,test}.txt`` otherwise.
+    The problem reads Penn Treebank if ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt`` are
+    in :attr:`data_dir` or its folder ``ptb``, and otherwise
+    ``wikitext2_part/{train,valid,test}.txt``.
     """
 
     size: TextSize
@@ -71,14 +62,14 @@ class LanguageModelling(Problem):
 
     @property
     def corpus(self) -> str:
-        """Name of the corpus that is there, Penn Treebank before WikiText-2."""
+        """The name of the available corpus."""
         if not self.found_files:
             return f"{PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
         return PTB_TITLE if self.found_files[0].name in _PTB else _WIKITEXT_TITLE
 
     @property
     def description(self) -> str:
-        """What is trained on what, and what is tuned."""
+        """Data, network and search space."""
         size = self.size
         return (
             f"{self.corpus}, the next word; the first {size.train} training, {size.valid} "
@@ -91,27 +82,27 @@ class LanguageModelling(Problem):
     @property
     @abstractmethod
     def _network(self) -> str:
-        """What is trained, in words."""
+        """The network, as text."""
 
     @property
     @abstractmethod
     def _tuned(self) -> str:
-        """What is tuned, in words."""
+        """The hyperparameters and their ranges, as text."""
 
     @property
     @abstractmethod
     def _optimization(self) -> str:
-        """The optimizer, in words."""
+        """The optimizer, as text."""
 
     def data(self) -> Splits:
-        """Return sequences of words and the word after each, (N, length), on the device."""
+        """Return sequences of words and the next words, (N, length) each, on the device."""
         self.require_data()
         return _load(self.found_files, self.size, self.device)
 
 
 def losses(logits: Tensor, following: Tensor) -> Tensor:
     """Return the mean cross entropy of each sequence, (B,), from logits (B, T, vocabulary)."""
-    # Classes last: as second axis of three they are several times slower.
+    # With the classes as the last of two axes, this is several times faster than with three axes.
     found = F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
     return found.view(following.shape).mean(1)
 
@@ -134,13 +125,13 @@ def _load(files: tuple[Path, ...], size: TextSize, device: str) -> Splits:
 
 
 def _words(file: Path) -> list[str]:
-    """Return the words of a text and the end of each of its lines, but the empty ones."""
+    """Return the words of a text, with an end mark after each line that is not empty."""
     lines = map(str.split, file.read_text(encoding="utf-8").splitlines())
     return [word for line in lines if line for word in (*line, "<eos>")]
 
 
 def _sequences(numbers: list[int], length: int, most: int) -> Batch:
-    """Return successive sequences, each with itself moved on by one word."""
+    """Return successive sequences, and the same sequences shifted by one word."""
     count = min(most, (len(numbers) - 1) // length)
     stream = torch.tensor(numbers[: count * length + 1])
     return stream[:-1].view(count, length), stream[1:].view(count, length)

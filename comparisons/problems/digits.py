@@ -36,7 +36,7 @@ class Digits(Problem):
 
     @property
     def description(self) -> str:
-        """What is trained, and what is tuned."""
+        """Data, network and search space."""
         return (
             f"scikit-learn's digits, {self.size.train} training, {self.size.valid} validation and "
             f"{self.size.test} test images; MLP 64-256-256-10; tuned: input dropout and two hidden "
@@ -45,7 +45,7 @@ class Digits(Problem):
         )
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
-        """Make the MLP; see :class:`Problem`."""
+        """Create the MLP; see :class:`Problem`."""
         size = self.size
         data = Splits.of(_load(), size.train, size.valid, size.test, _SPLIT_SEED).to(self.device)
         torch.manual_seed(seed)

@@ -24,7 +24,7 @@ _STRONGEST_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class LSTM(LanguageModelling):
-    """Five dropouts, and penalties on activations (AR) and their change in time (TAR).
+    """Five dropouts, a penalty on activations (AR) and a penalty on their change in time (TAR).
 
     See Merity et al. (2018), "Regularizing and Optimizing LSTM Language Models".
     """
@@ -71,7 +71,7 @@ class LSTM(LanguageModelling):
 
     @property
     def differs_from_paper(self) -> str:
-        """What differs from the LSTM of Bae & Grosse (2020)."""
+        """The differences from the LSTM of Bae & Grosse (2020)."""
         found = [
             "sequences are shuffled and start from zero states",
             "the learning rate stays as it is",
@@ -101,7 +101,7 @@ class LSTM(LanguageModelling):
         return "Adam, learning rate 0.01, gradient norm clipped to 1"
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
-        """Make the language model; see :class:`Problem`."""
+        """Create the language model; see :class:`Problem`."""
         size = self.size
         torch.manual_seed(seed)
         model = LSTMLanguageModel(

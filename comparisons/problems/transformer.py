@@ -1,4 +1,4 @@
-"""A Transformer language model: dropouts of each block, and decoupled weight decay."""
+"""A Transformer language model: the dropouts of each block, and decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Transformer(LanguageModelling):
         return f"AdamW, learning rate {_LEARNING_RATE[self.scale]:g}"
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
-        """Make the language model; see :class:`Problem`."""
+        """Create the language model; see :class:`Problem`."""
         size = self.size
         torch.manual_seed(seed)
         model = Network(

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from comparisons._budget import Cost
-from comparisons._storage import open_storage, read, write
+from comparisons._results import read_studies, write
 from comparisons._study import Job, Record, Retrained, run_study
 from comparisons.problems import Digits
 
@@ -41,8 +42,8 @@ def made_up(records: list[Record]) -> list[Record]:
 
 
 @pytest.fixture
-def results(made_up: list[Record], tmp_path: Path) -> list:
-    storage = open_storage(tmp_path / "studies.db")
+def studies(made_up: list[Record], tmp_path: Path) -> pd.DataFrame:
+    """These studies as they are stored."""
     for record in made_up:
-        write(storage, record)
-    return read(storage)
+        write(tmp_path, record)
+    return read_studies(tmp_path)

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-import sqlite3
 
 from click.testing import CliRunner, Result
-import optuna
+from filelock import FileLock
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 import pytest
 
 from comparisons import __main__ as command
 from comparisons import _session
-from comparisons._lock import locked
 from comparisons._report import SENSITIVITY_RUNS, write_report
-from comparisons._runner import Failure
-from comparisons._storage import StorageError, open_storage, read
+from comparisons._results import STUDIES, read_studies
 from comparisons._study import Job, run_study
+from comparisons._workers import Failure
 from comparisons.problems import PROBLEMS, Digits
 
 
@@ -32,7 +31,7 @@ def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             yield run_study(job)
 
     monkeypatch.setattr(_session, "run", run)
-    monkeypatch.setattr(command, "write_report", lambda results, out: [])
+    monkeypatch.setattr(command, "write_report", lambda studies, out: [out / "report.html"])
     return noted
 
 
@@ -62,12 +61,12 @@ def test_comparison_in_worker_processes(tmp_path: Path) -> None:
 def test_running_again_adds_only_what_is_missing(tmp_path: Path, jobs_run: list[Job]) -> None:
     out = ("--out", str(tmp_path))
     assert _invoke(*_TINY, *out).exit_code == 0
-    before = read(open_storage(tmp_path / "studies.db"))
+    before = read_studies(tmp_path).to_dict("records")
     assert len(jobs_run) == 2
     result = _invoke(*_TINY, *out, "--seeds", "2")
     assert "2 of 4 studies are in" in result.output
     assert [job.seed for job in jobs_run] == [0, 0, 1, 1]
-    after = read(open_storage(tmp_path / "studies.db"))
+    after = read_studies(tmp_path).to_dict("records")
     assert after[:2] == before
 
 
@@ -87,8 +86,8 @@ def test_several_problems_and_scales_share_a_storage(tmp_path: Path, jobs_run: l
         "breast-cancer smoke random seed 0",
         "diabetes cpu random seed 0",
     ]
-    stored = read(open_storage(tmp_path / "studies.db"))
-    assert {(r.problem, r.scale) for r in stored} == {
+    stored = read_studies(tmp_path).to_dict("records")
+    assert {(row["problem"], row["scale"]) for row in stored} == {
         ("digits", "smoke"),
         ("diabetes", "smoke"),
         ("breast-cancer", "smoke"),
@@ -246,8 +245,8 @@ def test_a_failing_study_does_not_stop_the_others(
     assert result.exit_code == 1
     assert "1 of 2 studies failed" in result.output
     assert "digits smoke random seed 0: ValueError: too odd" in result.output
-    (kept,) = read(open_storage(tmp_path / "studies.db"))
-    assert kept.tuner == "delta-stn@0.5"
+    (kept,) = read_studies(tmp_path).to_dict("records")
+    assert kept["tuner"] == "delta-stn@0.5"
     assert "delta-stn@0.5" in _tables(tmp_path)
 
 
@@ -260,60 +259,24 @@ def test_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.Mo
     result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 130
     assert "Interrupted" in result.output
-    assert len(read(open_storage(tmp_path / "studies.db"))) == 1
+    assert len(read_studies(tmp_path).to_dict("records")) == 1
 
 
 # -- what is wrong with the folder ---------------------------------------------------------------
 
 
-def _write_text(path: Path) -> None:
-    path.write_text("not a database, whatever its name says. " * 50)
-
-
-def _write_other_database(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE accounts (id INTEGER)")
-
-
-def _write_future_schema(path: Path) -> None:
-    open_storage(path)
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
-
-
-def _write_others_study(path: Path) -> None:
-    optuna.create_study(storage=open_storage(path), study_name="theirs").enqueue_trial({})
-
-
-def _write_older_comparison(path: Path) -> None:
-    study = optuna.create_study(storage=open_storage(path), study_name="digits random seed 0")
-    study.set_user_attr("settings", {})
-    study.set_user_attr("complete", True)
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (_write_text, "file is not a database"),
-        (_write_other_database, "holds no studies of Optuna's"),
-        (_write_future_schema, "no longer compatible with the table schema"),
-        (_write_others_study, "a study that no comparison wrote: 'theirs'"),
-        (_write_older_comparison, "another version of the comparison"),
-    ],
-)
+@pytest.mark.parametrize("content", [b"not a table, whatever its name says", b"\x1f\x8b broken"])
 def test_a_file_that_is_none_of_this_comparisons_is_left_alone(
-    tmp_path: Path, jobs_run: list[Job], write: object, message: str
+    tmp_path: Path, jobs_run: list[Job], content: bytes
 ) -> None:
-    write(tmp_path / "studies.db")
-    before = (tmp_path / "studies.db").read_bytes()
+    (tmp_path / STUDIES).write_bytes(content)
     for options in (_TINY, ("report",)):
         result = _invoke(*options, "--out", str(tmp_path))
         assert result.exit_code == 1
-        if options is _TINY:
-            assert message in result.output
-            assert "--out" in result.output
+        assert f"{STUDIES} cannot be used" in result.output
+        assert "--out" in result.output
     assert not jobs_run
-    assert (tmp_path / "studies.db").read_bytes() == before
+    assert (tmp_path / STUDIES).read_bytes() == content
 
 
 @pytest.mark.parametrize("below", ["", "below"])
@@ -331,14 +294,14 @@ def test_a_study_that_cannot_be_stored_is_told(
     tmp_path: Path, jobs_run: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise StorageError("studies.db cannot be used: database or disk is full")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "write", full)
         result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 1
-    assert "disk is full" in result.output
-    assert "the same command goes on from there" in result.output
+    assert "No space left on device" in result.output
+    assert "the same command begins anew" in result.output
     assert len(jobs_run) == 1
     assert _invoke(*_TINY, "--out", str(tmp_path)).exit_code == 0
 
@@ -371,8 +334,21 @@ def test_a_broken_file_of_the_other_analysis_is_named(
     assert len(jobs_run) == 2
 
 
+def test_a_worker_that_dies_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(jobs: list[Job], work: object, processes: int) -> object:
+        yield run_study(jobs[0])
+        raise TerminatedWorkerError("it was killed")
+
+    monkeypatch.setattr(_session, "run", run)
+    result = _invoke(*_TINY, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "A worker process died: it was killed\nFewer --jobs need less memory." in result.output
+    assert "the same command goes on from there" in result.output
+    assert len(read_studies(tmp_path)) == 1
+
+
 def test_a_folder_in_use_is_named(tmp_path: Path, jobs_run: list[Job]) -> None:
-    with locked(tmp_path):
+    with FileLock(tmp_path / ".lock"):
         result = _invoke(*_TINY, "--out", str(tmp_path))
     assert result.exit_code == 1
     assert "Another comparison is writing" in result.output

@@ -2,25 +2,29 @@ from __future__ import annotations
 
 import math
 
-from _made_up_results import diverged, result, self_tuned, trial
+from _made_up_results import Row, diverged, result, studies
+from _made_up_results import runs as trained_again
 import numpy as np
-from optuna.trial import TrialState
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from comparisons._report import _problems, _style
-from comparisons._report._anytime import _get_anytime_info, plot_anytime, plot_small_anytime
-from comparisons._report._schedules import get_schedules_info, plot_schedules, schedule_table
+from comparisons._report import _anytime
+from comparisons._report._anytime import (
+    get_anytime_info,
+    optimum,
+    plot_anytime,
+    plot_small_anytime,
+)
+from comparisons._report._figure import styles, with_log_axis
+from comparisons._report._schedules import get_schedule_losses, plot_schedules, schedule_table
 from comparisons._report._sensitivity_maps import (
+    color_range,
     formatted_sensitivity,
-    get_sensitivity_info,
+    get_maps,
     plot_sensitivity,
     sensitivity_table,
 )
-from comparisons._report._studies import _get_studies_info, optuna_figures
-from comparisons._report._style import with_log_axis
-from comparisons._study import Retrained
 from comparisons._tuners import TUNERS
 from optuna_dstn import TunerConfig
 
@@ -31,10 +35,14 @@ NAN, INF = math.nan, math.inf
 # -- loss against budget -------------------------------------------------------------------------
 
 
+def _plot(rows: list[Row]) -> go.Figure:
+    looks = styles(dict.fromkeys(row["tuner"] for row in rows))
+    return plot_anytime(get_anytime_info(studies(rows)), looks).plot
+
+
 def test_curve_is_the_median_and_ends_at_budget_and_validation_loss() -> None:
-    info = _get_anytime_info(
-        [result("random", seed, loss=loss) for seed, loss in enumerate([1, 2, 9])]
-    )
+    rows = [result("random", seed, loss=loss) for seed, loss in enumerate([1, 2, 9])]
+    info = get_anytime_info(studies(rows))
     line = info.lines["random"]
     assert line.spent[-1] == pytest.approx(2.0)
     assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 9)
@@ -45,169 +53,95 @@ def test_curve_is_the_median_and_ends_at_budget_and_validation_loss() -> None:
 
 
 def test_five_seeds_have_quartiles() -> None:
-    info = _get_anytime_info([result("random", s, loss=float(s)) for s in range(5)])
+    info = get_anytime_info(studies([result("random", s, loss=float(s)) for s in range(5)]))
     line = info.lines["random"]
     assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 3)
     assert info.spreads == ["quartiles"]
 
 
-def test_pruned_and_failed_trials_cost_and_count() -> None:
-    trials = [
-        trial(0, [3.0, 2.0]),
-        trial(1, [1.0], state=TrialState.PRUNED),  # which is not selected
-        trial(2, [], state=TrialState.FAIL),
-    ]
-    line = _get_anytime_info([result("hyperband", trials=trials)]).lines["hyperband"]
-    assert line.median[-1] == 2.0
-    assert line.spent[-1] == pytest.approx(2.0)
-
-
 def test_what_diverged_found_nothing() -> None:
     group = [result("stn@0.05", 0), result("stn@0.05", 1), diverged("stn@0.05", 2)]
-    looks = _style.styles(["stn@0.05"])
-    line = _get_anytime_info(group).lines["stn@0.05"]
+    line = get_anytime_info(studies(group)).lines["stn@0.05"]
     assert np.isfinite(line.median).all()
     assert np.isinf(line.high).all()
-    assert [trace.name for trace in plot_anytime(group, looks).plot.data] == ["stn@0.05"]
-    alone = plot_anytime([diverged("stn@0.05")], looks)
-    assert not alone.plot.data
+    assert [trace.name for trace in _plot(group).data] == ["stn@0.05"]
+    assert not _plot([diverged("stn@0.05")]).data
 
 
 def test_the_known_optimum_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = _style.styles(["random"])
     results = [result("random", seed, train=900) for seed in (0, 1, 2)]
-    assert "known optimum" not in [t.name for t in plot_anytime(results, looks).plot.data]
-    digits = _problems.PROBLEMS["digits"]
+    assert "known optimum" not in [trace.name for trace in _plot(results).data]
+    digits = _anytime.PROBLEMS["digits"]
     monkeypatch.setattr(digits, "optimum", lambda self, split: 0.1 * (split + 1))
-    figure = plot_anytime(results, looks).plot
-    line = next(trace for trace in figure.data if trace.name == "known optimum")
+    line = next(trace for trace in _plot(results).data if trace.name == "known optimum")
     assert line.y == pytest.approx([0.2, 0.2])
 
 
 def test_optimum_is_of_the_stored_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = _problems.PROBLEMS["digits"]
+    digits = _anytime.PROBLEMS["digits"]
     monkeypatch.setattr(digits, "optimum", lambda self, split: float(self.size.epochs))
-    assert _problems.optimum([result("random", epochs=7)]) == 7
+    assert optimum(studies([result("random", epochs=7)])) == 7
 
 
-def test_a_problem_that_is_gone_has_nothing_to_say() -> None:
-    gone = result("random", problem="gone")
-    assert _problems.optimum([gone]) is None
-    assert _problems.paper_results("gone") == {}
-    assert _problems.difference_from_paper(gone) == ""
+def test_a_problem_that_is_gone_has_no_known_optimum() -> None:
+    assert optimum(studies([result("random", problem="gone")])) is None
 
 
 def test_small_figures_have_medians_alone() -> None:
     results = [
         result(tuner, seed, loss=seed + 1.0) for tuner in ("random", "tpe") for seed in (0, 1)
     ]
-    looks = _style.styles(["random", "tpe"])
-    assert len(plot_small_anytime("digits", results, looks).plot.data) == 2
-    assert len(plot_anytime(results, looks).plot.data) == 4  # and their bands
+    info = get_anytime_info(studies(results))
+    assert len(plot_small_anytime("digits", info, styles(["random", "tpe"])).plot.data) == 2
+    assert len(_plot(results).data) == 4  # and their bands
 
 
 def test_every_tuner_looks_different() -> None:
-    looks = _style.styles(f"tuner {n}" for n in range(14))
+    looks = styles(f"tuner {n}" for n in range(14))
     assert len(set(looks.values())) == 14
     default = [name for name, tuner in TUNERS.items() if tuner.is_default]
-    assert len(set(_style.styles(default).values())) == len(default)
+    assert len(set(styles(default).values())) == len(default)
 
 
 def test_the_starts_of_a_method_share_its_colour() -> None:
-    looks = _style.styles(["random", "delta-stn@0.05", "delta-stn@0.5"])
+    looks = styles(["random", "delta-stn@0.05", "delta-stn@0.5"])
     weak, strong = looks["delta-stn@0.05"], looks["delta-stn@0.5"]
     assert weak.color == strong.color != looks["random"].color
     assert weak.dash != strong.dash
 
 
 def test_a_single_evaluation_shows() -> None:
-    results = [result("random", trials=[trial(0, [1.0])]), result("tpe")]
-    one, many = plot_anytime(results, _style.styles(["random", "tpe"])).plot.data
+    results = [result("random") | {"progress": [[1.0, 1.0]]}, result("tpe")]
+    one, many = _plot(results).data
     assert (one.name, one.mode, many.mode) == ("random", "markers", "lines")
-
-
-# -- studies -------------------------------------------------------------------------------------
-
-
-def _studies() -> list:
-    trials = [trial(n, [3.0 + n, 1.0 + n], x=0.1 * n) for n in range(4)]
-    tuned = [self_tuned(trial(0, [3.0, 2.0]))]
-    return [
-        *(result("random", seed, trials=trials) for seed in (1, 2)),
-        result("delta-stn@0.5", seed=2, trials=tuned),
-    ]
-
-
-def test_studies_of_one_seed_and_of_all() -> None:
-    info = _get_studies_info(_studies())
-    assert [len(study.trials) for study in info.first] == [4, 1]
-    assert [len(study.trials) for study in info.merged] == [8, 1]
-    assert info.searched == ["random"]
-
-
-def test_all_of_optunas_figures_are_there() -> None:
-    figures = optuna_figures(_studies(), _style.styles(["random", "delta-stn@0.5"]))
-    titles = [figure.title for figure in figures]
-    for title in (
-        "Hyperparameter schedule: delta-stn@0.5",
-        "Optimisation history",
-        "Empirical distribution of the trials' validation losses",
-        "Intermediate values: random",
-        "Slice: random",
-        "Parallel coordinates: random",
-        "Parameter importances: random",
-    ):
-        assert title in titles
-    assert "Hyperparameter schedule: random" not in titles
-    assert "Slice: delta-stn@0.5" not in titles  # a single trial per seed
-
-
-def test_of_many_trials_the_best_are_drawn() -> None:
-    trials = [trial(n % 20, [100.0 - n]) for n in range(60)]
-    (figure,) = (
-        figure
-        for figure in optuna_figures([result("random", trials=trials)], _style.styles(["random"]))
-        if figure.title.startswith("Intermediate")
-    )
-    assert len(figure.plot.data) == 40
-    assert max(trace.y[0] for trace in figure.plot.data) == 80.0
-    assert "best 40 of 60" in figure.caption
 
 
 # -- schedules -----------------------------------------------------------------------------------
 
 
 def test_three_ways_of_a_schedule() -> None:
-    tuned = [self_tuned(trial(0, [2.0, 1.0]))]
     results = [
         result("random"),
-        result("delta-stn@0.5", 0, loss=1.0, retrained=[2.0, 4.0], trials=tuned),
-        result("delta-stn@0.5", 1, loss=3.0, retrained=[5.0], trials=tuned),
+        result("delta-stn@0.5", 0, loss=1.0, retrained=[2.0, 4.0])
+        | {"replayed": [trained_again(0, 0.5), trained_again(1, 0.7)]},
+        result("delta-stn@0.5", 1, loss=3.0, retrained=[5.0])
+        | {"replayed": [trained_again(0, 0.8)]},
     ]
-    info = get_schedules_info(results)
-    ways = info.losses["digits"]["delta-stn@0.5"]
-    assert list(info.losses["digits"]) == ["delta-stn@0.5"]
+    losses = get_schedule_losses(studies(results))
+    ways = losses["digits"]["delta-stn@0.5"]
+    assert list(losses["digits"]) == ["delta-stn@0.5"]
     assert ways["tuned run itself"] == (2.0, 1.0, 3.0)
     assert ways["final values, fixed"] == (4.0, 3.0, 5.0)
-    assert "schedule, replayed" not in ways
-    table = schedule_table(info)
+    assert ways["schedule, replayed"] == pytest.approx((0.7, 0.6, 0.8))
+    table = schedule_table(losses)
     assert table.loc[0, "tuned run itself"] == "2.000 [1.000, 3.000]"
-    assert table.loc[0, "schedule, replayed"] == "–"
-    assert len(plot_schedules(info)[0].plot.data) == 2
-
-
-def test_replayed_runs_are_the_third_way() -> None:
-    tuned = [self_tuned(trial(0, [2.0, 1.0]))]
-    replayed = [Retrained(0, 1.0, 0.5), Retrained(1, 1.0, 0.7)]
-    info = get_schedules_info([result("delta-stn@0.5", trials=tuned)._replace(replayed=replayed)])
-    ways = info.losses["digits"]["delta-stn@0.5"]
-    assert ways["schedule, replayed"].median == pytest.approx(0.6)
+    assert len(plot_schedules(losses)[0].plot.data) == 3
 
 
 def test_without_a_schedule_there_is_nothing() -> None:
-    info = get_schedules_info([result("random")])
-    assert schedule_table(info).empty
-    assert plot_schedules(info) == []
+    losses = get_schedule_losses(studies([result("random")]))
+    assert schedule_table(losses).empty
+    assert plot_schedules(losses) == []
 
 
 # -- axes ----------------------------------------------------------------------------------------
@@ -261,14 +195,14 @@ def runs() -> pd.DataFrame:
 
 
 def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
-    info = get_sensitivity_info(runs)["digits"]
-    assert list(info.maps) == ["stn", "delta-stn"]
-    each = info.maps["delta-stn"]
-    assert (each.starts, each.scales) == ([0.05, 0.5], [SCALE, 2 * SCALE])
+    maps = get_maps(runs)["digits"]
+    assert list(maps) == ["stn", "delta-stn"]
+    losses = maps["delta-stn"].last
+    assert (losses.index.tolist(), losses.columns.tolist()) == ([0.05, 0.5], [SCALE, 2 * SCALE])
     # The median run at (0.05, 2σ0) diverged; (0.5, 2σ0) was not run.
-    np.testing.assert_array_equal(each.losses, [[0.4, INF], [0.2, NAN]])
-    assert info.maps["stn"].losses.tolist() == [[0.3], [0.6]]
-    assert (info.low, info.high) == (0.2, 0.6)
+    np.testing.assert_array_equal(losses, [[0.4, INF], [0.2, NAN]])
+    assert maps["stn"].last.to_numpy().tolist() == [[0.3], [0.6]]
+    assert color_range(maps) == (0.2, 0.6)
 
 
 AT_DEFAULT = f"worst start / best start at σ0 = {SCALE:g}"
@@ -276,7 +210,7 @@ TRAINABLE = ", where plain training does not diverge"
 
 
 def test_worst_start_over_best_start(runs: pd.DataFrame) -> None:
-    table = sensitivity_table(get_sensitivity_info(runs)).set_index("method")
+    table = sensitivity_table(get_maps(runs)).set_index("method")
     assert table.loc["stn", AT_DEFAULT] == pytest.approx(2.0)
     assert table.loc["delta-stn", AT_DEFAULT] == pytest.approx(2.0)
     assert table["cells diverged"].to_dict() == {"stn": "0 of 2", "delta-stn": "1 of 4"}
@@ -293,7 +227,7 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
         (0.9, 2 * SCALE): [0.8],
     }
     rows = pd.DataFrame(_runs("delta-stn", method) + _runs("plain", plain))
-    table = sensitivity_table(get_sensitivity_info(rows)).set_index("method")
+    table = sensitivity_table(get_maps(rows)).set_index("method")
     assert table.index.tolist() == ["plain", "delta-stn"]
     assert table[AT_DEFAULT].tolist() == [INF, INF]
     assert table[AT_DEFAULT + TRAINABLE].tolist() == pytest.approx([3.0, 1.5])
@@ -306,7 +240,7 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
 
 
 def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:
-    info = get_sensitivity_info(runs)["digits"]
+    info = get_maps(runs)["digits"]
     one, other = (figure.plot for figure in plot_sensitivity("digits", info))
     ranges = {(figure.data[0].zmin, figure.data[0].zmax) for figure in (one, other)}
     assert ranges == {(math.log(0.2), math.log(0.6))}
@@ -315,12 +249,11 @@ def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) ->
 
 def test_an_exploded_loss_does_not_take_all_colours() -> None:
     rows = _runs("stn", {(0.5, SCALE): [0.1], (0.05, 1.0): [1e9]})
-    info = get_sensitivity_info(pd.DataFrame(rows))["digits"]
-    assert (info.low, info.high) == (0.1, 1.0)
+    assert color_range(get_maps(pd.DataFrame(rows))["digits"]) == (0.1, 1.0)
 
 
 def test_where_all_diverged_there_is_still_a_map() -> None:
-    info = get_sensitivity_info(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
+    info = get_maps(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
     (figure,) = plot_sensitivity("digits", info["digits"])
     assert [note.text for note in figure.plot.layout.annotations] == ["diverged"]
     assert formatted_sensitivity(sensitivity_table(info)).iloc[0, 2] == "–"

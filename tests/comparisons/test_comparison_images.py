@@ -16,9 +16,9 @@ from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
 from comparisons.networks import MLP, VGG16, AlexNet, ResNet18, SimpleCNN
 from comparisons.problems import PROBLEMS, MissingDataError, Problem, Scale
-from comparisons.problems._cifar import load_cifar
 from comparisons.problems._images import ImageProblem, Normalised
-from comparisons.problems._mnist import load_mnist
+from comparisons.problems.cifar import load_cifar
+from comparisons.problems.mnist import load_mnist
 from optuna_dstn.augmentation import ColorJitter, Cutout, RandomAffine
 
 

@@ -13,8 +13,12 @@ from torch import Tensor
 from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
 from comparisons.problems import PROBLEMS, LinearDropout, Ridge
-from comparisons.problems._linear import KnownLoss, LinearModel, LinearRegression
-from comparisons.problems.linear_dropout import FeatureDropout
+from comparisons.problems.linear import (
+    FeatureDropout,
+    KnownLoss,
+    LinearModel,
+    LinearRegression,
+)
 import optuna_dstn
 
 
@@ -155,7 +159,7 @@ def test_optimum_is_below_the_starts_and_found_once(
     for start in problem.starts.values():
         known = KnownLoss(problem, 0)(torch.tensor(list(start.values()), dtype=torch.float64))
         assert known > 1.3 * optimum
-    monkeypatch.setattr("comparisons.problems._linear.minimize", None)
+    monkeypatch.setattr("comparisons.problems.linear.minimize", None)
     assert problem.optimum(0) == optimum
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from comparisons._budget import Budget
-from comparisons._storage import open_storage, read, write
+from comparisons._results import read_studies, write
 from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
 from comparisons.problems import Digits, Problem, Scale, Setup, Size
@@ -27,7 +28,8 @@ from comparisons.problems import Digits, Problem, Scale, Setup, Size
 pytest.importorskip("syne_tune")
 pytest.importorskip("dill")
 
-from comparisons._population import Population, _domain, _Member
+from comparisons._population import Population, _Member
+from comparisons._syne_tune import domain
 
 
 EPOCHS = 6
@@ -157,8 +159,8 @@ def test_a_successor_goes_on_as_its_parent_would_with_its_own_hyperparameters() 
 
     (parent, theirs), (twin, _), (other, mine) = member(0, 0.3), member(1, 0.3), member(2, 0.6)
     parent.train(4)
-    twin.go_on_from(parent)
-    other.go_on_from(parent)
+    twin.continue_from(parent)
+    other.continue_from(parent)
     group = mine.optimizer.param_groups[0]
     assert (group["weight_decay"], group["lr"]) == (0.6, pytest.approx(0.01))
     weight = theirs.model[1].weight.clone()
@@ -193,34 +195,26 @@ def test_a_member_that_diverges_is_replaced_and_never_selected() -> None:
     assert _searched(Noisy(diverges_above=-1.0)).best() is None
 
 
-def test_record_counts_all_and_is_stored_with_the_order_of_its_evaluations(tmp_path: Any) -> None:
+def test_record_counts_all_and_is_stored_with_its_progress(tmp_path: Path) -> None:
     problem = Digits.at("smoke", epochs=4)
     record = run_study(Job(problem, "pbt", 0, trials=2, retrainings=2))
-    assert len(record.pieces) == 8 * 4
-    for n, cost in enumerate(record.costs):
-        own = sum(p.cost.cpu_seconds for p in record.pieces if p.trial == n)
-        assert cost.cpu_seconds == pytest.approx(own)
-        assert cost.cpu_seconds > 0
+    assert all(cost.cpu_seconds > 0 for cost in record.costs)
     selected = record.trials[record.selected]
     assert selected.value == min(t.value for t in record.trials)
     assert len(record.retrained) == 2
     assert [run.seed for run in record.replayed] == [run.seed for run in record.retrained]
-    storage = open_storage(tmp_path / "studies.db")
-    write(storage, record)
-    (result,) = read(storage)
-    assert result.pieces == record.pieces
-    assert result.settings["syne-tune"]
+    write(tmp_path, record)
+    (row,) = read_studies(tmp_path).to_dict("records")
+    assert row["settings"]["syne-tune"]
 
-    spent, losses = zip(*result.evaluations(), strict=True)
-    assert len(losses) == 8 * 4
-    # All members' first epochs come before any one's second.
-    first = sorted(t.intermediate_values[0] for t in result.trials[:8])
-    assert sorted(losses[:8]) == first
-    assert sorted(losses) == sorted(
-        loss for t in result.trials for loss in t.intermediate_values.values()
-    )
+    spent, losses = zip(*row["progress"], strict=True)
+    # The first piece is one epoch of the first member, and there are 8 members with 4 epochs.
+    assert losses[0] == pytest.approx(record.trials[0].intermediate_values[0], rel=1e-5)
+    assert spent[0] < row["plain_runs"] / 8
     assert list(spent) == sorted(spent)
-    assert spent[-1] == pytest.approx(result.plain_runs)
+    assert list(losses) == sorted(losses, reverse=True)
+    assert spent[-1] == pytest.approx(row["plain_runs"], rel=1e-5)
+    assert losses[-1] == pytest.approx(selected.value, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -237,19 +231,19 @@ def test_record_counts_all_and_is_stored_with_the_order_of_its_evaluations(tmp_p
 def test_ranges_are_optunas(
     distribution: Any, low: float, high: float, kind: Callable[[Any], Any]
 ) -> None:
-    domain = _domain(distribution)
+    found = domain(distribution)
     random = np.random.RandomState(0)
-    values = [domain.sample(random_state=random) for _ in range(300)]
+    values = [found.sample(random_state=random) for _ in range(300)]
     assert all(isinstance(value, kind) for value in values)
     assert all(distribution._contains(distribution.to_internal_repr(value)) for value in values)
     assert low <= min(values) <= max(values) <= high
     logarithmic = bool(getattr(distribution, "log", False))
     middle = math.sqrt(low * high) if logarithmic else (low + high) / 2
     assert 0.35 < np.mean(np.array(values) < middle) < 0.65
-    assert domain.cast(low) == low
-    assert domain.cast(high) == high
+    assert found.cast(low) == low
+    assert found.cast(high) == high
 
 
 def test_categories_are_optunas() -> None:
-    domain = _domain(CategoricalDistribution(("a", "b")))
-    assert set(domain.categories) == {"a", "b"}
+    found = domain(CategoricalDistribution(("a", "b")))
+    assert set(found.categories) == {"a", "b"}

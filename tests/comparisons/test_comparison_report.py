@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 import csv
 import json
 import math
@@ -7,9 +8,7 @@ from pathlib import Path
 import re
 from typing import ClassVar
 
-from _made_up_results import diverged, result, self_tuned, trial
-import optuna
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from _made_up_results import Row, diverged, result, runs, stored, studies
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -17,10 +16,8 @@ import pytest
 from comparisons._report import SENSITIVITY_RUNS, _page, write_report, write_sensitivity
 from comparisons._report._best_search import beside_best_search, formatted_best_search
 from comparisons._report._papers import differences, paper_table
-from comparisons._report._selected import formatted_selected, selected
 from comparisons._report._summary import sentences
-from comparisons._storage import Result
-from comparisons._study import Retrained
+from comparisons._report._table import formatted_selected, selected
 from comparisons.problems import PROBLEMS, Digits, PaperResult
 
 
@@ -36,20 +33,24 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROBLEMS, "digits", Published)
 
 
-def _several() -> list:
+def _several() -> list[Row]:
     """Two problems, one of them gone from the registry and without one of the tuners."""
-    tuned = [self_tuned(trial(0, [0.4, 0.3]))]
+    tuned = {"plain_runs": 1.0, "replayed": [runs(0, 0.4)]}
     return [
         *(result("random", seed, loss=0.5 + seed) for seed in (0, 1)),
         *(result("tpe", seed, loss=0.4 + seed) for seed in (0, 1)),
-        *(result("delta-stn@0.5", seed, loss=0.3, trials=tuned) for seed in (0, 1)),
+        *(result("delta-stn@0.5", seed, loss=0.3) | tuned for seed in (0, 1)),
         result("random", problem="gone", loss=0.2, epochs=5, torch="3"),
         result("tpe", problem="gone", loss=0.1, epochs=5, torch="3"),
     ]
 
 
+def _write(rows: Sequence[Row], out: Path) -> list[Path]:
+    return write_report(stored(rows), out)
+
+
 def test_page_and_every_table_are_written(tmp_path: Path) -> None:
-    written = write_report(_several(), tmp_path / "new")
+    written = _write(_several(), tmp_path / "new")
     assert written[0] == tmp_path / "new" / "report.html"
     assert {path.suffix for path in written[1:]} == {".md", ".csv"}
     names = {path.stem for path in written}
@@ -63,7 +64,7 @@ def test_page_and_every_table_are_written(tmp_path: Path) -> None:
 
 
 def test_page_is_self_contained_and_says_what_was_compared(tmp_path: Path) -> None:
-    page = write_report(_several(), tmp_path)[0].read_text(encoding="utf-8")
+    page = _write(_several(), tmp_path)[0].read_text(encoding="utf-8")
     assert page.count("plotly.js v") == 1
     assert "<script src=" not in page
     assert "http-equiv" not in page
@@ -73,7 +74,7 @@ def test_page_is_self_contained_and_says_what_was_compared(tmp_path: Path) -> No
         "digits 100, gone 5",  # epochs
         "digits 2, gone 1",  # seeds
         "torch 2 or 3",
-        "Optuna&#x27;s figures: gone",
+        "Hyperparameters selected: gone",
         "Not run on gone: delta-stn@0.5.",
     ):
         assert text in page, text
@@ -86,22 +87,22 @@ def test_problems_run_by_different_sources_are_named(tmp_path: Path) -> None:
         result("random", problem="ridge", source="c"),
         result("tpe", problem="ridge", source="c"),
     ]
-    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    page = _write(results, tmp_path)[0].read_text(encoding="utf-8")
     assert "by different states of the source code: on digits<" in page
 
 
 def test_machine_is_named_by_its_accelerator(tmp_path: Path) -> None:
     older, newer = result("random", 0), result("random", 1)
-    newer = newer._replace(machine={**newer.machine, "device": "NVIDIA H100"})
-    page = write_report([older, newer], tmp_path)[0].read_text(encoding="utf-8")
+    newer["machine"] = {**newer["machine"], "device": "NVIDIA H100"}
+    page = _write([older, newer], tmp_path)[0].read_text(encoding="utf-8")
     assert "2 cores, x86_64, Linux, cpu; one" in page
     assert "2 cores, x86_64, Linux, NVIDIA H100; one" in page
 
 
 def test_figures_are_json_that_plotly_reads(tmp_path: Path) -> None:
-    page = write_report(_several(), tmp_path)[0].read_text(encoding="utf-8")
+    page = _write(_several(), tmp_path)[0].read_text(encoding="utf-8")
     figures = re.findall(r'<script type="application/json">(.*?)</script>', page)
-    assert len(figures) > 10
+    assert len(figures) == 2 + 2 + 1  # small and large curves, and schedules
     for text in figures:
         contents = json.loads(text)
         assert "template" not in contents["layout"]
@@ -109,8 +110,7 @@ def test_figures_are_json_that_plotly_reads(tmp_path: Path) -> None:
 
 
 def test_numbers_of_figures_are_in_single_precision() -> None:
-    plot = go.Figure(go.Scatter(x=[0.1, 0.2], y=["a", "b"])).update_layout(height=100)
-    markup = _page.figure(_page.Figure("", "", plot))
+    markup = _page.plot_json(go.Figure(go.Scatter(x=[0.1, 0.2], y=["a", "b"])))
     assert '"dtype":"f4"' in markup
     assert '"y":["a","b"]' in markup
 
@@ -118,20 +118,20 @@ def test_numbers_of_figures_are_in_single_precision() -> None:
 def test_everything_is_escaped(tmp_path: Path) -> None:
     bad = "<b>&</script>"
     results = [result(f"{bad}{n}", problem=bad, description=bad, torch=bad) for n in range(2)]
-    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    page = _write(results, tmp_path)[0].read_text(encoding="utf-8")
     assert "<b>" not in page.partition("</head>")[2]
     assert "&lt;b&gt;&amp;&lt;/script&gt;" in page
 
 
 def test_one_tuner_with_one_seed_and_no_retrained_run(tmp_path: Path) -> None:
-    page = write_report([result("gp", retrained=[])], tmp_path)[0].read_text(encoding="utf-8")
+    page = _write([result("gp", retrained=[])], tmp_path)[0].read_text(encoding="utf-8")
     assert "Who beats whom" in page
     assert not list(tmp_path.glob("against_*"))
 
 
 def test_no_result_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no result"):
-        write_report([], tmp_path)
+        _write([], tmp_path)
 
 
 # -- the papers' table ---------------------------------------------------------------------------
@@ -140,13 +140,13 @@ def test_no_result_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("published")
 def test_ours_stand_beside_the_papers(tmp_path: Path) -> None:
     results = [
-        result("random", 0, loss=0.1),
+        result("random", 0, loss=0.1, differs_from_paper="fewer <images>"),
         result("random", 1, loss=0.3),
         result("delta-stn@0.5", loss=0.7),
         result("delta-stn@0.05", loss=0.05),
         result("tpe", problem="gone"),
     ]
-    table = paper_table(results)
+    table = paper_table(studies(results))
     assert table.to_dict("records") == [
         {
             "problem": "digits",
@@ -157,17 +157,16 @@ def test_ours_stand_beside_the_papers(tmp_path: Path) -> None:
             "delta-stn": "0.05 (0.05) / 0.04 (0.038)",  # the papers' start
         }
     ]
-    assert differences(results) == {"digits": "fewer <images>"}
-    # As it was when the study was run: its data files may be elsewhere by now.
-    then = result("random", differs_from_paper="other <images>")
-    assert differences([then]) == {"digits": "other <images>"}
-    page = write_report(results, tmp_path)[0].read_text(encoding="utf-8")
+    assert differences(studies([result("random", differs_from_paper="fewer <images>")])) == {
+        "digits": "fewer <images>"
+    }
+    page = _write(results, tmp_path)[0].read_text(encoding="utf-8")
     assert "fewer &lt;images&gt;" in page
     assert (tmp_path / "papers.md").is_file()
 
 
 def test_without_a_papers_problem_there_is_no_table(tmp_path: Path) -> None:
-    written = write_report([result("random", problem="gone")], tmp_path)
+    written = _write([result("random", problem="gone")], tmp_path)
     assert "papers" not in {path.stem for path in written}
 
 
@@ -175,7 +174,7 @@ def test_without_a_papers_problem_there_is_no_table(tmp_path: Path) -> None:
 
 
 def test_summary_counts_what_it_says() -> None:
-    text = " ".join(sentences(_several()))
+    text = " ".join(sentences(studies(_several())))
     assert "on 2 problems: delta-stn@0.5 on 1 (digits); tpe on 1 (gone)" in text
     # 0.3 against 0.4 and 1.4; one plain run against two.
     assert "delta-stn@0.5 against tpe, at 0.50 times its cost" in text
@@ -186,26 +185,27 @@ def test_summary_counts_what_it_says() -> None:
 def test_a_tuner_that_lacks_a_seed_is_not_the_best() -> None:
     """Its one seed is the easiest for all."""
     others = [result("tpe", seed, loss=1.0 + seed) for seed in range(3)]
-    (first, *_) = sentences([*others, result("pbt", 0, loss=1.1)])
+    (first, *_) = sentences(studies([*others, result("pbt", 0, loss=1.1)]))
     assert "tpe on 1 (digits)" in first
 
 
 def test_equal_tuners_are_best_together() -> None:
-    (first, *_) = sentences([result("random"), result("tpe")])
+    (first, *_) = sentences(studies([result("random"), result("tpe")]))
     assert "random and tpe on 1 (digits)" in first
 
 
 def test_diverged_runs_are_counted() -> None:
     results = [result("random", retrained=[0.1, math.nan]), result("tpe")]
-    assert any("1 of 2 retrained runs of random diverged" in text for text in sentences(results))
+    said = sentences(studies(results))
+    assert any("1 of 2 retrained runs of random diverged" in text for text in said)
 
 
 def test_a_search_that_diverged_counts_as_worst(tmp_path: Path) -> None:
     results = [result("tpe", 0), result("tpe", 1), result("stn@0.05", 0), diverged("stn@0.05", 1)]
-    said = sentences(results)
+    said = sentences(studies(results))
     assert "1 of 2 searches of stn@0.05 diverged; they count as worst." in said
     assert any("stn@0.05 against tpe" in text and "0 of 2 pairs" in text for text in said)
-    write_report(results, tmp_path)
+    _write(results, tmp_path)
     (row,) = (row for row in _rows(tmp_path / "table.csv") if row["tuner"] == "stn@0.05")
     for name in ("validation_loss", "test_loss", "retrained_test_loss"):
         assert row["seeds"] == "2"
@@ -213,7 +213,7 @@ def test_a_search_that_diverged_counts_as_worst(tmp_path: Path) -> None:
 
 
 def test_a_comparison_in_which_all_diverged_is_reported(tmp_path: Path) -> None:
-    write_report([diverged("stn@0.05")], tmp_path)
+    _write([diverged("stn@0.05")], tmp_path)
     assert "diverged" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
@@ -228,10 +228,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def test_self_tuning_stands_beside_the_best_search() -> None:
     """Over the seeds that both have: two here, of which the means are the medians."""
 
-    def retrained(tuner: str, seed: int, validation: float, test: float) -> Result:
-        losses = [Retrained(0, validation + seed, test + seed)]
+    def retrained(tuner: str, seed: int, validation: float, test: float) -> Row:
         own = 1.0 if tuner == "delta-stn@0.5" else validation
-        return result(tuner, seed, loss=own)._replace(retrained=losses)
+        losses = [runs(0, test + seed, validation + seed)]
+        return result(tuner, seed, loss=own) | {"retrained": losses}
 
     results = [
         *(retrained("random", seed, 0.7, 1.0) for seed in (0, 1, 2)),
@@ -241,7 +241,7 @@ def test_self_tuning_stands_beside_the_best_search() -> None:
         result("delta-stn@0.5", problem="gone", loss=0.1, retrained=[math.nan]),
         result("delta-stn@0.5", problem="alone"),
     ]
-    table = beside_best_search(results)
+    table = beside_best_search(studies(results))
     assert list(table["problem"]) == ["digits", "gone"]
     digits, gone = (row for _, row in table.iterrows())
     assert (digits["tuner"], digits["seeds"], digits["best_search"]) == ("delta-stn@0.5", 2, "gp")
@@ -267,11 +267,8 @@ def test_self_tuning_stands_beside_the_best_search() -> None:
 
 
 def test_selected_values_are_spread_over_the_seeds() -> None:
-    results = [
-        result("random", seed, trials=[trial(0, [1.0], x=x), trial(1, [2.0], x=0.9)])
-        for seed, x in enumerate((0.1, 0.3, 0.2))
-    ]
-    numbers = selected([*results, result("tpe"), result("tpe", problem="ridge")])
+    results = [result("random", seed, x=x) for seed, x in enumerate((0.1, 0.3, 0.2))]
+    numbers = selected(studies([*results, result("tpe"), result("tpe", problem="ridge")]))
     table = formatted_selected(numbers, ["random", "tpe"])
     assert table.columns.tolist() == ["problem", "hyperparameter", "random", "tpe"]
     assert table.to_numpy().tolist() == [
@@ -283,17 +280,10 @@ def test_selected_values_are_spread_over_the_seeds() -> None:
 
 
 def test_choices_have_no_median() -> None:
-    chosen = optuna.create_trial(
-        value=1.0,
-        params={"kind": "a", "n": 2},
-        distributions={
-            "kind": CategoricalDistribution(["a", "b"]),
-            "n": IntDistribution(1, 3),
-        },
-    )
-    numbers = selected([result("random", trials=[chosen])])
+    numbers = selected(studies([result("random") | {"parameters": {"kind": "a", "n": 2}}]))
     assert numbers[["hyperparameter", "median"]].to_numpy().tolist() == [["n", 2]]
-    assert formatted_selected(selected([]), []).empty
+    of_none = selected(studies([diverged("random")]))
+    assert formatted_selected(of_none, ["random"]).empty
 
 
 # -- sensitivity ---------------------------------------------------------------------------------
@@ -307,7 +297,7 @@ digits,smoke,2,stn,0.05,1.0,0,nan,nan,3,a
 
 def test_runs_in_the_folder_are_a_part_of_the_report(tmp_path: Path) -> None:
     (tmp_path / SENSITIVITY_RUNS).write_text(_RUNS, encoding="utf-8")
-    written = write_report([result("random")], tmp_path)
+    written = _write([result("random")], tmp_path)
     assert tmp_path / "sensitivity.csv" in written
     page = written[0].read_text(encoding="utf-8")
     assert "1 of 2 runs diverged" in page
@@ -332,7 +322,7 @@ def test_sensitivity_has_a_page_of_its_own(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_report_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = write_report([result("random")], tmp_path)
+    files = _write([result("random")], tmp_path)
     before = {path: path.read_bytes() for path in files}
 
     def half(self: Path, text: str, **keywords: object) -> None:
@@ -341,7 +331,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="No space"):
-        write_report([result("tpe")], tmp_path)
+        _write([result("tpe")], tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import math
 import os
@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 import pandas as pd
@@ -19,11 +20,11 @@ import pytest
 
 from comparisons import _sensitivity, _session
 from comparisons.__main__ import main
-from comparisons._lock import locked
+from comparisons._provenance import SettingsError
 from comparisons._report import SENSITIVITY_RUNS
-from comparisons._runner import Failure
+from comparisons._results import StorageError
 from comparisons._sensitivity import Losses, Run, append, grid, missing, read, start_values
-from comparisons._storage import SettingsError, StorageError
+from comparisons._workers import Failure
 from comparisons.problems import Digits, Problem, Scale, Setup, Size, Trained
 import optuna_dstn
 
@@ -43,9 +44,7 @@ class Sketch(Problem):
         trial.suggest_float("x", 1.0, 3.0)
         return None  # type: ignore[return-value]
 
-    def train(
-        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[float], Any] = float
-    ) -> Trained:
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
         x = trial.suggest_float("x", 1.0, 3.0)
         if x == 3.0:
             raise optuna_dstn.TrainingDivergedError("nan")
@@ -307,7 +306,7 @@ def test_other_versions_and_a_folder_in_use_are_told(tmp_path: Path, runs_made: 
     assert "--keep-older" in result.output
     result = _invoke(tmp_path, "--keep-older")
     assert result.exit_code == 0, result.output
-    with locked(tmp_path):
+    with FileLock(tmp_path / ".lock"):
         result = _invoke(tmp_path, "--keep-older", "--seeds", "2")
     assert result.exit_code == 1
     assert "Another comparison is writing" in result.output

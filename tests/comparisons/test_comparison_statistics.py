@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from _made_up_results import result
+from _made_up_results import result, studies
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +17,6 @@ from comparisons._report._ranking import (
     rank_statements,
     rank_table,
 )
-from comparisons._table import retrained_test_loss
 
 
 NAN, INF = math.nan, math.inf
@@ -43,7 +42,7 @@ def test_table_of_losses_has_gaps_and_infinities() -> None:
         result("tpe", 1, retrained=[0.5, NAN]),
         result("gp", 0, problem="gone", loss=3.0),
     ]
-    table = statistics.losses_of(results, retrained_test_loss)
+    table = statistics.losses_of(studies(results), "retrained_test_loss")
     assert list(table.columns) == ["tpe", "gp"]
     assert table.loc[("digits", 0), "tpe"] == 1.0
     assert table.loc[("digits", 1), "tpe"] == INF

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from optuna import TrialPruned
 from optuna.samplers import RandomSampler
-from optuna.trial import BaseTrial, FixedTrial, TrialState
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
 import pytest
 
-from comparisons._budget import Budget
-from comparisons._study import BudgetError, Job, run_study
+from comparisons._budget import Budget, Cost
+from comparisons._study import BudgetError, Job, Piece, progress, run_study
 from comparisons._tuner import Sampling
 from comparisons._tuners import TUNERS
-from comparisons.problems import Digits, Problem, Scale, Setup, Size, Trained
+from comparisons.problems import Problem, Scale, Setup, Size, Trained
 import optuna_dstn
 
 
@@ -37,9 +37,7 @@ class Sketch(Problem):
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         raise NotImplementedError
 
-    def train(
-        self, trial: BaseTrial, seed: int, split: int = 0, on_epoch: Callable[[float], Any] = float
-    ) -> Trained:
+    def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
         x = trial.suggest_float("x", 0.0, 1.0)
         self.log.append({"x": x, "seed": seed, "is_plain": isinstance(trial, FixedTrial)})
         if x > self.diverging_above and not isinstance(trial, FixedTrial):
@@ -100,33 +98,15 @@ def test_training_seeds_are_the_same_for_every_tuner_and_differ_between_seeds() 
 
 def test_costs_are_of_the_tuners_own_trials() -> None:
     problem = Sketch()
-    shares: list[float] = []
     job = Job(problem, "random", seed=0, trials=6, retrainings=2)
-    record = run_study(job, report=shares.append)
+    record = run_study(job)
     assert len(record.costs) == len(record.trials) == 6
     assert len(record.plain_cpu_seconds) == 3 + 2
     assert all(cost.cpu_seconds >= 0.004 for cost in record.costs)
     assert all(seconds >= 0.004 for seconds in record.plain_cpu_seconds)
-    assert len(shares) == job.training_runs == len(problem.log) == 11
-    assert shares == pytest.approx([n / 11 for n in range(1, 12)])
+    assert job.training_runs == len(problem.log) == 11
     is_plain = [run["is_plain"] for run in problem.log]
     assert is_plain == [True, *[False] * 3, True, *[False] * 3, True, True, True]
-
-
-# The plain runs that each training run stands for: beside the search and in it, then after it.
-@pytest.mark.parametrize(
-    ("tuner", "runs"), [("random", [1, 1, 1, 1, 1, 1]), ("delta-stn@0.5", [1, 4, 1, 1, 1])]
-)
-def test_progress_goes_on_within_a_training_run(tuner: str, runs: list[int]) -> None:
-    job = Job(Digits.at("smoke", train=64, epochs=4), tuner, seed=0, trials=2, retrainings=1)
-    shares: list[float] = []
-    run_study(job, report=shares.append)
-    done, expected = 0.0, []
-    for cost in runs:
-        # After each of the epochs, and when the run has ended.
-        expected += [*(done + cost * epoch / 4 for epoch in range(1, 5)), done + cost]
-        done += cost
-    assert shares == pytest.approx([runs / job.training_runs for runs in expected])
 
 
 @pytest.mark.parametrize(("trials", "amid"), [(1, None), (2, 1), (3, 2), (5, 3)])
@@ -216,3 +196,37 @@ def _pruned_unless_plain(train: Callable[..., Trained]) -> Callable[..., Trained
         return trained
 
     return pruned
+
+
+# -- progress ------------------------------------------------------------------------------------
+
+
+def _trial(*losses: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    value = min(losses, default=5.0) if state == TrialState.COMPLETE else None
+    return create_trial(state=state, value=value, intermediate_values=dict(enumerate(losses)))
+
+
+def test_progress_is_the_best_loss_at_each_cost() -> None:
+    """A plain run costs 2; each trial costs 4, spread evenly over its evaluations."""
+    trials = [
+        _trial(3.0, 2.0, 2.5, 2.5),
+        _trial(1.0, state=TrialState.PRUNED),  # cannot be selected
+        _trial(state=TrialState.FAIL),
+        _trial(1.5),
+        _trial(9.0, 8.0),
+    ]
+    pieces = [Piece(n, len(t.intermediate_values), Cost(0, 4.0)) for n, t in enumerate(trials)]
+    points = progress(trials, pieces, [1.0, 2.0, 3.0])
+    assert points == [(0.5, 3.0), (1.0, 2.0), (8.0, 1.5), (10.0, 1.5)]
+
+
+def test_progress_follows_the_order_of_pieces() -> None:
+    trials = [_trial(3.0, 2.0), _trial(2.5, 1.0)]
+    pieces = [Piece(n, 1, Cost(0, 1.0)) for n in (0, 1, 0, 1)]
+    assert progress(trials, pieces, [1.0]) == [(1, 3.0), (2, 2.5), (3, 2.0), (4, 1.0)]
+
+
+def test_a_trial_without_reports_counts_by_its_value_and_what_diverged_found_nothing() -> None:
+    assert progress([_trial()], [Piece(0, 0, Cost(0, 3.0))], [1.0]) == [(3.0, 5.0)]
+    failed = _trial(state=TrialState.FAIL)
+    assert progress([failed], [Piece(0, 0, Cost(0, 3.0))], [1.0]) == [(3.0, math.inf)]

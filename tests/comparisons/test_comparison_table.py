@@ -2,23 +2,14 @@ from __future__ import annotations
 
 import math
 
-from _made_up_results import result
+from _made_up_results import result, studies
 import pandas as pd
 import pytest
 
+from comparisons._formatting import Spread, number_text, spread_name, to_markdown
 from comparisons._report._ranking import baseline_table, formatted_baseline
 from comparisons._report._statistics import losses_of
-from comparisons._table import (
-    Spread,
-    by_problem,
-    formatted,
-    number_text,
-    retrained_test_loss,
-    spread_name,
-    spread_text,
-    summarise,
-    to_markdown,
-)
+from comparisons._report._table import formatted, summarise
 
 
 NAN, INF = math.nan, math.inf
@@ -56,7 +47,7 @@ def test_summary_is_over_the_seeds_of_each_problem() -> None:
         result("random", 1, loss=3.0, retrained=[1.2, 1.4]),
         result("random", 0, problem="diabetes", loss=7.0),
     ]
-    summary = summarise(results).set_index(["problem", "tuner"])
+    summary = summarise(studies(results)).set_index(["problem", "tuner"])
     assert list(summary.index) == [("digits", "random"), ("diabetes", "random")]
     row = summary.loc[("digits", "random")]
     assert (row["seeds"], row["trials"], row["retrained_runs"]) == (2, 2, 4)
@@ -71,7 +62,7 @@ def test_summary_is_over_the_seeds_of_each_problem() -> None:
 
 
 def test_a_single_seed_has_no_spread() -> None:
-    table = formatted(summarise([result("random", loss=0.5)]))
+    table = formatted(summarise(studies([result("random", loss=0.5)])))
     assert table.loc[0, "validation loss"] == "0.5000"
 
 
@@ -80,48 +71,35 @@ def test_difference_is_paired_by_seed_over_the_seeds_that_both_have() -> None:
         *(result("tpe", seed, retrained=[loss]) for seed, loss in enumerate([1.0, 2.0, 9.0])),
         *(result("gp", seed, retrained=[loss]) for seed, loss in enumerate([0.9, 1.5])),
     ]
-    summary = summarise(results).set_index("tuner")
+    summary = summarise(studies(results)).set_index("tuner")
     assert summary.loc["gp", "difference_median"] == pytest.approx(-0.3)
     assert summary.loc["gp", "difference_low"] == pytest.approx(-0.5)
-    table = formatted(summarise(results)).set_index("tuner")
+    table = formatted(summarise(studies(results))).set_index("tuner")
     assert table.loc["gp", "less tpe's"] == "-0.30 [-0.50, -0.10]"
     assert table.loc["tpe", "less tpe's"] == "–"
 
 
 def test_without_the_baseline_there_is_no_difference() -> None:
-    assert "less tpe's" not in formatted(summarise([result("random")]))
+    assert "less tpe's" not in formatted(summarise(studies([result("random")])))
 
 
 def test_a_diverged_run_is_named() -> None:
     results = [result("random", seed, retrained=[0.1, NAN]) for seed in (0, 1)]
-    assert formatted(summarise(results)).loc[0, "test loss, retrained"] == "diverged"
+    assert formatted(summarise(studies(results))).loc[0, "test loss, retrained"] == "diverged"
 
 
 def test_a_difference_from_a_baseline_that_diverged_says_so() -> None:
     results = [result("tpe", retrained=[NAN]), result("gp")]
-    table = formatted(summarise(results)).set_index("tuner")
+    table = formatted(summarise(studies(results))).set_index("tuner")
     assert table.loc["gp", "less tpe's"] == "tpe diverged"
-    against = baseline_table(losses_of(results, retrained_test_loss))
+    against = baseline_table(losses_of(studies(results), "retrained_test_loss"))
     assert formatted_baseline(against)["difference"].tolist() == ["tpe diverged"]
 
 
 def test_text_of_a_spread_and_of_numbers() -> None:
-    assert spread_text(Spread(0.05, 0.04, INF), "#.4g") == "0.05000 [0.04000, diverged]"
-    assert spread_text(Spread(NAN, NAN, NAN), ".1f") == "–"
+    assert Spread(0.05, 0.04, INF).text("#.4g") == "0.05000 [0.04000, diverged]"
+    assert Spread(NAN, NAN, NAN).text(".1f") == "–"
     assert number_text(1234.0) == "1234"  # no point at its end
-
-
-def test_unregistered_problems_come_last() -> None:
-    groups = by_problem([result("a", problem="gone"), result("a", problem="digits")])
-    assert list(groups) == ["digits", "gone"]
-
-
-def test_another_scale_is_another_problem() -> None:
-    groups = by_problem([result("a", scale=scale) for scale in ("paper", "cpu", "cpu")])
-    assert {name: len(group) for name, group in groups.items()} == {
-        "digits": 2,
-        "digits (paper)": 1,
-    }
 
 
 def test_markdown_is_aligned_names_on_the_left() -> None:

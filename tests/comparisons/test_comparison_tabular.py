@@ -9,7 +9,7 @@ import torch
 from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
 from comparisons.problems import PROBLEMS, BreastCancer, Diabetes
-from comparisons.problems._tabular import _MLP, Tabular
+from comparisons.problems.tabular import _MLP, Tabular
 
 
 PAIR = pytest.mark.parametrize(

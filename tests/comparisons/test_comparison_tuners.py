@@ -5,14 +5,14 @@ from optuna.trial import FixedTrial, TrialState
 import pytest
 
 from comparisons._budget import Budget
-from comparisons._tuner import StudyTuner
+from comparisons._tuner import FromStart, Sampling
 from comparisons._tuners import TUNERS, matching
 from comparisons.problems import PROBLEMS, Digits, Problem
 import optuna_dstn
 
 
 TINY = Digits.at("smoke", epochs=2)
-STUDIES = [name for name, tuner in TUNERS.items() if isinstance(tuner, StudyTuner)]
+STUDIES = [name for name, tuner in TUNERS.items() if isinstance(tuner, (FromStart, Sampling))]
 
 
 def test_name_without_start_stands_for_every_start() -> None:
@@ -69,7 +69,7 @@ def test_untuned_is_one_plain_run_at_the_start() -> None:
     assert search.share(0.0) == 1
     [trial] = search.trials()
     assert trial.params == TINY.starts["0.5"]
-    plain = TINY.train(FixedTrial(dict(TINY.starts["0.5"])), 5, 0, lambda share: None)
+    plain = TINY.train(FixedTrial(dict(TINY.starts["0.5"])), 5, 0)
     assert trial.value == plain.validation_loss
     assert search.schedule(trial) is None
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 import math
 from typing import Any, NamedTuple
 
+from _mixer import MLPMixer
 from _reference import started
+from _unet import UNet
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,9 @@ from comparisons.networks import (
     AlexNet,
     LSTMLanguageModel,
     LSTMOutput,
-    MLPMixer,
     ResNet18,
     SimpleCNN,
     Transformer,
-    UNet,
 )
 from optuna_dstn import Tuner, TunerConfig
 
