@@ -63,14 +63,14 @@ class DecayedRegression:
             self.tuner.step(self.train)
 
     @property
-    def settled(self) -> Any:
+    def bilevel(self) -> Any:
         training: Any = self.tuner._training
         return training.bilevel
 
     def origin(self) -> Tensor:
         """φ0, that is the weights less Φλ."""
-        response = self.settled.response
-        terms = response.deltas(response.gates(self.settled.space.raw[None]))
+        response = self.bilevel.response
+        terms = response.deltas(response.gates(self.bilevel.space.raw[None]))
         moved = [
             (p - torch.stack([t.per_example()[0] for t in terms[id(p)]]).sum(0)).flatten()
             for p in self.model.parameters()

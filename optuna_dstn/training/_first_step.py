@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna_dstn._errors import HyperparameterError, logger
@@ -23,27 +23,21 @@ from optuna_dstn.training._validation import Validation
 from optuna_dstn.training._weight_step import WeightStep
 
 
+@dataclass
 class FirstStep:
     """Makes the bilevel state, from an ordinary step on the weights or from a saved plan.
 
-    Args:
+    Attributes:
         trial: A trial of a Δ-STN study.
         context: The user's objects and settings.
         hyperparameters: The current values of the hyperparameters.
         validation: The validation batches and loss.
     """
 
-    def __init__(
-        self,
-        trial: DSTNTrial,
-        context: TrainingContext,
-        hyperparameters: CurrentHyperparameters,
-        validation: Validation,
-    ) -> None:
-        self._trial = trial
-        self._context = context
-        self._hyperparameters = hyperparameters
-        self._validation = validation
+    trial: DSTNTrial
+    context: TrainingContext
+    hyperparameters: CurrentHyperparameters
+    validation: Validation
 
     def train_on(self, batch: Any) -> tuple[float, BilevelState]:
         """Train the weights on the first batch, and find what is tuned and what responds.
@@ -59,22 +53,22 @@ class FirstStep:
 
         @contextmanager
         def forward_mode() -> Iterator[None]:
-            with inside(self._context.model, discovery), discovery:
+            with inside(self.context.model, discovery), discovery:
                 yield
 
-        outer_variables = OuterVariables(self._context.loss_fn, self._context.model_state)
-        loss = WeightStep(self._context, forward_mode).train_on(batch)
+        outer_variables = OuterVariables(self.context.loss_fn, self.context.model_state)
+        loss = WeightStep(self.context, forward_mode).train_on(batch)
         outer_variables.warn_of_changes()
         plan = make_plan(
             discovery,
-            self._hyperparameters.weight_decay.parameters,
-            self._trial.open_parameters,
-            self._trial.enqueued_names,
-            self._context.model,
-            self._context.optimizer,
-            each_example=self._trial.config.perturbation == "example",
+            self.hyperparameters.weight_decay.parameters,
+            self.trial.open_parameters,
+            self.trial.enqueued_names,
+            self.context.model,
+            self.context.optimizer,
+            each_example=self.trial.config.perturbation == "example",
         )
-        self._validation.require_loss(self._hyperparameters.values)
+        self.validation.require_loss(self.hyperparameters.values)
         return loss, self._begin(plan)
 
     def resume(self, saved: Mapping[str, Any]) -> BilevelState:
@@ -86,7 +80,7 @@ class FirstStep:
         Raises:
             HyperparameterError: If this trial or the optimizer lacks a tuned hyperparameter.
         """
-        missing = saved["readers"].keys() - self._trial.open_parameters.keys()
+        missing = saved["readers"].keys() - self.trial.open_parameters.keys()
         if missing:
             raise HyperparameterError(
                 f"The saved state tunes {', '.join(sorted(missing))}, which this trial has not "
@@ -95,7 +89,7 @@ class FirstStep:
         lost = [
             name
             for name, functions in saved["readers"].items()
-            if name not in self._hyperparameters.weight_decay.names
+            if name not in self.hyperparameters.weight_decay.names
             and any(function.endswith("(weight_decay=)") for function in functions)
         ]
         if lost:
@@ -104,28 +98,28 @@ class FirstStep:
                 "holds a plain number there. Make the Tuner before optimizer.load_state_dict(...), "
                 "which overwrites the suggested one."
             )
-        plan = TuningPlan.restored(saved, self._context.model, self._trial.open_parameters)
+        plan = TuningPlan.restored(saved, self.context.model, self.trial.open_parameters)
         return self._begin(plan)
 
     def _discovery(self, batch: Any) -> Discovery:
-        context, trial = self._context, self._trial
+        context, trial = self.context, self.trial
         examples = batch_size(batch, context.batch_axis)
         discovery = Discovery(
-            self._hyperparameters.values,
+            self.hyperparameters.values,
             BatchLayout(examples, context.batch_axis),
             {name: distribution for name, (distribution, _) in trial.open_parameters.items()},
             linear=trial.config.method == "delta-stn",
         )
-        discovery.plain_readers.update(self._hyperparameters.optimizer_settings)
+        discovery.plain_readers.update(self.hyperparameters.optimizer_settings)
         discovery.take(batch)
         return discovery
 
     def _begin(self, plan: TuningPlan) -> BilevelState:
         """Make the bilevel state, and store with the trial what is tuned and what is kept."""
-        trial = self._trial
+        trial = self.trial
         open_parameters = trial.open_parameters
         bilevel = BilevelState(
-            plan, open_parameters, self._context, trial.config, self._hyperparameters
+            plan, open_parameters, self.context, trial.config, self.hyperparameters
         )
         trial.store({name: open_parameters[name][1] for name in plan.kept})
         tuned = bilevel.space.parameters

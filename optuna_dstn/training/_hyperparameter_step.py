@@ -16,6 +16,7 @@ Response Jacobians"), with an ε for each example.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
 from optuna_dstn.training._validation import VALIDATION_CUT_OFF, Validation
 
 
+@dataclass
 class HyperparameterStep:
     """A gradient step on λ and, with ``tune_scale``, on σ.
 
-    Args:
+    Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
         validation: The validation batches and loss.
@@ -39,23 +41,16 @@ class HyperparameterStep:
             weights with λ.
     """
 
-    def __init__(
-        self,
-        context: TrainingContext,
-        bilevel: BilevelState,
-        validation: Validation,
-        follow: Callable[[Tensor], None] | None = None,
-    ) -> None:
-        self._context = context
-        self._bilevel = bilevel
-        self._validation = validation
-        self._follow = follow
+    context: TrainingContext
+    bilevel: BilevelState
+    validation: Validation
+    follow: Callable[[Tensor], None] | None = None
 
     def take(self) -> None:
         """Take a step on the next validation batch."""
-        bilevel = self._bilevel
+        bilevel = self.bilevel
         raw = bilevel.space.raw
-        batch, examples = self._validation.next_batch()
+        batch, examples = self.validation.next_batch()
         # The value is zero, and the derivative with respect to λ is the identity.
         displacement = (raw - raw.detach())[None]
         if bilevel.config.tune_scale:
@@ -63,7 +58,7 @@ class HyperparameterStep:
         else:
             gradients = self._hypergradient(batch, examples, displacement)
         advice = NO_SECOND_DERIVATIVE if bilevel.is_linear else ""
-        self._context.progress.require_finite(
+        self.context.progress.require_finite(
             torch.cat(gradients).sum().item(), "hypergradient", advice
         )
         for tensor, gradient in zip(bilevel.tuned_tensors, gradients, strict=True):
@@ -71,16 +66,16 @@ class HyperparameterStep:
         before = raw.detach().clone()
         bilevel.hyper_optimizer.step()
         bilevel.hyperparameters.set(bilevel.space.current())
-        if self._follow is not None:
-            self._follow(raw.detach() - before)
+        if self.follow is not None:
+            self.follow(raw.detach() - before)
 
     def _hypergradient(self, batch: Any, examples: int, displacement: Tensor) -> tuple[Tensor, ...]:
         """Return Θᵀ∇L_V(w), the gradient with respect to λ, at the cost of a plain pass."""
-        bilevel = self._bilevel
+        bilevel = self.bilevel
         deltas = bilevel.deltas(bilevel.response.gates(displacement), 1)
         responding = [p for p in bilevel.responding_parameters if p in deltas]
-        self._context.optimizer.zero_grad()  # frees memory for these gradients
-        with self._validation.loss(batch, examples, bilevel.hyperparameters.values) as loss:
+        self.context.optimizer.zero_grad()  # frees memory for these gradients
+        with self.validation.loss(batch, examples, bilevel.hyperparameters.values) as loss:
             self._require_finite(loss)
             gradients: tuple[Tensor | None, ...] = ()
             if loss.requires_grad:
@@ -99,16 +94,16 @@ class HyperparameterStep:
         self, batch: Any, examples: int, displacement: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
-        bilevel = self._bilevel
+        bilevel = self.bilevel
         noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
         deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
         values = bilevel.hyperparameters.values
-        with self._validation.loss_at_response(batch, examples, values, deltas) as loss:
+        with self.validation.loss_at_response(batch, examples, values, deltas) as loss:
             objective = loss - bilevel.config.entropy_weight * bilevel.space.entropy()
             self._require_finite(objective)
             return torch.autograd.grad(objective, bilevel.tuned_tensors)
 
     def _require_finite(self, loss: Tensor) -> None:
-        self._context.progress.require_finite(
+        self.context.progress.require_finite(
             loss.item(), "validation loss in a step on the hyperparameters"
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,15 +28,17 @@ from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
 from optuna_dstn.training._weight_step import WeightStep
 
 
+@dataclass
 class JointStep:
     """A gradient step on E_ε L_T(λ + ε, φ0 + Φ(λ + ε)) in φ0 and Φ.
 
     Between the steps the model holds the weights at the current λ, φ0 + Φλ. At the start Φ = 0, so
     the first step, which shows what responds, is an ordinary one, on φ0.
 
-    Args:
+    Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
+        perturbed_loss: The loss that the step differentiates.
         first_step: An ordinary step on the weights, for the first step.
 
     Raises:
@@ -43,17 +46,13 @@ class JointStep:
             of the loss.
     """
 
-    def __init__(
-        self,
-        context: TrainingContext,
-        bilevel: BilevelState,
-        first_step: WeightStep,
-    ) -> None:
-        bilevel.hyperparameters.weight_decay.require_terms()
-        self._context = context
-        self._bilevel = bilevel
-        self._first_step = first_step
-        self._perturbed_loss = PerturbedLoss(context, bilevel)
+    context: TrainingContext
+    bilevel: BilevelState
+    perturbed_loss: PerturbedLoss
+    first_step: WeightStep
+
+    def __post_init__(self) -> None:
+        self.bilevel.hyperparameters.weight_decay.require_terms()
 
     def train_on(self, batch: Any) -> float:
         """Add the gradient of a batch; step if the batch completes a step.
@@ -61,9 +60,9 @@ class JointStep:
         Returns:
             The training loss of the batch at the perturbed hyperparameters, before the step.
         """
-        context, progress, bilevel = self._context, self._context.progress, self._bilevel
+        context, progress, bilevel = self.context, self.context.progress, self.bilevel
         if progress.steps == 0:
-            return self._first_step.train_on(batch)
+            return self.first_step.train_on(batch)
         bilevel.hyperparameters.weight_decay.require_terms()
         examples = batch_size(batch, context.batch_axis)
         with torch.no_grad():
@@ -76,40 +75,40 @@ class JointStep:
         with self.at_origin():
             with gates_of(bilevel.response, point) as gates:
                 deltas = bilevel.deltas(gates, examples, trains_weights=True)
-                loss = self._perturbed_loss.add_gradient(
+                loss = self.perturbed_loss.add_gradient(
                     batch, examples, values, deltas, decay_at=lambda: (values, deltas)
                 )
-            self._perturbed_loss.require_gradient(is_first=progress.steps == 1)
+            self.perturbed_loss.require_gradient(is_first=progress.steps == 1)
             if progress.is_last_of_step:
                 self._apply_gradients(deltas)
         return loss.item()
 
     def finish(self) -> None:
         """Complete the first step; :meth:`train_on` completes the others itself."""
-        if self._context.progress.steps == 0:
-            self._first_step.finish()
+        if self.context.progress.steps == 0:
+            self.first_step.finish()
 
     def follow(self, change: Tensor) -> None:
         """Move the model's weights by Φ times a change of λ, shape (h,)."""
-        self._bilevel.response.move(change)
+        self.bilevel.response.move(change)
 
     @contextmanager
     def at_origin(self) -> Iterator[None]:
         """Let the model hold φ0 inside, and φ0 + Φλ of the new φ0 and Φ afterwards."""
-        raw = self._bilevel.space.raw.detach()
-        self._bilevel.response.move(-raw)
+        raw = self.bilevel.space.raw.detach()
+        self.bilevel.response.move(-raw)
         try:
             yield
         finally:
-            self._bilevel.response.move(raw)
+            self.bilevel.response.move(raw)
 
     def _apply_gradients(self, deltas: Deltas) -> None:
-        optimizer, response_optimizer = self._context.optimizer, self._bilevel.response_optimizer
-        max_norm = self._context.max_grad_norm
+        optimizer, response_optimizer = self.context.optimizer, self.bilevel.response_optimizer
+        max_norm = self.context.max_grad_norm
         norm = clipped_gradient_norm(optimizer, max_norm)
-        self._context.progress.require_finite(norm, "gradient of the training loss")
+        self.context.progress.require_finite(norm, "gradient of the training loss")
         norm = clipped_gradient_norm(response_optimizer.optimizer, max_norm)
-        self._context.progress.require_finite(norm, "gradient of the response's training loss")
+        self.context.progress.require_finite(norm, "gradient of the response's training loss")
         response_optimizer.step()
-        with self._bilevel.hyperparameters.weight_decay.as_term(deltas):
+        with self.bilevel.hyperparameters.weight_decay.as_term(deltas):
             optimizer.step()

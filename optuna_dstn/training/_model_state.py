@@ -127,8 +127,9 @@ class ModelState:
     def rewound(self, before: Snapshot) -> Iterator[None]:
         """Work on an earlier state inside."""
         self._changing |= self._changes_since(before)
-        earlier = {key: copied(before.values.get(key, MISSING)) for key in self._changing}
-        with self._replaced(self._changing, {**earlier, **before.copies}):
+        late = self._changing & (before.values.keys() - before.copies.keys())
+        copies = {**before.copies, **copied({key: before.values[key] for key in late})}
+        with self._replaced(self._changing, copies):
             yield
 
     @contextmanager
@@ -187,7 +188,7 @@ class ModelState:
         return call() if changed else output
 
     def _new_streams(self) -> dict[Key, Any]:
-        return {key: copied(v) for key, v in self._initial.items() if key in self._streams}
+        return copied({key: v for key, v in self._initial.items() if key in self._streams})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is known of the streams, as they were at first and in validation."""
@@ -195,15 +196,15 @@ class ModelState:
             "streams": sorted(self._streams, key=repr),
             "evaluated": sorted(self._evaluated),
             "initial": self._new_streams(),
-            "validation": {key: copied(value) for key, value in self._validation.items()},
+            "validation": copied(self._validation),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._streams = set(state["streams"])
         self._evaluated = set(state["evaluated"])
-        self._initial |= {key: copied(value) for key, value in state["initial"].items()}
-        self._validation = {key: copied(value) for key, value in state["validation"].items()}
+        self._initial |= copied(state["initial"])
+        self._validation = copied(state["validation"])
 
     # -- reading and writing ---------------------------------------------------------------------
 
@@ -251,7 +252,7 @@ class ModelState:
     def _copies(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Return copies of what is state among the present values."""
         values = {key: self._value(key) for key in keys}
-        return {k: copied(v) for k, v in values.items() if fingerprint(v) not in (OTHER, MISSING)}
+        return copied({k: v for k, v in values.items() if fingerprint(v) not in (OTHER, MISSING)})
 
     @contextmanager
     def _replaced(self, keys: set[Key], values: Mapping[Key, Any]) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,17 +27,17 @@ _NO_GRADIENT = (
 )
 
 
+@dataclass
 class PerturbedLoss:
     """L_T(λ + ε, w + Δ): each example of a batch has an ε of its own, and so a Δ of its own.
 
-    Args:
+    Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
     """
 
-    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
-        self._context = context
-        self._bilevel = bilevel
+    context: TrainingContext
+    bilevel: BilevelState
 
     def add_gradient(
         self,
@@ -63,7 +64,7 @@ class PerturbedLoss:
         Returns:
             The mean training loss, without its graph.
         """
-        context, bilevel = self._context, self._bilevel
+        context, bilevel = self.context, self.bilevel
         shared = bilevel.plan.shared
         perturbed = bilevel.space.columns(values)
         mode = PerturbedValues(
@@ -99,15 +100,15 @@ class PerturbedLoss:
         Raises:
             HyperparameterError: If no gradient has.
         """
-        for tensor in (*gates, *self._bilevel.response.parameters()):
+        for tensor in (*gates, *self.bilevel.response.parameters()):
             if tensor.grad is not None and (not is_first or bool(tensor.grad.any())):
                 return
         raise HyperparameterError(_NO_GRADIENT)
 
     def _add_decay_gradient(self, values: Tensor, deltas: Deltas) -> None:
-        hyperparameters = self._bilevel.hyperparameters
+        hyperparameters = self.bilevel.hyperparameters
         perturbed: Mapping[str, Any] = ChainMap(
-            self._bilevel.space.columns(values),  # type: ignore[arg-type]
+            self.bilevel.space.columns(values),  # type: ignore[arg-type]
             hyperparameters.values,  # type: ignore[arg-type]
         )
         loss = hyperparameters.weight_decay.response_loss(deltas, perturbed)
@@ -115,9 +116,9 @@ class PerturbedLoss:
             self._backward(loss)
 
     def _backward(self, loss: Tensor, share: float = 1.0) -> None:
-        self._context.progress.require_finite(loss.item(), "training loss of the response")
+        self.context.progress.require_finite(loss.item(), "training loss of the response")
         if loss.requires_grad:
-            (share / self._context.progress.batches_per_step * loss).backward()
+            (share / self.context.progress.batches_per_step * loss).backward()
 
 
 @contextmanager

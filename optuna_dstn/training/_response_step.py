@@ -12,6 +12,7 @@ Jacobian of the response for any σ. Centered STN moves the weights of the netwo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import math
 from typing import Any
 
@@ -33,21 +34,19 @@ NO_SECOND_DERIVATIVE = (
 )
 
 
+@dataclass
 class ResponseStep:
     """A gradient step on E_ε L_T(λ0 + ε, w0 + Θε) in Θ.
 
-    Args:
+    Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
-
-    Attributes:
-        perturbed_loss: The loss that both halves of the step differentiate.
+        perturbed_loss: The loss that the step differentiates.
     """
 
-    def __init__(self, context: TrainingContext, bilevel: BilevelState) -> None:
-        self._context = context
-        self._bilevel = bilevel
-        self.perturbed_loss = PerturbedLoss(context, bilevel)
+    context: TrainingContext
+    bilevel: BilevelState
+    perturbed_loss: PerturbedLoss
 
     def add_gradient(self, batch: Any) -> None:
         """Add the gradient of the mean of the losses at ε and at −ε.
@@ -56,8 +55,8 @@ class ResponseStep:
         of the example, which is zero only in the mean over ε. In the mean of both losses this noise
         cancels, because both draw the same random numbers (dropout masks, noise).
         """
-        context, bilevel = self._context, self._bilevel
-        if not self._context.progress.is_accumulating:
+        context, bilevel = self.context, self.bilevel
+        if not self.context.progress.is_accumulating:
             context.optimizer.zero_grad()  # frees memory for the gradients of the response
         batch, examples = self._part_for_response(batch)
         with torch.no_grad():
@@ -71,7 +70,7 @@ class ResponseStep:
                 self.perturbed_loss.add_gradient(
                     batch, examples, values[:examples], deltas, share=0.5
                 )
-            if self._context.progress.steps == 0 and self._context.progress.is_first_of_step:
+            if self.context.progress.steps == 0 and self.context.progress.is_first_of_step:
                 self.perturbed_loss.require_gradient(gates, is_first=True)
             deltas = bilevel.deltas(-gates, examples)
 
@@ -85,10 +84,10 @@ class ResponseStep:
 
     def finish(self) -> None:
         """Step along the gradient that the batches of a step have added up."""
-        response_optimizer = self._bilevel.response_optimizer
-        norm = response_optimizer.clip(self._context.max_grad_norm)
-        advice = NO_SECOND_DERIVATIVE if self._bilevel.is_linear else ""
-        self._context.progress.require_finite(
+        response_optimizer = self.bilevel.response_optimizer
+        norm = response_optimizer.clip(self.context.max_grad_norm)
+        advice = NO_SECOND_DERIVATIVE if self.bilevel.is_linear else ""
+        self.context.progress.require_finite(
             norm, "gradient of the response's training loss", advice
         )
         response_optimizer.step()
@@ -96,13 +95,13 @@ class ResponseStep:
 
     def _part_for_response(self, batch: Any) -> tuple[Any, int]:
         """Return the part of a batch for this step, and its size; steps take the parts in turn."""
-        examples = batch_size(batch, self._context.batch_axis)
-        config = self._bilevel.config
+        examples = batch_size(batch, self.context.batch_axis)
+        config = self.bilevel.config
         # Batch normalisation needs two examples at least: one alone has no variance.
         count = min(examples, max(2, math.ceil(examples * config.response_fraction)))
         if count == examples:
             return batch, examples
-        turn = self._context.progress.steps // config.response_interval
+        turn = self.context.progress.steps // config.response_interval
         start = min(turn % math.ceil(examples / count) * count, examples - count)
         part = slice(start, start + count)
-        return part_of(batch, part, examples, self._context.batch_axis), count
+        return part_of(batch, part, examples, self.context.batch_axis), count

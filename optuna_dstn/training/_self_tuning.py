@@ -33,6 +33,7 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
 from optuna_dstn.training._joint_step import JointStep
+from optuna_dstn.training._perturbed_loss import PerturbedLoss
 from optuna_dstn.training._response_step import ResponseStep
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
@@ -57,11 +58,12 @@ class Steps(NamedTuple):
 def _steps_of(context: TrainingContext, bilevel: BilevelState, validation: Validation) -> Steps:
     """Return the steps of the method that ``bilevel.config`` names."""
     weights = WeightStep(context, bilevel.forward_mode)
+    perturbed_loss = PerturbedLoss(context, bilevel)
     if bilevel.config.method == "stn":
-        joint = JointStep(context, bilevel, first_step=weights)
+        joint = JointStep(context, bilevel, perturbed_loss, first_step=weights)
         hyperparameters = HyperparameterStep(context, bilevel, validation, joint.follow)
         return Steps(joint, None, hyperparameters)
-    response = ResponseStep(context, bilevel)
+    response = ResponseStep(context, bilevel, perturbed_loss)
     return Steps(weights, response, HyperparameterStep(context, bilevel, validation))
 
 

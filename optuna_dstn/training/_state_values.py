@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Parameter
 
+
+Key = TypeVar("Key")
 
 MISSING = object()  # stands for an attribute that is not there
 OTHER = object()  # the fingerprint of what is no state
@@ -46,18 +49,32 @@ def fingerprint(value: Any) -> Any:
     return OTHER
 
 
-def copied(value: Any) -> Any:
-    """Return a copy of a value without its graph; a parameter in the value is not copied."""
+def copied(values: Mapping[Key, Any]) -> dict[Key, Any]:
+    """Return copies of values without their graphs; what two values share, their copies share.
+
+    Parameters are not copied.
+    """
+    copies: dict[int, Any] = {}
+    return {key: _copied(value, copies) for key, value in values.items()}
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
     kind = type(value)
+    if id(value) in copies:
+        return copies[id(value)]
+    result: Any
     if isinstance(value, Tensor):
-        return value if is_parameter(value) else value.detach().clone()
-    if kind is Generator:
-        return value.clone_state()
-    if kind is dict:
-        return {key: copied(item) for key, item in value.items()}
-    if kind in (list, tuple):
-        return kind(map(copied, value))
-    return value
+        result = value if is_parameter(value) else value.detach().clone()
+    elif kind is Generator:
+        result = value.clone_state()
+    elif kind is dict:
+        result = {key: _copied(item, copies) for key, item in value.items()}
+    elif kind in (list, tuple):
+        result = kind(_copied(item, copies) for item in value)
+    else:
+        return value
+    copies[id(value)] = result
+    return result
 
 
 def is_parameter(tensor: Tensor) -> bool:

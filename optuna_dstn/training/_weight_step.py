@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from optuna_dstn.batch._batch import batch_size, mean_loss
@@ -11,22 +12,18 @@ from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._context import TrainingContext
 
 
+@dataclass
 class WeightStep:
     """A gradient step on L_T(λ, w) in the weights w, at the current hyperparameters λ.
 
-    Args:
+    Attributes:
         context: The user's objects and settings.
         forward_mode: Returns the context in which ``loss_fn`` runs. Inside it each hyperparameter
             has its current value.
     """
 
-    def __init__(
-        self,
-        context: TrainingContext,
-        forward_mode: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        self._context = context
-        self._forward_mode = forward_mode
+    context: TrainingContext
+    forward_mode: Callable[[], AbstractContextManager[Any]]
 
     def train_on(self, batch: Any) -> float:
         """Add the gradient of a batch; step at once, unless several batches make one step.
@@ -34,11 +31,11 @@ class WeightStep:
         Returns:
             The training loss of the batch, before the step.
         """
-        context, progress = self._context, self._context.progress
+        context, progress = self.context, self.context.progress
         examples = batch_size(batch, context.batch_axis)
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
-        with self._forward_mode():
+        with self.forward_mode():
             output = context.loss_fn(context.model, batch)
         loss = mean_loss(output, examples, "loss_fn")
         value = loss.item()
@@ -50,11 +47,11 @@ class WeightStep:
 
     def finish(self) -> None:
         """Step after the last of several batches; nothing is left to do after a single one."""
-        if self._context.progress.is_accumulating:
+        if self.context.progress.is_accumulating:
             self._apply_gradient()
 
     def _apply_gradient(self) -> None:
-        optimizer = self._context.optimizer
-        norm = clipped_gradient_norm(optimizer, self._context.max_grad_norm)
-        self._context.progress.require_finite(norm, "gradient of the training loss")
+        optimizer = self.context.optimizer
+        norm = clipped_gradient_norm(optimizer, self.context.max_grad_norm)
+        self.context.progress.require_finite(norm, "gradient of the training loss")
         optimizer.step()

@@ -397,7 +397,7 @@ def test_each_gradient_is_clipped_to_the_norm(method: str) -> None:
         norms.append(torch.cat(gradients).norm().item())
 
     small.optimizer.register_step_pre_hook(note)
-    small.settled.response_optimizer.optimizer.register_step_pre_hook(note)
+    small.bilevel.response_optimizer.optimizer.register_step_pre_hook(note)
     small.steps(1)
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-3)
 

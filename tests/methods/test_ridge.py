@@ -225,7 +225,7 @@ def jacobian(tuner: Tuner, model: nn.Module) -> Tensor:
     return torch.cat(rows, dim=1).T.detach()
 
 
-class Settled(NamedTuple):
+class Converged(NamedTuple):
     """Weights and response trained to their optimum at fixed hyperparameters.
 
     Attributes:
@@ -241,7 +241,7 @@ class Settled(NamedTuple):
 
 
 @pytest.fixture(params=PROBLEMS, scope="module")
-def settled(request: pytest.FixtureRequest) -> Settled:
+def converged(request: pytest.FixtureRequest) -> Converged:
     torch.manual_seed(0)
     problem = PROBLEMS[request.param]
     train, valid = make_data(noise=0.5)
@@ -271,17 +271,17 @@ def settled(request: pytest.FixtureRequest) -> Settled:
         made[0].param_groups[0]["lr"] = 0.01 * falling
         if step >= 800:
             total = total + jacobian(tuner, model) / 400
-    return Settled(problem, tuner, model, train, valid, total)
+    return Converged(problem, tuner, model, train, valid, total)
 
 
-def test_weights_reach_the_exact_optimum(settled: Settled) -> None:
-    problem, _, model, train, _, _ = settled
+def test_weights_reach_the_exact_optimum(converged: Converged) -> None:
+    problem, _, model, train, _, _ = converged
     exact = best_response(problem, problem.start.double(), train)
     assert (weights(model) - exact).norm() < 0.02 * exact.norm()
 
 
-def test_the_response_is_the_exact_jacobian(settled: Settled) -> None:
-    problem, _, _, train, _, response = settled
+def test_the_response_is_the_exact_jacobian(converged: Converged) -> None:
+    problem, _, _, train, _, response = converged
     exact = torch.autograd.functional.jacobian(
         lambda raw: best_response(problem, raw, train), problem.start.double()
     )
@@ -290,8 +290,8 @@ def test_the_response_is_the_exact_jacobian(settled: Settled) -> None:
     assert error <= 0.05
 
 
-def test_the_hypergradient_points_where_the_exact_one_does(settled: Settled) -> None:
-    problem, tuner, _, train, valid, _ = settled
+def test_the_hypergradient_points_where_the_exact_one_does(converged: Converged) -> None:
+    problem, tuner, _, train, valid, _ = converged
     training: Any = tuner._training
     raw = problem.start.double().requires_grad_()
     loss = validation_loss(best_response(problem, raw, train), valid)

@@ -107,7 +107,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
     """The response's step on k batches is that on the mean of its gradients on each of them."""
     train = batches(6, (6, 2, 4))
 
-    def settled(accumulate: int, **options: Any) -> tuple[Tuner, Any]:
+    def begun(accumulate: int, **options: Any) -> tuple[Tuner, Any]:
         config = TunerConfig(method=method, response_interval=1, response_lr=None, warmup_steps=100)
         study = optuna_dstn.create_study(config=config)
         tuner, model = started(study, momentum=0.0, accumulate_grad_batches=accumulate, **options)
@@ -130,7 +130,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
         with at_origin:  # STN's model holds the weights of today's λ, and trains those of λ = 0
             return [t.detach().clone() for t in tensors(tuner, training)]
 
-    tuner, training = settled(3, max_grad_norm=max_norm)
+    tuner, training = begun(3, max_grad_norm=max_norm)
     start = values(tuner, training)
     torch.manual_seed(7)
     for batch in train[:3]:
@@ -138,7 +138,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
     changes = [a - b for a, b in zip(values(tuner, training), start, strict=True)]
 
     # One after the other, each from the same start, with the optimizers' steps left out.
-    single, training = settled(3)
+    single, training = begun(3)
     training.context.optimizer.step = lambda: None
     training.bilevel.response_optimizer.step = lambda: None
     sums = [torch.zeros_like(t) for t in start]

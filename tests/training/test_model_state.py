@@ -164,9 +164,28 @@ def of_object() -> tuple[Loss, list[Any]]:
     return loss, [loss]
 
 
+class Shared(nn.Module):
+    """Two modules write into one tensor in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell()
+        self.mean = torch.zeros(())
+        self.cell.mean = self.mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.cell(x, None)
+        self.mean.mul_(0.5).add_(y.detach().mean())
+        assert torch.equal(self.mean, self.cell.mean)
+        self.cell.mean.add_(0.1)
+        assert torch.equal(self.mean, self.cell.mean)
+        return y + self.mean.clone()
+
+
 # The model, and the loss function with what the user names.
 PLACES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Loss, list[Any]]]]] = {
     "model": (Stateful, lambda: (of_model, [])),
+    "shared tensor": (Shared, lambda: (of_model, [])),
     "loss module": (Cell, lambda: (LossModule(), [])),
     "method of a loss module": (Cell, lambda: (LossModule().method, [])),
     "named module": (Cell, of_named_module),

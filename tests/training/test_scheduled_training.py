@@ -35,7 +35,7 @@ SCHEDULE = pd.DataFrame(
 
 
 def batches(count: int = STEPS) -> Iterator[Any]:
-    """The same batches for every run; what is drawn in training starts alike too."""
+    """Return the same batches for every run, whose random numbers then start from one seed too."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(count):
         rows = torch.randint(len(PROBLEM.train), (16,), generator=generator)

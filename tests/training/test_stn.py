@@ -57,13 +57,13 @@ def test_the_weights_follow_the_hyperparameters() -> None:
     small = DecayedRegression("stn", warmup_steps=10**9)
     small.steps(10)
     training: Any = small.tuner._training
-    origin, raw = small.origin(), small.settled.space.raw.detach().clone()
+    origin, raw = small.origin(), small.bilevel.space.raw.detach().clone()
     weights = torch.cat([p.detach().flatten() for p in small.model.parameters()])
     training.steps.hyperparameters.take()
     torch.testing.assert_close(small.origin(), origin, rtol=1e-12, atol=1e-13)
     moved = torch.cat([p.detach().flatten() for p in small.model.parameters()]) - weights
     slope = (weights - origin) / raw
-    torch.testing.assert_close(moved, slope * (small.settled.space.raw - raw), rtol=1e-9, atol=0)
+    torch.testing.assert_close(moved, slope * (small.bilevel.space.raw - raw), rtol=1e-9, atol=0)
     assert moved.abs().max() > 1e-4
 
 
@@ -71,13 +71,13 @@ def test_folding_and_unfolding_hardly_rounds() -> None:
     """In single precision, over many steps that change nothing."""
     small = DecayedRegression("stn", warmup_steps=10**9)
     small.steps(10)
-    model, settled = small.model, small.settled
+    model, bilevel = small.model, small.bilevel
     training: Any = small.tuner._training
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
     with torch.no_grad():
-        settled.space.raw.fill_(3.7)
-        for tensor in settled.response.parameters():
+        bilevel.space.raw.fill_(3.7)
+        for tensor in bilevel.response.parameters():
             tensor.normal_()
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(1000):
@@ -162,18 +162,18 @@ def test_decoupled_decay_of_the_uncentred_weights() -> None:
     weight = small.model[0].weight  # type: ignore[union-attr]
     state = small.optimizer.state[weight]
     metric = (state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).sqrt() + 1e-8
-    settled = small.settled
-    (term,) = settled.response.deltas(settled.response.gates(torch.ones(1, 1)))[id(weight)]
+    bilevel = small.bilevel
+    (term,) = bilevel.response.deltas(bilevel.response.gates(torch.ones(1, 1)))[id(weight)]
     slope = term.per_example()[0].detach()
     random_state = torch.get_rng_state()
-    raw = settled.space.raw.detach() + settled.space.scale.detach() * torch.randn(48, 1)
+    raw = bilevel.space.raw.detach() + bilevel.space.scale.detach() * torch.randn(48, 1)
     decays = (math.log(1e-3) + math.log(1e4) * torch.sigmoid(raw)).exp()
     origin = small.origin()[:12]
     bias = (
         small.origin()[12]
         + raw[:, 0]
         * (
-            settled.response.deltas(settled.response.gates(torch.ones(1, 1)))[
+            bilevel.response.deltas(bilevel.response.gates(torch.ones(1, 1)))[
                 id(small.model[0].bias)
             ][  # type: ignore[union-attr]
                 0

@@ -338,7 +338,7 @@ def test_a_state_of_another_method_is_refused(saved: Any, loaded: Any, message: 
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
-def test_values_from_before_the_tuning_are_told_of(
+def test_a_warning_says_that_the_best_values_are_from_before_the_tuning(
     is_resumed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The best evaluation may come in the warm-up: then nothing tuned is kept."""

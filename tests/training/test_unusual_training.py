@@ -185,7 +185,7 @@ def test_what_forward_writes_into_parameters_happens_once_a_step(write: Any, met
 
 
 def test_what_a_loss_function_writes_into_a_module_of_its_own_happens_once_a_step() -> None:
-    """As a momentum encoder beside the model."""
+    """A momentum encoder beside the model is an example."""
 
     def make_loss() -> tuple[Callable[[Any, Batch], Tensor], nn.Module]:
         torch.manual_seed(2)
@@ -557,7 +557,7 @@ def test_a_parameter_replaced_in_the_optimizer_too(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("added", [False, True])
 def test_what_is_added_later(added: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A new group is trained, and the user told; a layer that nobody trains is his own business."""
+    """A new group is trained with a warning; a layer that no group holds draws no warning."""
     tuner, model, optimizer = deep(held=("first", "last"))
     assert warnings_of(caplog, run(tuner)) == []
     if added:
