@@ -144,7 +144,7 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     "--tuners",
     default=[],
     show_default="all but the variants that «list» marks",
-    help="Who tunes, likewise; «delta-stn» stands for all its starts.",
+    help="The tuners, given in the same way; «delta-stn» stands for all its starts.",
 )
 @click.option("--seeds", default=1, type=click.IntRange(1), help="Studies of each tuner.")
 @_options.scale
@@ -157,7 +157,10 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     "and PBT take one search, whose cost is measured.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), show_default="the problem's", help="Of a training run."
+    "--epochs",
+    type=click.IntRange(1),
+    show_default="the problem's",
+    help="Epochs of a training run.",
 )
 @click.option("--retrain", default=5, type=click.IntRange(1), help="Fresh seeds after each study.")
 @_options.data_dir
