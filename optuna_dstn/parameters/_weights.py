@@ -328,7 +328,7 @@ def _batch_axis(batch: BatchLayout, tensor: Tensor, weights: Sequence[Tensor]) -
     """Return the batch axis of examples against which weights broadcast, none with that axis."""
     taken = [
         axis
-        for axis in range(min(2, tensor.ndim))
+        for axis in range(tensor.ndim)
         if any(w.ndim >= tensor.ndim - axis and w.shape[axis - tensor.ndim] != 1 for w in weights)
     ]
     return batch.axis_of(tensor, taken)

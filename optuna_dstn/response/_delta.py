@@ -102,15 +102,10 @@ class Deltas:
         self._computed.append(computed)
         self._terms[id(computed)] = terms
 
-    def along(self, axis: int, like: Tensor) -> Deltas:
-        """Return the same for tensors that are known to have the examples along ``axis``.
-
-        Args:
-            axis: The axis.
-            like: A tensor that has them in the same order along this axis.
-        """
+    def along(self, axis: int) -> Deltas:
+        """Return the same for tensors that are known to have the examples along ``axis``."""
         deltas = copy.copy(self)
-        deltas.batch = self.batch.along(axis, like)
+        deltas.batch = self.batch.along(axis)
         return deltas
 
     def forget(self, computed: Tensor) -> None:

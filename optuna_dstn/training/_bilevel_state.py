@@ -40,6 +40,7 @@ class BilevelState:
         response_optimizer: Steps Θ.
         hyper_optimizer: Steps :attr:`trained`.
         trained: λ and, if it is tuned, ρ.
+        lengths: Lengths that axes have which are not the batch's.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class BilevelState:
         optimizer_factory: OptimizerFactory | None,
     ) -> None:
         self.plan = plan
+        self.lengths = {*plan.lengths}
         self.watch = ParameterWatch(model, optimizer, plan)
         tuned = {name: opened[name] for name in plan.readers}
         weights = next(p for group in plan.responding for p in group.values())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from optuna_dstn.batch._batch import part_of
+from optuna_dstn.batch._clear_size import clear_size, explaining_part
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._self_tuning import SelfTuning
@@ -42,13 +43,14 @@ class CenteredSTN(SelfTuning):
         if self._batches_of_step == 1:
             self._optimizer.zero_grad()  # its memory serves the response's gradients
         state = self._settled
+        whole = examples
         batch, examples = self._part_for_response(batch, examples)
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.shared_draws)
             both = torch.cat([perturbation, -perturbation])
             values = state.space.constrain(state.space.raw + both)
         # The gates are linear in ε, so both halves share one product with U, and its derivative.
-        with self._gates(perturbation) as gates:
+        with self._gates(perturbation) as gates, explaining_part(examples, whole):
             with repeated_random_numbers(perturbation):
                 deltas = self._deltas(gates, examples)
                 self._add_perturbed_gradient(batch, examples, values[:examples], deltas, share=0.5)
@@ -76,9 +78,13 @@ class CenteredSTN(SelfTuning):
         response_optimizer.zero_grad()  # its memory serves the weights' gradients
 
     def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
-        """Return the part of a batch that the response sees, and its size; other parts by turns."""
+        """Return the part of a batch that the response sees, and its size; other parts by turns.
+
+        The part is so large that lengths tell which axis is the batch's.
+        """
         # Two at least: of one alone there is no variance for batch normalisation.
         count = min(examples, max(2, math.ceil(examples * self._config.response_fraction)))
+        count = clear_size(self._seen, count, self._settled.lengths)
         if count == examples:
             return batch, examples
         turn = self.steps // self._config.response_interval

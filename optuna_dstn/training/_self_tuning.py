@@ -31,7 +31,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter, logger
-from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss
+from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss, part_of, tensors_of
+from optuna_dstn.batch._clear_size import (
+    UnclearLengthsError,
+    UndividedBatchError,
+    clear_size,
+    explaining_part,
+    require_lengths_tell,
+)
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._plan import TuningPlan, make_plan
@@ -44,9 +51,10 @@ from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.study._attributes import CONFIG, START, TUNED
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._evaluation import LossFunction, differentiable_in_evaluation, evaluating
-from optuna_dstn.training._model_state import ModelState
+from optuna_dstn.training._model_state import ModelState, Snapshot
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
 from optuna_dstn.training._weight_decay import WeightDecay
@@ -145,15 +153,16 @@ class SelfTuning(Training):
     def step(self, batch: Any) -> float:
         self._set_optimizer()
         examples = batch_size(batch, self._batch_axis)
-        before = self._model_state.taken() if self._response_is_due else None
+        needs_state = self._response_is_due or self._state is None
+        before = self._model_state.taken() if needs_state else None
         if self._state is None:
-            loss = self._discovering_weight_step(batch, examples)
+            loss = self._discovering_weight_step(batch, examples, before)
         else:
             self._state.space.require_same_place(self._model)
             self._state.watch.require_none_replaced()
             loss = self._train_weights(batch, examples)
             self._state.watch.warn_of_late()
-        if before is not None:
+        if before is not None and self._response_is_due:
             with self._model_state.rewound(before):
                 self._add_response_gradient(batch, examples)
         if self._is_last_of_step:
@@ -173,7 +182,8 @@ class SelfTuning(Training):
 
     def _unperturbed_weight_step(self, batch: Any, examples: int) -> float:
         plan = self._settled.plan
-        mode = CurrentValues(self._values, frozenset(plan.readers) | plan.idle)
+        self._seen = self._layout_of(batch, examples)
+        mode = CurrentValues(self._values, frozenset(plan.readers) | plan.idle, self._seen)
         return self._weight_step(mode, batch, examples)
 
     @property
@@ -207,7 +217,9 @@ class SelfTuning(Training):
         examples: int,
         values: torch.Tensor,
         deltas: Deltas,
+        *,
         share: float = 1.0,
+        is_unseen: bool = False,
         decay_at: Callable[[], tuple[torch.Tensor, Deltas]] | None = None,
     ) -> torch.Tensor:
         """Add a share of the gradient of ``loss_fn``, at perturbed hyperparameters and at Δ.
@@ -218,6 +230,7 @@ class SelfTuning(Training):
             values: Of the tuned hyperparameters, shape (B, h).
             deltas: Δ, and whether the gradient is that of the weights too.
             share: The factor of the batch's gradient.
+            is_unseen: Whether no other pass has shown that lengths tell the batch axis.
             decay_at: Returns values and Δ at which the gradient of the weight decay, as a term of
                 the loss, is added too, whole. It is that of the parameters that the pass has
                 written; it is called when the pass has freed its memory.
@@ -234,7 +247,6 @@ class SelfTuning(Training):
             state.space.columns(values, without=shared),
             {name: perturbed[name][0].item() for name in shared},
         )
-        mode.take(batch)
         with ExitStack() as keeping:
             if not deltas.trains_weights:
                 keeping.enter_context(self._model_state.unchanged())
@@ -243,6 +255,8 @@ class SelfTuning(Training):
             others = [] if deltas.trains_weights else self._optimized
             with frozen(others), at_response(self._model, mode):
                 loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
+            if is_unseen:
+                require_lengths_tell(deltas.batch)
             self._read |= mode.names
             self._add_gradient(loss, share)
             if decay_at is not None:
@@ -285,8 +299,7 @@ class SelfTuning(Training):
     def _deltas(
         self, gates: torch.Tensor, examples: int, *, trains_weights: bool = False
     ) -> Deltas:
-        follows_order = self._settled.plan.restores_order
-        batch = BatchLayout(examples, self._batch_axis, follows_order=follows_order)
+        batch = BatchLayout(examples, self._batch_axis)
         terms = self._settled.response.deltas(gates)
         if not terms:
             raise HyperparameterError(ALL_FROZEN)
@@ -344,7 +357,18 @@ class SelfTuning(Training):
         self, batch: Any, examples: int, displacement: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
+        try:
+            return self._perturbed_hypergradient_once(batch, examples, displacement)
+        except UnclearLengthsError:
+            self._settled.lengths.add(examples)  # the next pass is on fewer examples
+            return self._perturbed_hypergradient_once(batch, examples, displacement)
+
+    def _perturbed_hypergradient_once(
+        self, batch: Any, examples: int, displacement: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         state = self._settled
+        whole = examples
+        batch, examples = self._clear_part(batch, examples)
         noise = state.space.perturbation(examples, state.shared_validation_draws)
         deltas = self._deltas(state.response.gates(displacement + noise), examples)
         mode = RespondingValidation(self._values, deltas)
@@ -353,11 +377,24 @@ class SelfTuning(Training):
                 self._model_state.validation(anew=self._valid_batches.drawn == 1),
                 evaluating(self._model),
                 at_response(self._model, mode),
+                explaining_part(examples, whole),
             ):
                 loss = merged_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
+                if examples == whole:
+                    require_lengths_tell(deltas.batch)
             loss = loss - self._config.entropy_weight * state.space.entropy()
             self._require_finite_validation(loss)
             return torch.autograd.grad(loss, state.trained)
+
+    def _clear_part(self, batch: Any, examples: int) -> tuple[Any, int]:
+        """Return the part of a batch that a perturbed pass sees, and its size.
+
+        It is the whole batch where lengths tell which axis is the batch's.
+        """
+        size = clear_size(self._layout_of(batch, examples), examples, self._settled.lengths)
+        if size == examples:
+            return batch, examples
+        return part_of(batch, slice(0, size), examples, self._batch_axis), size
 
     def _require_finite_gradient(self, norm: float, what: str) -> None:
         """Check the gradient of a loss that is finite, with respect to the response or to λ."""
@@ -383,31 +420,76 @@ class SelfTuning(Training):
 
     # -- what the first step settles -------------------------------------------------------------
 
-    def _discovering_weight_step(self, batch: Any, examples: int) -> float:
-        """Take the first weight step, and settle what is tuned and what responds."""
-        opened = self._trial.open_parameters
-        met = Discovery(
-            self._values,
-            BatchLayout(examples, self._batch_axis),
-            {name: opened[name][0] for name in opened},
-            linear=self.is_linear,
-        )
-        met.plain_readers.update(self._plain_in_optimizer)
-        met.take(batch)
-        with inside(self._model, met):
-            loss = self._weight_step(met, batch, examples)
+    def _discovering_weight_step(self, batch: Any, examples: int, before: Snapshot | None) -> float:
+        """Take the first weight step, and settle what is tuned and what responds.
+
+        Where lengths do not tell the batch axis, what is tuned and what responds is found in a
+        second pass, on so few examples that they do.
+        """
+        self._seen = self._layout_of(batch, examples)
+        discovery = self._discovery(self._seen)
+        with inside(self._model, discovery):
+            loss = self._weight_step(discovery, batch, examples)
+        lengths = self._seen.other_lengths
+        if not discovery.lengths_tell:
+            assert before is not None, "it is taken before the first step"
+            size = clear_size(self._seen, examples - 1, discovery.constant_lengths)
+            try:
+                discovery, lengths = self._discovery_on_part(
+                    batch, examples, size, before, discovery.has_warned
+                )
+            except UndividedBatchError:
+                # A constant that fits the whole batch alone is one of the batch.
+                if not self._seen.lengths_tell:
+                    raise
+            if not self._seen.lengths_tell:
+                lengths.add(examples)
         plan = make_plan(
-            met,
+            discovery,
             self._weight_decay.parameters,
-            opened,
+            self._trial.open_parameters,
             self._trial.enqueued_names,
             self._model,
             self._optimizer,
+            lengths=frozenset(lengths),
             each_example=self._config.perturbation == "example",
         )
         self._check_validation_loss()
         self._start(plan)
         return loss
+
+    def _discovery(self, layout: BatchLayout) -> Discovery:
+        opened = self._trial.open_parameters
+        ranges = {name: opened[name][0] for name in opened}
+        discovery = Discovery(self._values, layout, ranges, linear=self.is_linear)
+        discovery.plain_readers.update(self._plain_in_optimizer)
+        return discovery
+
+    def _discovery_on_part(
+        self, batch: Any, examples: int, size: int, before: Snapshot, has_warned: bool
+    ) -> tuple[Discovery, set[int]]:
+        """Repeat the first pass on some examples, without a step and without a trace."""
+        layout = BatchLayout(size, self._batch_axis)
+        discovery = self._discovery(layout)
+        discovery.has_warned = has_warned
+        with (
+            self._model_state.rewound(before),
+            repeated_random_numbers(self._optimized[0]),
+            inside(self._model, discovery),
+            discovery.leaving(self._model_state.parameters),
+            explaining_part(size, examples, (Exception,)),
+            discovery,
+        ):
+            part = part_of(batch, slice(0, size), examples, self._batch_axis)
+            layout.note_shapes(tensors_of(part))
+            self._loss_fn(self._model, part)
+        return discovery, layout.other_lengths
+
+    def _layout_of(self, batch: Any, examples: int) -> BatchLayout:
+        """Return the layout of a pass on a whole batch, with the shapes in the batch noted."""
+        layout = BatchLayout(examples, self._batch_axis)
+        layout.note_shapes(tensors_of(batch))
+        return layout
 
     def _check_validation_loss(self) -> None:
         """Meet every mistake in the validation loss now, not after the warm-up."""

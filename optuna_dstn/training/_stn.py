@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from optuna_dstn._errors import logger
+from optuna_dstn.batch._clear_size import explaining_part
 from optuna_dstn.discovery._plan import TuningPlan
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
@@ -29,12 +31,18 @@ class STN(SelfTuning):
     At the start Φ = 0, so the first step, in which what responds is found, is one on φ0.
     """
 
+    _has_warned_of_part = False
+
     def _train_weights(self, batch: Any, examples: int) -> float:
         """Train φ0 and Φ on a batch; the loss is that at the perturbed hyperparameters."""
         if not self.steps:
             return self._unperturbed_weight_step(batch, examples)
         state = self._settled
         self._weight_decay.require_terms()
+        whole = examples
+        batch, examples = self._clear_part(batch, examples)
+        if examples < whole:
+            self._warn_of_part(examples, whole)
         with torch.no_grad():
             perturbation = state.space.perturbation(examples, state.shared_draws)
             point = state.space.raw + perturbation
@@ -45,13 +53,29 @@ class STN(SelfTuning):
         with self._at_origin():
             with self._gates(point) as gates:
                 deltas = self._deltas(gates, examples, trains_weights=True)
-                loss = self._add_perturbed_gradient(
-                    batch, examples, values, deltas, decay_at=lambda: (values, deltas)
-                )
+                with explaining_part(examples, whole):
+                    loss = self._add_perturbed_gradient(
+                        batch,
+                        examples,
+                        values,
+                        deltas,
+                        is_unseen=examples == whole,
+                        decay_at=lambda: (values, deltas),
+                    )
             self._require_gradient(is_first=self.steps == 1)
             if self._is_last_of_step:
                 self._take_steps(deltas)
         return loss.item()
+
+    def _warn_of_part(self, examples: int, whole: int) -> None:
+        if not self._has_warned_of_part:
+            self._has_warned_of_part = True
+            logger.warning(
+                f"Method 'stn' trains the weights on {examples} of the batch's {whole} examples: "
+                f"another axis of the model's tensors has the length {whole} too, and lengths tell "
+                "which axis is the batch's. Take a batch size that is no other axis's length to "
+                "train on all examples."
+            )
 
     def _take_steps(self, deltas: Deltas) -> None:
         optimizer, response_optimizer = self._optimizer, self._settled.response_optimizer

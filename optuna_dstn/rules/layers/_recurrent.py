@@ -455,7 +455,7 @@ def _one_step(cell: type[Recurrence], function: Callable[..., Any]) -> Callable[
         if not any(t is not None and (t in deltas or split(t)[1] is not None) for t in tensors):
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         state = State(*(deltas.shared_in_batch(s) if s in deltas else s for s in states))
-        own = deltas.along(0, input)
+        own = deltas.along(0)
         from_input = linear(own, input, w_ih, b_ih)
         from_hidden = linear(own, state.hidden, w_hh, b_hh)
         hidden, memory = cell.step(from_input, from_hidden, state)
