@@ -25,19 +25,26 @@ class BatchLayout:
     looks at every call that may merge axes, and remembers how many rows it has made. No tensor is
     kept or followed.
 
-    Where several axes have these lengths, lengths do not tell; see :attr:`lengths_tell` and
-    :mod:`._clear_size`.
+    Where several axes have these lengths, lengths alone do not tell; see
+    :mod:`optuna_dstn.batch._clear_size`.
 
     Args:
         examples: B, the size of the batch.
         axis: The axis that is the batch's where several are as long: 0 or 1.
+        records_axes: Whether to record the batch axis of every tensor.
 
     Attributes:
         examples: As given.
+        batch_axes: For each tensor that was noted, its batch axis and how many rows of an example
+            lie side by side along the axis; ``None`` if this is not recorded.
+        is_misled: Whether a reshape gave the length of the batch to another axis, as
+            ``x.reshape(2, 4, C)`` of (4, 2, C) does for a batch of 4.
     """
 
-    def __init__(self, examples: int, axis: int = 0) -> None:
+    def __init__(self, examples: int, axis: int = 0, *, records_axes: bool = False) -> None:
         self.examples = examples
+        self.batch_axes: list[tuple[int | None, int | None]] | None = [] if records_axes else None
+        self.is_misled = False
         self._axis = axis
         self._shapes: set[torch.Size] = set()
         # By the number of rows: how many rows of one example lie side by side.
@@ -47,8 +54,6 @@ class BatchLayout:
         self._order = PackedOrder()
         # Numbers of rows that have been made in several orders.
         self._mixed: set[int] = set()
-        # The first reshape that gave another axis the length of the batch.
-        self.misleading: tuple[torch.Size, torch.Size] | None = None
 
     # -- the batch axis --------------------------------------------------------------------------
 
@@ -177,7 +182,6 @@ class BatchLayout:
             kwargs: The same by name.
             output: What it returned.
         """
-        self.note_shapes(results_of(output))
         self._order.note(func, args, kwargs, output)
         if func in RESHAPING_FUNCTIONS:
             source = args[0] if args else kwargs.get("input")
@@ -187,10 +191,17 @@ class BatchLayout:
             self._note_joined(args[0] if args else kwargs["tensors"], output)
         elif func in PACKING_FUNCTIONS:
             self._note_packing(func, args, output)
+        self.note_tensors(results_of(output))
 
-    def note_shapes(self, tensors: Iterable[Any]) -> None:
-        """Note the shapes of tensors of the pass."""
-        self._shapes.update(tensor.shape for tensor in tensors if isinstance(tensor, Tensor))
+    def note_tensors(self, tensors: Iterable[Any]) -> None:
+        """Note the shapes of tensors of the pass, and their batch axes if these are recorded."""
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                self._shapes.add(tensor.shape)
+                if self.batch_axes is not None:
+                    axis = self.axis_of(tensor)
+                    rows = None if axis is None else self._merged.get(tensor.shape[axis])
+                    self.batch_axes.append((axis, rows))
 
     def _note_reshaped(self, shape: torch.Size, axis: int | None, output: Tensor) -> None:
         if axis is None or output.shape == shape:
@@ -205,9 +216,7 @@ class BatchLayout:
                 break
         else:
             new_axis = -1
-        own = self.axis_of(output)
-        if own not in (None, new_axis) and self.misleading is None:
-            self.misleading = shape, output.shape
+        self.is_misled |= self.axis_of(output) not in (None, new_axis)
 
     def _note_rows(self, length: int, side_by_side: int) -> None:
         if length == self.examples:
@@ -244,18 +253,19 @@ class BatchLayout:
     # -- do lengths tell? ------------------------------------------------------------------------
 
     @property
-    def lengths_tell(self) -> bool:
-        """Whether no tensor so far had two axes as long as the batch, or as rows of it.
-
-        (B, B) scores of all pairs of examples have two too: a pass on another number of examples
-        shows whether the second axis is as long as the batch by chance; see
-        :attr:`other_lengths`.
-        """
+    def doubtful_shapes(self) -> set[tuple[int, ...]]:
+        """The shapes so far with two axes as long as the batch, or as rows of it."""
         own = self.own_lengths
-        return self.examples == 1 or (
-            self.misleading is None
-            and not any(sum(length in own for length in shape) > 1 for shape in self._shapes)
-        )
+        return {
+            tuple(shape)
+            for shape in self._shapes
+            if self.examples > 1 and sum(length in own for length in shape) > 1
+        }
+
+    @property
+    def packed_orders(self) -> set[tuple[int, ...]]:
+        """The orders that sequences have been packed in."""
+        return self._order.orders
 
     @property
     def own_lengths(self) -> set[int]:

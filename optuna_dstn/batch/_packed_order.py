@@ -23,9 +23,14 @@ _SELECTING_FUNCTIONS = functions((torch, Tensor), "index_select")
 
 
 class PackedOrder:
-    """Finds the example of each sequence, and of each row, of packed sequences."""
+    """Finds the example of each sequence, and of each row, of packed sequences.
+
+    Attributes:
+        orders: The orders that sequences have been packed in.
+    """
 
     def __init__(self) -> None:
+        self.orders: set[tuple[int, ...]] = set()
         # The result of the last selection of sequences by an index, and the index.
         self._selected: tuple[weakref.ref[Tensor], Tensor] | None = None
         # Padded sequences that are still sorted, and their order.
@@ -67,6 +72,7 @@ class PackedOrder:
         if self._selected is not None and self._selected[0]() is input:
             examples = examples[self._selected[1].cpu()]
         self._examples[sizes] = examples
+        self.orders.add(tuple(examples.tolist()))
         return torch.cat([examples[:size] for size in sizes.tolist()])
 
     def note_padded(self, padded: Tensor, sizes: Tensor) -> None:

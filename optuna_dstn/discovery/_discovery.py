@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from optuna_dstn._errors import HyperparameterError, logger
+from optuna_dstn.batch._kept_order import KeptOrder
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.discovery._uses import Uses
@@ -57,8 +58,6 @@ class Discovery(TorchCallMode[_Reading]):
         shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
             so that their perturbation is one draw for the whole batch.
         uses: ``id`` of each parameter that took part, and how.
-        constant_lengths: Lengths of the axes of tensors that were made without data, other than
-            from parameters.
         has_warned: Whether a warning of a penalty that is not seen has been given.
     """
 
@@ -82,13 +81,15 @@ class Discovery(TorchCallMode[_Reading]):
         # What was computed without data, and whether from parameters (else from nothing).
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._roles = TensorRoles(batch, self._is_weight)
+        self._order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
         # What l2_penalty and its like returned.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
-        self.constant_lengths: set[int] = set()
+        # Lengths of axes of tensors that were made without data, other than from parameters.
+        self._constant_lengths: set[int] = set()
         self.has_warned = False
         self._model: Module | None = None
 
@@ -102,8 +103,11 @@ class Discovery(TorchCallMode[_Reading]):
 
         A constant as long as the batch is a second reason why they may not.
         """
-        own = self._batch.own_lengths
-        return self._batch.lengths_tell and self.constant_lengths.isdisjoint(own)
+        return (
+            not self._batch.doubtful_shapes
+            and not self._batch.is_misled
+            and self._constant_lengths.isdisjoint(self._batch.own_lengths)
+        )
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.before_writing(func, args, kwargs)
@@ -111,7 +115,7 @@ class Discovery(TorchCallMode[_Reading]):
         for reading in filter(None, map(self._weights_read.get, tensors)):
             self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
-        self._batch.note_shapes(t for t in tensors if not self._is_of_parameters(t))
+        self._order.note(func, args, kwargs)
         self._batch.note(func, args, kwargs, output)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
@@ -135,7 +139,7 @@ class Discovery(TorchCallMode[_Reading]):
     def _note_constants(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             if self._roles.is_constant(tensor) and not self._is_of_parameters(tensor):
-                self.constant_lengths.update(tensor.shape)
+                self._constant_lengths.update(tensor.shape)
 
     def _is_without_data(self, tensor: Tensor) -> bool:
         return self._is_of_parameters(tensor) or tensor in self._without_data

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._uses import ParameterUse
 
@@ -44,8 +45,7 @@ class TuningPlan:
         axes: For each, the axis along which its units lie.
         shared_in_batch: For each that has one Δ for the whole batch, the functions that make it so.
         not_responding: For each other parameter of the model, why it does not respond.
-        lengths: Lengths that axes have which are not the batch's: where a batch is as long, lengths
-            do not tell its axis.
+        lengths: What is known of the lengths of axes, to find the batch's.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -56,7 +56,7 @@ class TuningPlan:
     axes: Mapping[str, int]
     shared_in_batch: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
-    lengths: frozenset[int]
+    lengths: KnownLengths
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, parameters by name."""
@@ -69,7 +69,7 @@ class TuningPlan:
             "axes": dict(self.axes),
             "shared_in_batch": dict(self.shared_in_batch),
             "not_responding": dict(self.not_responding),
-            "lengths": sorted(self.lengths),
+            "lengths": self.lengths.state_dict(),
         }
 
     @classmethod
@@ -87,7 +87,7 @@ class TuningPlan:
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
             not_responding=saved["not_responding"],
-            lengths=frozenset(saved["lengths"]),
+            lengths=KnownLengths.restored(saved["lengths"]),
         )
 
 
@@ -99,7 +99,7 @@ def make_plan(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    lengths: frozenset[int] = frozenset(),
+    lengths: KnownLengths = KnownLengths(),  # noqa: B008
     each_example: bool = False,
 ) -> TuningPlan:
     """Decide what is tuned, what is kept and what responds.
@@ -111,7 +111,7 @@ def make_plan(
         enqueued: Names of those whose start value the user has enqueued.
         model: The model.
         optimizer: Its optimizer.
-        lengths: Lengths that axes other than the batch's have.
+        lengths: What is known of the lengths of axes.
         each_example: Leave a parameter out of the response rather than let all examples of a batch
             share one perturbation for its sake.
 

@@ -40,7 +40,7 @@ class BilevelState:
         response_optimizer: Steps Θ.
         hyper_optimizer: Steps :attr:`trained`.
         trained: λ and, if it is tuned, ρ.
-        lengths: Lengths that axes have which are not the batch's.
+        lengths: What is known of the lengths of axes, to find the batch's.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BilevelState:
         optimizer_factory: OptimizerFactory | None,
     ) -> None:
         self.plan = plan
-        self.lengths = {*plan.lengths}
+        self.lengths = plan.lengths
         self.watch = ParameterWatch(model, optimizer, plan)
         tuned = {name: opened[name] for name in plan.readers}
         weights = next(p for group in plan.responding for p in group.values())

@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter, logger
 from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss, part_of, tensors_of
 from optuna_dstn.batch._clear_size import (
+    KnownLengths,
     UnclearLengthsError,
     UndividedBatchError,
     clear_size,
@@ -256,7 +257,7 @@ class SelfTuning(Training):
             with frozen(others), at_response(self._model, mode):
                 loss = merged_loss(self._loss_fn(self._model, batch), examples, "loss_fn")
             if is_unseen:
-                require_lengths_tell(deltas.batch)
+                require_lengths_tell(deltas.batch, self._settled.lengths)
             self._read |= mode.names
             self._add_gradient(loss, share)
             if decay_at is not None:
@@ -360,7 +361,7 @@ class SelfTuning(Training):
         try:
             return self._perturbed_hypergradient_once(batch, examples, displacement)
         except UnclearLengthsError:
-            self._settled.lengths.add(examples)  # the next pass is on fewer examples
+            self._settled.lengths = self._settled.lengths.with_doubt(examples)
             return self._perturbed_hypergradient_once(batch, examples, displacement)
 
     def _perturbed_hypergradient_once(
@@ -381,7 +382,7 @@ class SelfTuning(Training):
             ):
                 loss = merged_loss(self._valid_loss_fn(self._model, batch), examples, _VALID_LOSS)
                 if examples == whole:
-                    require_lengths_tell(deltas.batch)
+                    require_lengths_tell(deltas.batch, self._settled.lengths)
             loss = loss - self._config.entropy_weight * state.space.entropy()
             self._require_finite_validation(loss)
             return torch.autograd.grad(loss, state.trained)
@@ -426,24 +427,23 @@ class SelfTuning(Training):
         Where lengths do not tell the batch axis, what is tuned and what responds is found in a
         second pass, on so few examples that they do.
         """
-        self._seen = self._layout_of(batch, examples)
-        discovery = self._discovery(self._seen)
+        self._seen = whole = self._layout_of(batch, examples, records_axes=True)
+        discovery = self._discovery(whole)
         with inside(self._model, discovery):
             loss = self._weight_step(discovery, batch, examples)
-        lengths = self._seen.other_lengths
+        part = None
         if not discovery.lengths_tell:
             assert before is not None, "it is taken before the first step"
-            size = clear_size(self._seen, examples - 1, discovery.constant_lengths)
+            size = clear_size(whole, examples - 1, KnownLengths())
             try:
-                discovery, lengths = self._discovery_on_part(
-                    batch, examples, size, before, discovery.has_warned
-                )
+                with explaining_part(size, examples, (Exception,)):
+                    discovery, part = self._discovery_on_part(
+                        batch, examples, size, before, discovery.has_warned
+                    )
             except UndividedBatchError:
                 # A constant that fits the whole batch alone is one of the batch.
-                if not self._seen.lengths_tell:
+                if whole.doubtful_shapes or whole.is_misled:
                     raise
-            if not self._seen.lengths_tell:
-                lengths.add(examples)
         plan = make_plan(
             discovery,
             self._weight_decay.parameters,
@@ -451,7 +451,7 @@ class SelfTuning(Training):
             self._trial.enqueued_names,
             self._model,
             self._optimizer,
-            lengths=frozenset(lengths),
+            lengths=KnownLengths.found(whole, part),
             each_example=self._config.perturbation == "example",
         )
         self._check_validation_loss()
@@ -467,9 +467,10 @@ class SelfTuning(Training):
 
     def _discovery_on_part(
         self, batch: Any, examples: int, size: int, before: Snapshot, has_warned: bool
-    ) -> tuple[Discovery, set[int]]:
+    ) -> tuple[Discovery, BatchLayout]:
         """Repeat the first pass on some examples, without a step and without a trace."""
-        layout = BatchLayout(size, self._batch_axis)
+        part = part_of(batch, slice(0, size), examples, self._batch_axis)
+        layout = self._layout_of(part, size, records_axes=True)
         discovery = self._discovery(layout)
         discovery.has_warned = has_warned
         with (
@@ -477,18 +478,15 @@ class SelfTuning(Training):
             repeated_random_numbers(self._optimized[0]),
             inside(self._model, discovery),
             discovery.leaving(self._model_state.parameters),
-            explaining_part(size, examples, (Exception,)),
             discovery,
         ):
-            part = part_of(batch, slice(0, size), examples, self._batch_axis)
-            layout.note_shapes(tensors_of(part))
             self._loss_fn(self._model, part)
-        return discovery, layout.other_lengths
+        return discovery, layout
 
-    def _layout_of(self, batch: Any, examples: int) -> BatchLayout:
-        """Return the layout of a pass on a whole batch, with the shapes in the batch noted."""
-        layout = BatchLayout(examples, self._batch_axis)
-        layout.note_shapes(tensors_of(batch))
+    def _layout_of(self, batch: Any, examples: int, *, records_axes: bool = False) -> BatchLayout:
+        """Return the layout of a pass on a batch, with the tensors in the batch noted."""
+        layout = BatchLayout(examples, self._batch_axis, records_axes=records_axes)
+        layout.note_tensors(tensors_of(batch))
         return layout
 
     def _check_validation_loss(self) -> None:
