@@ -23,15 +23,17 @@ from optuna_dstn.linearize._tracked_tensors import (
     values_of_new_tensor,
     without_rule,
 )
-from optuna_dstn.parameters._weights import (
+from optuna_dstn.parameters._meeting_examples import (
     EXPANDING_FUNCTIONS,
-    METADATA_FUNCTIONS,
     examples_met,
     for_each_example,
+    spread,
+)
+from optuna_dstn.parameters._weights import (
+    METADATA_FUNCTIONS,
     is_of_weights,
     looks_only,
     responding_results,
-    spread,
 )
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules import (

@@ -100,6 +100,15 @@ class ModelState:
             yield
 
     @contextmanager
+    def repeated(self, before: Snapshot) -> Iterator[None]:
+        """Start from an earlier state, on copies of everything, running averages included."""
+        with self.rewound(before):
+            keys = self._everything()
+            with self._kept(keys):
+                self._put(keys, self._copies(keys))
+                yield
+
+    @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Put the present state back afterwards."""
         copies = self._copies(self._in_place)

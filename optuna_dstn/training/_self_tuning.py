@@ -474,7 +474,7 @@ class SelfTuning(Training):
         discovery = self._discovery(layout)
         discovery.has_warned = has_warned
         with (
-            self._model_state.rewound(before),
+            self._model_state.repeated(before),
             repeated_random_numbers(self._optimized[0]),
             inside(self._model, discovery),
             discovery.leaving(self._model_state.parameters),
