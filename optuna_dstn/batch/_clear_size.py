@@ -131,11 +131,12 @@ def explaining_part(
     except kinds as error:
         if size == examples:
             raise
+        reason = first_line(error).rstrip(".")
         raise UndividedBatchError(
             f"The batch has {examples} examples, and another axis of the model's tensors has the "
             f"length {examples} too. So that lengths tell which axis is the batch's, the response "
             f"to the hyperparameters is trained on {size} of the examples, but these alone cannot "
-            f"be run: {first_line(error)}. Take another batch size, one that is no other axis's "
+            f"be run: {reason}. Take another batch size, one that is no other axis's "
             "length. Otherwise the batch must be divisible: keep masks and other tensors that "
             f"belong to no example out of it, and let the model keep no state of {examples} "
             "examples from call to call."

@@ -396,7 +396,7 @@ class Sizes:
             return model(batch[0]).square().mean()
 
         config = optuna_dstn.TunerConfig(
-            warmup_steps=0, train_steps=1, response_interval=1, **settings
+            warmup_steps=0, train_steps=1, **{"response_interval": 1, **settings}
         )
         batches = [(torch.randn(*validation, 4),)]
         self.tuner = started(make, loss_fn, batches, config=config, valid_loss_fn=valid_loss_fn)
@@ -423,6 +423,24 @@ def test_the_response_sees_fewer_examples_only_where_the_batch_axis_is_not_known
     assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 3) == [5, 5, 5]
     assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 5) == [5, 3, 3, 3]
     assert Sizes(_batch_first, nn.Linear(4, 4), response_fraction=0.8).step(5, 3) == [5, 2, 2]
+
+
+def test_the_repeated_first_pass_leaves_no_trace() -> None:
+    """Running averages are those of a batch without a second pass."""
+
+    def after_a_step(examples: int) -> tuple[Tensor, ...]:
+        layer = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(3))
+        training = Sizes(_batch_first, layer, response_interval=2)
+        training.tuner.step((torch.ones(examples, 3, 4) * torch.arange(3.0)[:, None],))
+        norm: Any = layer[1]
+        return norm.running_mean, norm.num_batches_tracked
+
+    states = []
+    for examples in (5, 3):  # lengths tell in the first one alone
+        torch.manual_seed(0)
+        states.append(after_a_step(examples))
+    for one, other in zip(*states, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_lengths_that_vary_from_batch_to_batch() -> None:
