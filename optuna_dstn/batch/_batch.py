@@ -1,4 +1,4 @@
-"""What the engine must know of a user's batch and loss: how many examples, and their mean."""
+"""The size of a user's batch, its parts, its mean loss, and an endless loader of batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ORDINALS = ("first", "second")
 def batch_size(batch: Any, axis: int = 0) -> int:
     """Return the length of the batch axis of the first tensor in ``batch`` that has it.
 
-    If that is in a list of tensors, one for each example, it is the length of the list.
+    If the first tensors are in a list of one tensor for each example, it is the list's length.
 
     Args:
         batch: What a loader yields: a tensor, or tuples, lists, mappings and dataclasses with
@@ -40,8 +40,7 @@ def batch_size(batch: Any, axis: int = 0) -> int:
         axis: 0, or 1 for sequence-first tensors (T, B, ...).
 
     Raises:
-        ValueError: If there is no tensor with a batch axis in it, or it is not clear what a list of
-            tensors is.
+        ValueError: If no tensor has a batch axis, or a list of tensors may mean two things.
     """
     examples = _first_length(batch, axis, ())
     if examples is None:
@@ -79,13 +78,12 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
 
     Args:
         batch: What a loader yields.
-        examples: Those to take.
-        size: How many there are in ``batch``.
+        examples: The examples to take.
+        size: The number of examples in ``batch``.
         axis: The batch axis of its tensors.
 
     Raises:
-        TypeError: If the batch holds something else than tensors, numbers, texts and containers of
-            them, of which a part cannot be taken.
+        TypeError: If the batch holds an object that is no tensor, number, text or container.
     """
     if isinstance(batch, Tensor):
         if batch.ndim > axis and batch.shape[axis] == size:
@@ -117,7 +115,7 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
 
 
 def _is_one_for_each(items: Any, size: int, axis: int) -> bool:
-    """Whether a list as long as the batch has an item for each example: a text, a tensor."""
+    """Whether a list as long as the batch has one item (a text, a tensor) for each example."""
     if not any(isinstance(item, Tensor) for item in items):
         return True
     hold_all = (size in item.shape[: axis + 1] for item in items)
@@ -125,16 +123,16 @@ def _is_one_for_each(items: Any, size: int, axis: int) -> bool:
 
 
 class EndlessBatches:
-    """A loader's batches, over and over.
+    """The batches of a loader, again and again.
 
     Args:
-        loader: It is iterated anew for each pass. An evaluation may iterate it meanwhile.
+        loader: Each pass iterates it anew. An evaluation may iterate the loader meanwhile.
 
     Attributes:
-        drawn: Batches drawn in the present pass.
+        drawn: The number of batches drawn in the present pass.
 
     Raises:
-        ValueError: If the loader is one around a loader with persistent workers.
+        ValueError: If the loader wraps a loader with persistent workers.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
@@ -167,9 +165,9 @@ class EndlessBatches:
 
 
 def _with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
-    """Return the loader, as one whose iterator no other pass over it can reset.
+    """Return the loader with an iterator that no other pass over the loader resets.
 
-    With persistent workers a loader has a single iterator, which each pass resets.
+    A loader with persistent workers has a single iterator, which each new pass resets.
     """
     if any(map(_is_persistent, getattr(loader, "__dict__", {}).values())):
         raise ValueError(
@@ -190,16 +188,17 @@ def _is_persistent(loader: Any) -> bool:
 
 
 def mean_loss(loss: Any, examples: int, source: str) -> Tensor:
-    """Return the mean of what a loss function returned.
+    """Return the mean loss of a batch.
 
     Args:
-        loss: A scalar, the mean over the batch, or one value per example, shape (examples,).
+        loss: What a loss function returned: a scalar, the mean over the batch, or one value per
+            example, shape (examples,).
         examples: The size of the batch.
-        source: What returned it, for the message.
+        source: The name of the loss function, for the message.
 
     Raises:
-        TypeError: If it is no tensor.
-        ValueError: If it has another shape, or is not floating point.
+        TypeError: If the loss is no tensor.
+        ValueError: If the loss has another shape, or is not floating point.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def contents(batch: Any) -> list[Any] | None:
-    """Return what a container holds, whatever its kind; ``None`` if it is none."""
+    """Return the items of a container of any kind; ``None`` if ``batch`` is no container."""
     if isinstance(batch, Mapping):
         return list(batch.values())
     if is_dataclass(batch):
@@ -24,7 +24,7 @@ def is_dataclass(batch: Any) -> bool:
 
 
 def is_list_of_like_tensors(batch: Any) -> TypeGuard[Sequence[Tensor]]:
-    """Whether this may be a list of one tensor for each example: they have as many axes each."""
+    """Whether this may be a list of one tensor for each example: of one dtype, with equal ndim."""
     return (
         type(batch) in (list, tuple)
         and len(batch) > 0
@@ -36,31 +36,33 @@ def is_list_of_like_tensors(batch: Any) -> TypeGuard[Sequence[Tensor]]:
 def examples_in_list(tensors: Sequence[Tensor], beside: Iterable[Any], axis: int) -> int:
     """Return how many examples a batch has whose first tensors are in a list.
 
-    It is the number of tensors, one for each example, where what is beside the list has that
-    length, or the length of their batch axis, where that has.
+    The list has either one tensor for each example, or several tensors that each hold the batch.
+    The other items of the batch show which: labels for instance are as many as the examples.
 
     Args:
         tensors: The list, of like tensors.
-        beside: What else the batch holds.
-        axis: Where the examples are in a tensor that holds the batch.
+        beside: The other items of the batch.
+        axis: The batch axis of a tensor that holds the batch.
 
     Raises:
-        ValueError: If the tensors beside the list have neither length.
+        ValueError: If the other tensors have neither as many entries as the list, nor as many as
+            the batch axis of its tensors.
     """
     count, length = len(tensors), tensors[0].shape[axis]
-    told: set[int] = set()
-    hinted: set[int] = set()
+    of_tensors: set[int] = set()
+    of_lists: set[int] = set()
     for item in beside:
-        _add_lengths(item, axis, told, hinted)
-    said = told | hinted
-    are_alike = all(tensor.shape[axis] == length for tensor in tensors)
-    if count in said and not (are_alike and length in said):
+        _add_lengths(item, axis, of_tensors, of_lists)
+    lengths = of_tensors | of_lists
+    have_one_length = all(tensor.shape[axis] == length for tensor in tensors)
+    if count in lengths and not (have_one_length and length in lengths):
         return count
-    if length in said or not told - {1}:
+    if length in lengths or not of_tensors - {1}:
         return length
+    known = ", ".join(map(str, sorted(of_tensors)))
     raise ValueError(
         f"The batch begins with a {type(tensors).__name__} of {count} tensors, the first of shape "
-        f"{tuple(tensors[0].shape)}, beside tensors of length {', '.join(map(str, sorted(told)))}, "
+        f"{tuple(tensors[0].shape)}, beside tensors of length {known}, "
         "so its examples cannot be counted. If the list has one tensor for each example, let the "
         "loader yield torch.stack(...) of them, or a tensor with one entry for each beside it "
         "(labels, indices); if each has all examples, put the tensors beside each other in the "
@@ -68,26 +70,26 @@ def examples_in_list(tensors: Sequence[Tensor], beside: Iterable[Any], axis: int
     )
 
 
-def _add_lengths(item: Any, axis: int, told: set[int], hinted: set[int]) -> None:
-    """Add the lengths that the batch may have by something in it.
+def _add_lengths(item: Any, axis: int, of_tensors: set[int], of_lists: set[int]) -> None:
+    """Add the lengths that an item of the batch has, one of which may be the size of the batch.
 
     Args:
-        item: What is beside a list.
+        item: An item beside a list of tensors.
         axis: The batch axis.
-        told: Gets those of tensors.
-        hinted: Gets those of lists, which may hold the batch or something else.
+        of_tensors: The function adds lengths of tensors here.
+        of_lists: The function adds lengths of lists here, which are less certain.
     """
     if isinstance(item, Tensor):
-        told.update(item.shape[: axis + 1])
+        of_tensors.update(item.shape[: axis + 1])
     elif is_list_of_like_tensors(item):
         lengths = {tensor.shape[axis] if tensor.ndim > axis else None for tensor in item}
-        hinted |= {len(item)} if None in lengths or len(lengths) > 1 else lengths  # type: ignore[arg-type]
+        of_lists |= {len(item)} if None in lengths or len(lengths) > 1 else lengths  # type: ignore[arg-type]
     elif (items := contents(item)) is not None:
         is_plain = isinstance(item, (tuple, list)) and not any(
             isinstance(part, (Tensor, tuple, list)) for part in items
         )
         if is_plain:  # texts, numbers or annotations, maybe one for each example
-            hinted.add(len(items))
+            of_lists.add(len(items))
             return
         for part in items:
-            _add_lengths(part, axis, told, hinted)
+            _add_lengths(part, axis, of_tensors, of_lists)

@@ -27,9 +27,9 @@ _DRAWING_FUNCTIONS = functions(
 class TensorRoles:
     """Tells weights, constants and examples apart.
 
-    Constants are the parameters, the model's buffers, and what is computed from these or from
-    nothing: an axis of theirs that is as long as the batch is so by chance. What is drawn at random
-    with the batch as an axis is data.
+    A *weight* responds to the hyperparameters. A *constant* is made without data: a parameter, a
+    buffer of the model, or what a function computes from constants or from nothing. All other
+    tensors with a batch axis are *examples*; random numbers with a batch axis are examples too.
 
     Args:
         batch: Where the examples are.
@@ -57,9 +57,14 @@ class TensorRoles:
         )
 
     def is_examples(self, tensor: Any, taken: Sequence[int] = ()) -> bool:
-        """Whether a tensor has the batch, or rows of the examples, along another axis than some.
+        """Whether a tensor has the examples, or rows of them, along an axis.
 
-        A constant has if all entries along the axis are the same, such as an initial state.
+        A constant counts as examples if all its entries along the batch axis are equal, as those of
+        an initial state ``torch.zeros(B, C)`` are.
+
+        Args:
+            tensor: Any object.
+            taken: Axes that are known not to be the batch's.
         """
         axis = self.batch.axis_of(tensor, taken) if isinstance(tensor, Tensor) else None
         if axis is None:
@@ -68,17 +73,14 @@ class TensorRoles:
             tensor, tensor.narrow(axis, 0, 1).expand_as(tensor)
         )
 
-    def _may_be_of_examples(self, drawn: Any) -> bool:
-        """Whether numbers are drawn for each example; those of (1, C, 1, 1) are for channels."""
-        is_of_channels = isinstance(drawn, Tensor) and drawn.ndim > 3 and len(drawn) == 1
-        return self.batch.holds(drawn) and not is_of_channels
-
-    def forget(self, tensor: Tensor) -> None:
-        """Count a tensor as data from now on: something has been written into it."""
-        self._computed.forget(tensor)
-
     def note(self, func: Callable[..., Any], tensors: Sequence[Tensor], output: Any) -> None:
-        """Follow a call that has these tensors among its arguments, and no examples."""
+        """Note a call in which weights meet no examples: it may return a constant.
+
+        Args:
+            func: The torch function.
+            tensors: The tensors among its arguments.
+            output: What it returned.
+        """
         if not all(self.is_constant(tensor) for tensor in tensors):
             return
         if func in _DRAWING_FUNCTIONS and self._may_be_of_examples(output):
@@ -86,3 +88,12 @@ class TensorRoles:
         for item in results_of(output):
             if isinstance(item, Tensor):
                 self._computed[item] = None
+
+    def forget(self, tensor: Tensor) -> None:
+        """Count a tensor as data from now on, because data have been written into it."""
+        self._computed.forget(tensor)
+
+    def _may_be_of_examples(self, drawn: Any) -> bool:
+        """Whether random numbers are drawn for each example; those of (1, C, 1, 1) are not."""
+        is_of_channels = isinstance(drawn, Tensor) and drawn.ndim > 3 and len(drawn) == 1
+        return self.batch.holds(drawn) and not is_of_channels

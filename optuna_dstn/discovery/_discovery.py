@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._batch import tensors_of
+from optuna_dstn.batch._kept_order import KeptOrder
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.discovery._uses import Uses
@@ -25,7 +25,6 @@ from optuna_dstn.linearize._tracked_tensors import (
     may_have_examples,
     without_rule,
 )
-from optuna_dstn.linearize._vectors import Vectors
 from optuna_dstn.linearize._written_parameters import storage_of, writes, written_by
 from optuna_dstn.parameters._weights import METADATA_FUNCTIONS
 from optuna_dstn.rules import Domain, HyperparameterRule, hyperparameter_rules, penalty_rules
@@ -59,6 +58,7 @@ class Discovery(TorchCallMode[_Reading]):
         shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
             so that their perturbation is one draw for the whole batch.
         uses: ``id`` of each parameter that took part, and how.
+        has_warned: Whether a warning of a penalty that is not seen has been given.
     """
 
     def __init__(
@@ -81,14 +81,16 @@ class Discovery(TorchCallMode[_Reading]):
         # What was computed without data, and whether from parameters (else from nothing).
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._roles = TensorRoles(batch, self._is_weight)
+        self._order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
         # Functions of parameters and a hyperparameter that have not met data yet.
         self._weights_read: ByIdentity[_Reading] = ByIdentity()
         # What l2_penalty and its like returned.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
-        self._vectors = Vectors(batch.examples, self._roles.is_constant)
-        self._has_warned = False
+        # Lengths of axes of tensors that were made without data, other than from parameters.
+        self._constant_lengths: set[int] = set()
+        self.has_warned = False
         self._model: Module | None = None
 
     def meet(self, model: Module) -> None:
@@ -96,22 +98,25 @@ class Discovery(TorchCallMode[_Reading]):
         self._model = model
 
     @property
-    def restores_order(self) -> bool:
-        """Whether the examples have been put in another order, and back."""
-        return self._batch.restores_order
+    def lengths_tell(self) -> bool:
+        """Whether lengths tell the batch axis of all tensors of the pass.
 
-    def take(self, batch: Any) -> None:
-        """Take note of the batch that the pass is about to see."""
-        self._vectors.note_data(tensors_of(batch))
+        A constant as long as the batch is a second reason why they may not.
+        """
+        return (
+            not self._batch.doubtful_shapes
+            and not self._batch.is_misled
+            and self._constant_lengths.isdisjoint(self._batch.own_lengths)
+        )
 
     def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._vectors.require_clear(func, args, kwargs)
+        self.before_writing(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
         for reading in filter(None, map(self._weights_read.get, tensors)):
             self._require_no_write(reading, func, args, kwargs)
         output = func(*args, **kwargs)
-        self._batch.note(func, args, kwargs, output, self._roles.is_constant)
-        self._vectors.note(output, tensors, reads=False)
+        self._order.note(func, args, kwargs)
+        self._batch.note(func, args, kwargs, output)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
             func, args, kwargs, tensors, output, in_model=self.in_model
@@ -126,9 +131,15 @@ class Discovery(TorchCallMode[_Reading]):
             self._roles.forget(args[0])
         elif not meets_examples:
             self._roles.note(func, tensors, output)
+        self._note_constants([*tensors, *outputs])
         if func in penalty_rules:
             self._visible_penalties[output] = None
         return output
+
+    def _note_constants(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            if self._roles.is_constant(tensor) and not self._is_of_parameters(tensor):
+                self._constant_lengths.update(tensor.shape)
 
     def _is_without_data(self, tensor: Tensor) -> bool:
         return self._is_of_parameters(tensor) or tensor in self._without_data
@@ -163,13 +174,13 @@ class Discovery(TorchCallMode[_Reading]):
         return tensor.requires_grad and not tensor.ndim and self._is_without_data(tensor)
 
     def _warn_of_penalty(self, func: Function, tensors: list[Tensor]) -> None:
-        if not self._has_warned and any(
+        if not self.has_warned and any(
             self._is_penalty(t)
             and not isinstance(t, Parameter)
             and t not in self._visible_penalties
             for t in tensors
         ):
-            self._has_warned = True
+            self.has_warned = True
             logger.warning(
                 f"A penalty on the model's parameters joins the loss in {function_name(func)}. The "
                 "parameters' response to the hyperparameters does not see it there: write "
@@ -228,10 +239,7 @@ class Discovery(TorchCallMode[_Reading]):
             if rule is None:
                 raise without_rule(reading.formula, reading.function)
             self._note(self.readers, reading)
-            output = self.call_with_values(func, args, kwargs)
-            target = args[0] if is_in_place(func) else output
-            self._vectors.note(target, others, reads=True)
-            return output
+            return self.call_with_values(func, args, kwargs)
         if not learning and (not numbers or (rule is not None and rule.takes_tensors)):
             return self._track(reading, func, args, kwargs)
 
@@ -280,7 +288,6 @@ class Discovery(TorchCallMode[_Reading]):
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
                 self._note(self.readers, reading)
-                self._vectors.note_spread(tensor)
             else:
                 self.tracked[tensor] = reading
         return output

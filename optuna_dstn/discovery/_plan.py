@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
+from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._uses import ParameterUse
 
@@ -44,7 +45,7 @@ class TuningPlan:
         axes: For each, the axis along which its units lie.
         shared_in_batch: For each that has one Δ for the whole batch, the functions that make it so.
         not_responding: For each other parameter of the model, why it does not respond.
-        restores_order: Whether training puts the examples in another order, and back.
+        lengths: What is known of the lengths of axes, to find the batch's.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -55,7 +56,7 @@ class TuningPlan:
     axes: Mapping[str, int]
     shared_in_batch: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
-    restores_order: bool
+    lengths: KnownLengths
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, parameters by name."""
@@ -68,7 +69,7 @@ class TuningPlan:
             "axes": dict(self.axes),
             "shared_in_batch": dict(self.shared_in_batch),
             "not_responding": dict(self.not_responding),
-            "restores_order": self.restores_order,
+            "lengths": self.lengths.state_dict(),
         }
 
     @classmethod
@@ -86,7 +87,7 @@ class TuningPlan:
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
             not_responding=saved["not_responding"],
-            restores_order=saved["restores_order"],
+            lengths=KnownLengths.restored(saved["lengths"]),
         )
 
 
@@ -98,6 +99,7 @@ def make_plan(
     model: nn.Module,
     optimizer: Optimizer,
     *,
+    lengths: KnownLengths = KnownLengths(),  # noqa: B008
     each_example: bool = False,
 ) -> TuningPlan:
     """Decide what is tuned, what is kept and what responds.
@@ -109,6 +111,7 @@ def make_plan(
         enqueued: Names of those whose start value the user has enqueued.
         model: The model.
         optimizer: Its optimizer.
+        lengths: What is known of the lengths of axes.
         each_example: Leave a parameter out of the response rather than let all examples of a batch
             share one perturbation for its sake.
 
@@ -174,7 +177,7 @@ def make_plan(
             if use.shared_in_batch
         },
         not_responding=not_responding,
-        restores_order=met.restores_order,
+        lengths=lengths,
     )
 
 

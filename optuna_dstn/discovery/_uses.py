@@ -10,15 +10,13 @@ from torch import Tensor
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.parameters._index_maps import INDEX_FUNCTIONS
-from optuna_dstn.parameters._slicewise import follow, is_affine
-from optuna_dstn.parameters._weights import (
+from optuna_dstn.parameters._meeting_examples import (
     EXPANDING_FUNCTIONS,
-    METADATA_FUNCTIONS,
     examples_met,
-    is_of_weights,
-    looks_only,
     preferred_axes,
 )
+from optuna_dstn.parameters._slicewise import follow, is_affine
+from optuna_dstn.parameters._weights import METADATA_FUNCTIONS, is_of_weights, looks_only
 from optuna_dstn.rules import layer_rules
 from optuna_dstn.tensors._arguments import Function, function_name, leaves
 from optuna_dstn.tensors._identity import ByIdentity

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.linearize._output_functions import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
 from optuna_dstn.tensors._dual import is_dual, split
 from optuna_dstn.tensors._identity import ByIdentity
@@ -28,13 +27,9 @@ class Prediction:
     activation or a loss (log-softmax, sigmoid, a cross entropy), that is applied *after* the
     addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
     One object serves one pass.
-
-    Args:
-        batch: Follows the examples into what is completed.
     """
 
-    def __init__(self, batch: BatchLayout) -> None:
-        self._batch = batch
+    def __init__(self) -> None:
         # The call that ended in an output that may be the model's. It is kept as data, since a
         # closure over ``self`` would keep the whole pass alive until Python looks for cycles.
         self._ends: ByIdentity[_Call] = ByIdentity()
@@ -84,7 +79,6 @@ class Prediction:
         end = self._ends.get(tensor)
         if end is not None and end.version == tensor._version:
             completed: Tensor = end.func(*self._merged(end.args), **self._merged(end.kwargs))
-            self._batch.note_alike(tensor, completed)
             return completed
         if of_model and not tensor.ndim:
             raise ValueError(
@@ -92,6 +86,4 @@ class Prediction:
                 "which cannot be linearised. Return predictions from the model and compute the "
                 "loss in loss_fn, or compute it there by functions of torch.nn.functional alone."
             )
-        merged: Tensor = primal + tangent
-        self._batch.note_alike(tensor, merged)
-        return merged
+        return primal + tangent

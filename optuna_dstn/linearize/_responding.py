@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from optuna_dstn._errors import HyperparameterError, first_line
-from optuna_dstn.batch._batch import tensors_of
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.linearize._prediction import Prediction
@@ -24,16 +23,17 @@ from optuna_dstn.linearize._tracked_tensors import (
     values_of_new_tensor,
     without_rule,
 )
-from optuna_dstn.linearize._vectors import Vectors
-from optuna_dstn.parameters._weights import (
+from optuna_dstn.parameters._meeting_examples import (
     EXPANDING_FUNCTIONS,
-    METADATA_FUNCTIONS,
     examples_met,
     for_each_example,
+    spread,
+)
+from optuna_dstn.parameters._weights import (
+    METADATA_FUNCTIONS,
     is_of_weights,
     looks_only,
     responding_results,
-    spread,
 )
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules import (
@@ -67,7 +67,7 @@ class Responding(TorchCallMode[Tracked]):
     def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
         super().__init__(values)
         self.deltas = deltas
-        self.prediction = Prediction(deltas.batch)
+        self.prediction = Prediction()
         self._roles = TensorRoles(deltas.batch, deltas.__contains__)
 
     def meet(self, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ class Responding(TorchCallMode[Tracked]):
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
             output = rule.apply(deltas, *args, **kwargs)
-            self._follow(func, args, kwargs, output)
+            deltas.batch.note(func, args, kwargs, output)
             return output
         self.before_writing(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
@@ -92,13 +92,8 @@ class Responding(TorchCallMode[Tracked]):
             self._roles.forget(args[0])
         elif not meets_examples:
             self._roles.note(func, tensors, output)
-        self._follow(func, args, kwargs, output)
+        deltas.batch.note(func, args, kwargs, output)
         return output
-
-    def _follow(
-        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        self.deltas.batch.note(func, args, kwargs, output, self._roles.is_constant)
 
     def _combined(
         self,
@@ -172,24 +167,11 @@ class PerturbedValues(Responding[PerExample]):
         self._columns = perturbed
         self._examples = perturbed.matrix.shape[0]
         self._perturbed: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
-        self._vectors = Vectors(self._examples, self._roles.is_constant)
-
-    def take(self, batch: Any) -> None:
-        """Take note of the batch that the pass is about to see."""
-        self._vectors.note_data(tensors_of(batch))
-
-    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._vectors.require_clear(func, args, kwargs)
-        output = super().call(func, args, kwargs)
-        if not isinstance(output, Tensor) or output.numel() == self._examples:
-            self._vectors.note(output, leaves((args, kwargs), Tensor), reads=False)
-        return output
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
             return self.call_with_values(func, args, kwargs)
-        self._vectors.require_clear(func, args, kwargs)
         if makes_tensor(func, args, kwargs):
             made_of = leaves((args, kwargs), Hyperparameter)
             if made_of:
@@ -230,14 +212,11 @@ class PerturbedValues(Responding[PerExample]):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
-            self._follow(func, own_args, own_kwargs, output)
+            self.deltas.batch.note(func, own_args, own_kwargs, output)
             self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
-            self._vectors.note(args[0] if is_in_place(func) else output, others, reads=True)
             return output
         if any(_responds(t) for t in others) and rule is not None:  # the batch axis is missing
-            output = self._by_rule(rule, perturbed, own_args, own_kwargs)
-            self._vectors.note(output, others, reads=True)
-            return output
+            return self._by_rule(rule, perturbed, own_args, own_kwargs)
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
 
     def _form(self, rule: HyperparameterRule) -> Function:
@@ -310,9 +289,7 @@ class PerturbedValues(Responding[PerExample]):
     def _track(self, func: Function, tensor: Tensor, source: PerExample) -> Tensor:
         if is_spread_over_batch(func, tensor, self._examples):
             rows = source.values.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-            spread = tensor.copy_(rows) if is_in_place(func) else rows.contiguous()
-            self._vectors.note_spread(spread)
-            return spread
+            return tensor.copy_(rows) if is_in_place(func) else rows.contiguous()
         self.tracked[tensor] = source
         return tensor
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter, unknown_hyperparameter
+from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.hyperparameter._in_calls import formulas, holds_hyperparameter
 from optuna_dstn.hyperparameter._number import Hyperparameter, IntHyperparameter
 from optuna_dstn.linearize import _checkpointing
@@ -146,11 +147,21 @@ class CurrentValues(TorchCallMode[None]):
     Args:
         values: Today's value of each hyperparameter.
         tuned: Those that the first step found.
+        batch: Notes the shapes of all tensors of the step, if given.
     """
 
-    def __init__(self, values: Mapping[str, float], tuned: frozenset[str]) -> None:
+    def __init__(
+        self, values: Mapping[str, float], tuned: frozenset[str], batch: BatchLayout | None = None
+    ) -> None:
         super().__init__(values)
         self._tuned = tuned
+        self._batch = batch
+
+    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = super().call(func, args, kwargs)
+        if self._batch is not None:
+            self._batch.note(func, args, kwargs, output)
+        return output
 
     def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         numbers = leaves((args, kwargs), Hyperparameter)

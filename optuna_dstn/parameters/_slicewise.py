@@ -1,7 +1,7 @@
-"""Functions that compute each slice of their result, along some axis, from that slice of a tensor.
+"""Functions that compute each slice of their result, along some axis, from one slice of a weight.
 
-Of a term diag(Uε)·R such a function g makes J_g·diag(Uε)·R = diag(Uε)·(J_g·R), a term again; and of
-a batch, a batch.
+If the slices are the units of a weight with Δ = diag(Uε)·R, then such a function g returns a weight
+with J_g·diag(Uε)·R = diag(Uε)·(J_g·R): the same gates, and another direction.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from optuna_dstn.parameters._index_maps import (
     INDEX_FUNCTIONS,
     JOINING_FUNCTIONS,
-    Moved,
-    moved_units,
+    UnitPosition,
+    unit_positions,
 )
 from optuna_dstn.tensors._arguments import leaves
 from optuna_dstn.tensors._function_names import functions
@@ -36,9 +36,9 @@ ENTRYWISE_FUNCTIONS = functions(
     asinh nan_to_num clone contiguous to float double half bfloat16 type_as cpu cuda
     """,
 )
-"""Each entry of what they return is made of one entry of each tensor, broadcast where needed."""
+"""Each entry of the result depends on one entry of each tensor, broadcast where needed."""
 
-# Those that take slices along `dim` together, whole, and where that is among their arguments.
+# Functions that combine the entries along `dim`, and the position of `dim` among their arguments.
 _ALONG = {
     function: position
     for position, names in {
@@ -50,12 +50,9 @@ _ALONG = {
     }.items()
     for function in functions((torch, Tensor, F, torch.linalg), names)
 }
-PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__ einsum")
-MIXING_FUNCTIONS = _ALONG.keys() | PRODUCTS
-"""They mix what lies along an axis, if they do not compute each slice along it from that slice."""
+_PRODUCTS = functions((torch, Tensor), "matmul mm bmm __matmul__")
 
-
-# Affine in all their tensors together, and in one of them while the others are constants.
+# Functions that are affine in all their tensors together.
 _AFFINE_FUNCTIONS = functions(
     (torch, Tensor, F),
     """
@@ -64,6 +61,7 @@ _AFFINE_FUNCTIONS = functions(
     clone contiguous to float double half bfloat16 type_as cpu cuda
     """,
 )
+# Functions that are affine in one tensor while the others are constants.
 _AFFINE_IN_ONE = functions(
     (torch, Tensor), "mul multiply __mul__ __rmul__ matmul mm __matmul__"
 ) | {F.linear}
@@ -86,11 +84,11 @@ def follow(
     weight: Tensor,
     axis: int | None,
     outputs: Sequence[Tensor],
-) -> Sequence[Moved | None]:
+) -> Sequence[UnitPosition | None]:
     """Return where the units along an axis of a weight are in each of ``outputs``.
 
     Args:
-        func: A function that combines weights, and no example.
+        func: A function that combines weights, and no examples.
         args: Its arguments, with the weight among them.
         kwargs: The same by name.
         weight: A tensor that responds.
@@ -98,41 +96,41 @@ def follow(
         outputs: The tensors that ``func`` returned.
 
     Returns:
-        ``None`` for a tensor to whose entries several units contribute.
+        ``None`` for a tensor whose entries depend on several units.
     """
     if axis is None or weight.shape[axis] == 1:
-        return [Moved(None, None)] * len(outputs)
+        return [UnitPosition(None, None)] * len(outputs)
     if func in INDEX_FUNCTIONS:
-        return moved_units(func, args, kwargs, weight, axis, outputs)
-    kept = kept_axis(func, args, kwargs, weight, axis, outputs[0])
-    return [None if kept is None else Moved(kept, None)] * len(outputs)
+        return unit_positions(func, args, kwargs, weight, axis)
+    kept = _kept_axis(func, args, kwargs, weight, axis, outputs[0])
+    return [None if kept is None else UnitPosition(kept, None)] * len(outputs)
 
 
-def kept_axis(
+def _kept_axis(
     func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    tensor: Tensor,
+    weight: Tensor,
     axis: int,
     output: Tensor,
 ) -> int | None:
-    """Return along which axis of a result the slices lie that each are made of one of a tensor.
+    """Return the axis of the output along which each slice depends on one slice of the weight.
 
     Args:
-        func: Any function but those of the index maps.
+        func: A function that is none of the ``INDEX_FUNCTIONS``.
         args: Its arguments.
         kwargs: The same by name.
-        tensor: One of them.
-        axis: Along which the slices of ``tensor`` lie.
+        weight: One of them.
+        axis: The axis of the slices of ``weight``.
         output: What ``func`` returned.
 
     Returns:
-        ``None`` if there is no such axis, or the function is none that is known.
+        ``None`` if there is no such axis, or the function is unknown.
     """
     if func in ENTRYWISE_FUNCTIONS or (
         func in _ALONG and any(isinstance(a, Tensor) for a in args[1:2])
     ):
-        return axis + output.ndim - tensor.ndim
+        return axis + output.ndim - weight.ndim
     if func in _ALONG:
         position = _ALONG[func]
         dim = args[position] if len(args) > position else kwargs.get("dim")
@@ -140,37 +138,38 @@ def kept_axis(
             dim = 1
         if dim is None or isinstance(dim, bool):
             return None
-        dims = {d % tensor.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+        dims = {d % weight.ndim for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
         if axis in dims or not dims:
             return None
-        return axis if output.ndim == tensor.ndim else axis - sum(d < axis for d in dims)
+        return axis if output.ndim == weight.ndim else axis - sum(d < axis for d in dims)
     if func is torch._weight_norm:
         dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
         return axis if dim == axis else None
     if func in JOINING_FUNCTIONS:
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         dim %= output.ndim
-        if output.ndim > tensor.ndim:  # stack
+        if output.ndim > weight.ndim:  # stack
             return axis + 1 if axis >= dim else axis
         return None if axis == dim else axis
     if func is torch.einsum:
-        return _kept_in_einsum(args, tensor, axis)
-    if func in PRODUCTS and args[0] is not args[1]:
-        return _kept_in_product(args[0], args[1], tensor, axis, output)
+        return _kept_in_einsum(args, weight, axis)
+    if func in _PRODUCTS and args[0] is not args[1]:
+        return _kept_in_product(args[0], args[1], weight, axis, output)
     if func is F.linear and len(args) > 1 and args[0] is not args[1]:
-        if tensor is args[1]:
+        if weight is args[1]:
             return output.ndim - 1 if axis == 0 else None
-        if tensor is args[0]:
-            return axis if axis < tensor.ndim - 1 else None
+        if weight is args[0]:
+            return axis if axis < weight.ndim - 1 else None
         return output.ndim - 1
     return None
 
 
 def _kept_in_product(
-    left: Tensor, right: Tensor, tensor: Tensor, axis: int, output: Tensor
+    left: Tensor, right: Tensor, weight: Tensor, axis: int, output: Tensor
 ) -> int | None:
-    is_last = axis == tensor.ndim - 1
-    if tensor is left:
+    """Return the same for ``left @ right``, of which ``weight`` is one factor."""
+    is_last = axis == weight.ndim - 1
+    if weight is left:
         return None if is_last else axis + output.ndim - left.ndim + (right.ndim == 1)
     if is_last:
         return output.ndim - 1 if right.ndim > 1 else None
@@ -180,21 +179,22 @@ def _kept_in_product(
 _FIRST_UNNAMED = ord("α")
 
 
-def _kept_in_einsum(args: tuple[Any, ...], tensor: Tensor, axis: int) -> int | None:
+def _kept_in_einsum(args: tuple[Any, ...], weight: Tensor, axis: int) -> int | None:
+    """Return the same for ``torch.einsum``."""
     equation = args[0]
     if not isinstance(equation, str) or "->" not in equation:
         return None
     given, made = equation.replace(" ", "").split("->")
     operands = leaves(args[1:], Tensor)
     named = [letters.replace("...", "") for letters in given.split(",")]
-    # The axes that an ellipsis stands for, by letters that no equation has.
+    # Name the axes that an ellipsis stands for by letters that no equation has.
     counts = [t.ndim - len(letters) for letters, t in zip(named, operands, strict=True)]
     unnamed = "".join(map(chr, range(_FIRST_UNNAMED, _FIRST_UNNAMED + max(counts))))
     made = made.replace("...", unnamed)
     places = {
         made.find(letters.replace("...", unnamed[len(unnamed) - count :])[axis])
         for letters, operand, count in zip(given.split(","), operands, counts, strict=True)
-        if operand is tensor
+        if operand is weight
     }
     place = places.pop()
     return None if places or place < 0 else place

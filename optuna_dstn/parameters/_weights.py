@@ -1,8 +1,7 @@
-"""What becomes of a responding parameter in functions that are no layers.
+"""Weights that are computed from responding parameters, such as ``W * mask`` or ``W.t()``.
 
-A function of weights alone returns a weight that responds too, by the units of the parameters it
-is made of; one that combines a parameter entry by entry with the examples sees an own value for
-each of them.
+A function of weights alone returns a weight that responds too. Its Δ has the gates of the
+parameters that it is made of, and directions that are computed as the weight is.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.parameters._index_maps import INDEX_FUNCTIONS
 from optuna_dstn.parameters._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
@@ -31,7 +29,7 @@ METADATA_FUNCTIONS = functions(
     (torch.Tensor,),
     "to type_as expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty",
 )
-"""Of another tensor than the first these take the shape, the dtype or the device only."""
+"""They take no more than shape, dtype or device from any tensor but the first."""
 
 _PROPERTY_FUNCTIONS = functions(
     (torch, torch.Tensor),
@@ -42,21 +40,9 @@ _PROPERTY_FUNCTIONS = functions(
     new_tensor new_full new_zeros new_ones new_empty
     """,
 )
-"""These look at what a tensor is like, not at its values."""
+"""The result does not depend on the values of the tensor."""
 
-_ELEMENTWISE_FUNCTIONS = functions(
-    (torch, torch.Tensor),
-    """
-    add sub subtract mul multiply div divide true_divide pow rsub where lerp addcmul addcdiv
-    __add__ __sub__ __mul__ __truediv__ __pow__
-    __radd__ __rsub__ __rmul__ __rtruediv__ __rpow__ maximum minimum
-    add_ sub_ subtract_ mul_ multiply_ div_ divide_ true_divide_
-    __iadd__ __isub__ __imul__ __itruediv__
-    """,
-)
 _DRAWING_FUNCTIONS = functions((torch, torch.Tensor, F), "dropout alpha_dropout")
-EXPANDING_FUNCTIONS = functions((torch, torch.Tensor), "expand expand_as broadcast_to repeat tile")
-"""These may give a parameter the batch as an axis."""
 
 
 def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
@@ -77,15 +63,14 @@ def is_of_weights(
     weights: Sequence[Tensor],
     roles: TensorRoles,
 ) -> bool:
-    """Whether a call returns weights: it has tensors, ``weights`` among them, but no example.
+    """Whether a call combines weights with constants alone, so that it returns weights.
 
-    Of others than constants it may have a mask, or a number, as long as the result has the
-    weights' shape.
+    Other tensors, such as a mask or a number, do no harm if the result has the weights' shape.
 
     Args:
         func: The function.
         tensors: All tensors among its arguments.
-        weights: Those that are made of parameters. The others depend on none.
+        weights: The tensors that are made of parameters. The others depend on no parameter.
         roles: What is known of tensors.
     """
     if func in METADATA_FUNCTIONS:
@@ -112,7 +97,7 @@ def responding_results(
     kwargs: dict[str, Any],
     forward_ad_rules: Mapping[Callable[..., Any], Callable[..., Any]],
 ) -> Any:
-    """Return what a function makes of weights alone, and let it respond.
+    """Return what a function computes from weights alone, and let the result respond.
 
     Args:
         deltas: Of the parameters.
@@ -124,7 +109,7 @@ def responding_results(
             forward mode.
 
     Returns:
-        ``None`` where several units contribute to an entry.
+        ``None`` where an entry of the result depends on several units.
     """
     if func in INDEX_FUNCTIONS:
         return _indexed(deltas, weights, func, args, kwargs)
@@ -286,109 +271,3 @@ def _linear_part(
     with repeated_random_numbers(terms[0][0]) if draws and not is_last else nullcontext():
         output: Tensor = func(*args, **kwargs)
     return output, change
-
-
-def examples_met(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weights: Sequence[Tensor],
-    roles: TensorRoles,
-) -> Tensor | None:
-    """Return the examples that a function without a rule combines weights with, entry by entry.
-
-    Args:
-        func: The function.
-        args: Its arguments, with a weight among them.
-        kwargs: The same by name.
-        weights: Those of the arguments that are made of parameters.
-        roles: What is known of tensors.
-
-    Returns:
-        A tensor with the batch axis, against which the weights broadcast, each with length 1 where
-        the batch is; ``None`` if the function is of another kind, or meets no example.
-    """
-    if func in EXPANDING_FUNCTIONS:
-        output: Tensor = func(*args, **kwargs)
-        like = [output] if len(weights) == 1 and weights[0] is args[0] else []
-    elif func in _ELEMENTWISE_FUNCTIONS:
-        tensors = leaves((args, kwargs), Tensor)
-        axes = max(t.ndim for t in tensors)
-        # With fewer axes than the weights, which one would be the batch?
-        like = [t for t in tensors if t.ndim == axes and not roles.is_constant(t)]
-    else:
-        return None
-    for tensor in like:
-        if _batch_axis(roles.batch, tensor, weights) is not None:
-            return tensor
-    return None
-
-
-def _batch_axis(batch: BatchLayout, tensor: Tensor, weights: Sequence[Tensor]) -> int | None:
-    """Return the batch axis of examples against which weights broadcast, none with that axis."""
-    taken = [
-        axis
-        for axis in range(min(2, tensor.ndim))
-        if any(w.ndim >= tensor.ndim - axis and w.shape[axis - tensor.ndim] != 1 for w in weights)
-    ]
-    return batch.axis_of(tensor, taken)
-
-
-def preferred_axes(weight: Tensor, like: Tensor) -> tuple[int, ...]:
-    """Return the axes along which the units of a weight may lie that meets examples.
-
-    First comes that of the features: the channels of an image (B, C, H, W), else the last one; axes
-    of length 1 come last.
-    """
-    features = (1 if like.ndim > 3 else like.ndim - 1) - like.ndim + weight.ndim
-    axes = sorted(
-        range(weight.ndim),
-        key=lambda axis: (weight.shape[axis] == 1, axis != features, -weight.shape[axis]),
-    )
-    return tuple(axes) or (0,)
-
-
-def spread(
-    deltas: Deltas, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    """Return a parameter that a call expands over the batch, moved for each example.
-
-    Its entries, and the units of its terms, go where those of R go; the batch is a new axis beside.
-    """
-    weight = args[0]
-    output: Tensor = func(*args, **kwargs)
-    batch_axis = _batch_axis(deltas.batch, output, [weight])
-    change: Tensor | None = None
-    for gate, direction, axis in deltas.of(weight):
-        own_axis = None if gate.shape[1] == 1 else axis
-        (place,) = follow(func, args, kwargs, weight, own_axis, [output])
-        if place is None or place.axis == batch_axis:
-            return None
-        gate = place.gate(gate)
-        axes = () if place.axis is None else (place.axis,)
-        gate = deltas.batch.align(gate if axes else gate[:, 0], output, axes, batch_axis)
-        moved = gate * func(direction, *args[1:], **kwargs)
-        change = moved if change is None else change + moved
-    return deltas.moved(output, change)
-
-
-def for_each_example(deltas: Deltas, parameter: Tensor, like: Tensor) -> Tensor:
-    """Return a parameter as each example sees it, so that it broadcasts against ``like``.
-
-    Args:
-        deltas: Of the parameters.
-        parameter: One that responds, shape (*s), broadcastable to ``like``.
-        like: A tensor with a batch axis.
-    """
-    axis = _batch_axis(deltas.batch, like, [parameter])
-    shape = parameter.shape
-    values = [term.per_example() for term in deltas.of(parameter)]
-    change = torch.stack(values).sum(0) if len(values) > 1 else values[0]
-    assert axis is not None, "the caller asks for examples that are met"
-    own = axis + len(shape) - like.ndim
-    if own >= 0:  # of length 1 where the batch is
-        change = change.squeeze(own + 1)
-        shape = shape[:own] + shape[own + 1 :]
-    places = [a for a in range(like.ndim) if a != axis][like.ndim - 1 - len(shape) :]
-    change = deltas.batch.align(change.to(parameter.dtype), like, places, axis)
-    return deltas.moved(parameter.expand(change.shape), change)

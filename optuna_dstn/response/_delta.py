@@ -114,15 +114,10 @@ class Deltas:
         self._computed.append(computed)
         self._terms[id(computed)] = terms
 
-    def along(self, axis: int, like: Tensor) -> Deltas:
-        """Return a copy for tensors whose examples are known to lie along ``axis``.
-
-        Args:
-            axis: The batch axis.
-            like: A tensor that has the examples in the same order along this axis.
-        """
+    def along(self, axis: int) -> Deltas:
+        """Return a copy for tensors whose examples are known to lie along ``axis``."""
         deltas = copy.copy(self)
-        deltas.batch = self.batch.along(axis, like)
+        deltas.batch = self.batch.along(axis)
         return deltas
 
     def forget(self, computed: Tensor) -> None:

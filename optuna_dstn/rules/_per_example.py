@@ -47,9 +47,9 @@ class PerExample:
         examples, *shape = self.values.shape
         batch = self.batch or BatchLayout(examples)
         axis = batch.axis_of(input)
-        between = input.ndim - 1 - len(shape)
-        meets_batch = between < 0 if axis == 0 else bool(shape) and between < 1
-        if axis is None or between < -1 or (axis and meets_batch):
+        first_own = input.ndim - len(shape)  # axis of ``input`` that the first of s meets
+        meets_batch = axis is not None and axis >= first_own
+        if axis is None or first_own < 0 or (axis and meets_batch):
             raise HyperparameterError(
                 f"Hyperparameter {self.formula} meets a tensor of shape {tuple(input.shape)} in "
                 f"{self.function}, whose first axis is not the batch of {examples} examples. Each "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
+import weakref
 
 from torch import Tensor
 
@@ -11,16 +12,22 @@ Note = TypeVar("Note")
 
 
 class ByIdentity(Generic[Note]):
-    """A note for each of some tensors: for this very object, not for what equals it.
+    """A note for each of some tensors: for this very object, not for another one of equal values.
 
-    The tensors are kept, so that an id stays its tensor's own.
+    A note does not keep its tensor alive. It is dropped when the tensor is freed, so that a later
+    tensor with the same ``id`` has no note.
     """
 
     def __init__(self) -> None:
-        self._notes: dict[int, tuple[Tensor, Note]] = {}
+        self._notes: dict[int, tuple[weakref.ref[Tensor], Note]] = {}
 
     def __setitem__(self, tensor: Tensor, note: Note) -> None:
-        self._notes[id(tensor)] = tensor, note
+        key, notes = id(tensor), self._notes
+
+        def drop(_: weakref.ref[Tensor]) -> None:
+            notes.pop(key, None)
+
+        notes[key] = weakref.ref(tensor, drop), note
 
     def get(self, thing: Any) -> Note | None:
         """Return the note about ``thing``, or ``None``."""

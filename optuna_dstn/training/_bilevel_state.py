@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter
+from optuna_dstn.batch._batch import part_of
+from optuna_dstn.batch._clear_size import clear_size
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._parameter_watch import ParameterWatch
 from optuna_dstn.discovery._plan import OpenParameters, TuningPlan
@@ -53,6 +55,8 @@ class BilevelState:
         response_optimizer: Steps Θ.
         hyper_optimizer: Steps :attr:`tuned_tensors`.
         tuned_tensors: λ and, if σ is tuned, ρ with σ = softplus(ρ).
+        lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
+        layout: The shapes that the last pass of the weights has met.
         names_read: Names of the hyperparameters that the perturbed passes have read so far;
             ``None`` before the first of them.
     """
@@ -66,6 +70,8 @@ class BilevelState:
         hyperparameters: CurrentHyperparameters,
     ) -> None:
         self.plan = plan
+        self.lengths = plan.lengths
+        self.layout: BatchLayout | None = None
         self.config = config
         self.hyperparameters = hyperparameters
         self._context = context
@@ -109,10 +115,23 @@ class BilevelState:
         """All parameters of the model that respond."""
         return [p for group in self.plan.responding for p in group.values()]
 
-    def forward_mode(self) -> CurrentValues:
-        """Return the context of a pass at the current values of the hyperparameters."""
+    def forward_mode(self, batch: Any) -> CurrentValues:
+        """Return the context of a pass on a batch, at the current hyperparameters."""
         expected = frozenset(self.plan.readers) | self.plan.idle
-        return CurrentValues(self.hyperparameters.values, expected)
+        self.layout = self._context.layout_of(batch)
+        return CurrentValues(self.hyperparameters.values, expected, self.layout)
+
+    def part_with_clear_axes(self, batch: Any) -> tuple[Any, int]:
+        """Return the part of a batch on which lengths tell the batch axis, and its size.
+
+        The part is the whole batch unless another axis of a tensor is as long as the batch.
+        """
+        layout = self._context.layout_of(batch)
+        size = clear_size(layout, layout.examples, self.lengths)
+        if size == layout.examples:
+            return batch, size
+        axis = self._context.batch_axis
+        return part_of(batch, slice(0, size), layout.examples, axis), size
 
     def deltas(self, gates: Tensor, examples: int, *, trains_weights: bool = False) -> Deltas:
         """Return Δ of every responding parameter, for a pass over a batch.
@@ -128,9 +147,7 @@ class BilevelState:
         terms = self.response.deltas(gates)
         if not terms:
             raise HyperparameterError(_ALL_FROZEN)
-        batch = BatchLayout(
-            examples, self._context.batch_axis, follows_order=self.plan.restores_order
-        )
+        batch = BatchLayout(examples, self._context.batch_axis)
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
     def require_unchanged(self) -> None:

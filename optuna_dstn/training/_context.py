@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from optuna_dstn.batch._batch import batch_size, tensors_of
+from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._model_state import ModelState
@@ -45,6 +47,18 @@ class TrainingContext:
     max_grad_norm: float | None = None
     batch_axis: int = 0
     response_optimizer: OptimizerFactory | None = None
+
+    def layout_of(self, batch: Any, *, records_axes: bool = False) -> BatchLayout:
+        """Return the layout of a pass on a batch, which has noted the tensors in the batch.
+
+        Args:
+            batch: The batch.
+            records_axes: Whether the layout records the batch axis of each tensor that it notes.
+        """
+        examples = batch_size(batch, self.batch_axis)
+        layout = BatchLayout(examples, self.batch_axis, records_axes=records_axes)
+        layout.note_tensors(tensors_of(batch))
+        return layout
 
     @property
     def optimized_parameters(self) -> list[nn.Parameter]:

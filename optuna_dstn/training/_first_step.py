@@ -8,16 +8,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._batch import batch_size
+from optuna_dstn.batch._batch import part_of
+from optuna_dstn.batch._clear_size import (
+    KnownLengths,
+    UndividedBatchError,
+    clear_size,
+    explaining_part,
+)
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._plan import TuningPlan, make_plan
 from optuna_dstn.linearize._linearize import inside
 from optuna_dstn.study._attributes import CONFIG, TUNED
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
+from optuna_dstn.training._model_state import Snapshot
 from optuna_dstn.training._outer_variables import OuterVariables
 from optuna_dstn.training._validation import Validation
 from optuna_dstn.training._weight_step import WeightStep
@@ -39,8 +47,15 @@ class FirstStep:
     hyperparameters: CurrentHyperparameters
     validation: Validation
 
-    def train_on(self, batch: Any) -> tuple[float, BilevelState]:
+    def train_on(self, batch: Any, state_before: Snapshot) -> tuple[float, BilevelState]:
         """Train the weights on the first batch, and find what is tuned and what responds.
+
+        If another axis of a tensor is as long as the batch, a second pass on fewer examples finds
+        what is tuned and what responds.
+
+        Args:
+            batch: The first batch.
+            state_before: The state of the model before the step.
 
         Returns:
             The training loss of the batch, before the step, and the bilevel state.
@@ -49,16 +64,22 @@ class FirstStep:
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned, or
                 nothing is tuned, or the validation loss does not show the effect of tuning.
         """
-        discovery = self._discovery(batch)
+        layout = self.context.layout_of(batch, records_axes=True)
+        discovery = self._discovery(layout)
 
         @contextmanager
-        def forward_mode() -> Iterator[None]:
+        def forward_mode(_: Any) -> Iterator[None]:
             with inside(self.context.model, discovery), discovery:
                 yield
 
         outer_variables = OuterVariables(self.context.loss_fn, self.context.model_state)
         loss = WeightStep(self.context, forward_mode).train_on(batch)
         outer_variables.warn_of_changes()
+        part = None
+        if not discovery.lengths_tell:
+            repetition = self._repeated_on_part(batch, layout, state_before, discovery.has_warned)
+            if repetition is not None:
+                discovery, part = repetition
         plan = make_plan(
             discovery,
             self.hyperparameters.weight_decay.parameters,
@@ -66,10 +87,13 @@ class FirstStep:
             self.trial.enqueued_names,
             self.context.model,
             self.context.optimizer,
+            lengths=KnownLengths.found(layout, part),
             each_example=self.trial.config.perturbation == "example",
         )
         self.validation.require_loss(self.hyperparameters.values)
-        return loss, self._begin(plan)
+        bilevel = self._begin(plan)
+        bilevel.layout = layout
+        return loss, bilevel
 
     def resume(self, saved: Mapping[str, Any]) -> BilevelState:
         """Make the bilevel state from a saved plan.
@@ -101,17 +125,48 @@ class FirstStep:
         plan = TuningPlan.restored(saved, self.context.model, self.trial.open_parameters)
         return self._begin(plan)
 
-    def _discovery(self, batch: Any) -> Discovery:
-        context, trial = self.context, self.trial
-        examples = batch_size(batch, context.batch_axis)
+    def _repeated_on_part(
+        self, batch: Any, whole: BatchLayout, state_before: Snapshot, has_warned: bool
+    ) -> tuple[Discovery, BatchLayout] | None:
+        """Repeat the first pass on so few examples that lengths tell the batch axis.
+
+        The repetition takes no step and leaves no trace.
+
+        Returns:
+            The discovery of the repetition, and its layout; ``None`` if the repetition fails
+            because of a constant that fits the whole batch alone, which is then one of the batch.
+        """
+        context = self.context
+        size = clear_size(whole, whole.examples - 1, KnownLengths())
+        try:
+            with explaining_part(size, whole.examples, (Exception,)):
+                part = part_of(batch, slice(0, size), whole.examples, context.batch_axis)
+                layout = context.layout_of(part, records_axes=True)
+                discovery = self._discovery(layout)
+                discovery.has_warned = has_warned
+                with (
+                    context.model_state.repeated(state_before),
+                    repeated_random_numbers(context.optimized_parameters[0]),
+                    inside(context.model, discovery),
+                    discovery.leaving(context.model_state.parameters),
+                    discovery,
+                ):
+                    context.loss_fn(context.model, part)
+        except UndividedBatchError:
+            if whole.doubtful_shapes or whole.is_misled:
+                raise
+            return None
+        return discovery, layout
+
+    def _discovery(self, layout: BatchLayout) -> Discovery:
+        trial = self.trial
         discovery = Discovery(
             self.hyperparameters.values,
-            BatchLayout(examples, context.batch_axis),
+            layout,
             {name: distribution for name, (distribution, _) in trial.open_parameters.items()},
             linear=trial.config.method == "delta-stn",
         )
         discovery.plain_readers.update(self.hyperparameters.optimizer_settings)
-        discovery.take(batch)
         return discovery
 
     def _begin(self, plan: TuningPlan) -> BilevelState:

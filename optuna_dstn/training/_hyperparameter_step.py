@@ -23,6 +23,11 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.batch._clear_size import (
+    UnclearLengthsError,
+    explaining_part,
+    require_lengths_tell,
+)
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
@@ -94,11 +99,24 @@ class HyperparameterStep:
         self, batch: Any, examples: int, displacement: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
+        try:
+            return self._perturbed_hypergradient_on_part(batch, examples, displacement)
+        except UnclearLengthsError:
+            self.bilevel.lengths = self.bilevel.lengths.with_doubt(examples)
+            return self._perturbed_hypergradient_on_part(batch, examples, displacement)
+
+    def _perturbed_hypergradient_on_part(
+        self, batch: Any, whole: int, displacement: Tensor
+    ) -> tuple[Tensor, ...]:
         bilevel = self.bilevel
+        batch, examples = bilevel.part_with_clear_axes(batch)
         noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
         deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
         values = bilevel.hyperparameters.values
-        with self.validation.loss_at_response(batch, examples, values, deltas) as loss:
+        loss_at_response = self.validation.loss_at_response(batch, examples, values, deltas)
+        with explaining_part(examples, whole), loss_at_response as loss:
+            if examples == whole:
+                require_lengths_tell(deltas.batch, bilevel.lengths)
             objective = loss - bilevel.config.entropy_weight * bilevel.space.entropy()
             self._require_finite(objective)
             return torch.autograd.grad(objective, bilevel.tuned_tensors)

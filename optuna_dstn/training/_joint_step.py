@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optuna_dstn._errors import logger
 from optuna_dstn.batch._batch import batch_size
+from optuna_dstn.batch._clear_size import explaining_part
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._bilevel_state import BilevelState
@@ -40,6 +42,7 @@ class JointStep:
         bilevel: λ, σ and the response.
         perturbed_loss: The loss that the step differentiates.
         first_step: An ordinary step on the weights, for the first step.
+        has_warned_of_part: Whether the user knows that the weights train on parts of the batches.
 
     Raises:
         HyperparameterError: If the optimizer decays weights in a way that is not known as a term
@@ -50,6 +53,7 @@ class JointStep:
     bilevel: BilevelState
     perturbed_loss: PerturbedLoss
     first_step: WeightStep
+    has_warned_of_part: bool = False
 
     def __post_init__(self) -> None:
         self.bilevel.hyperparameters.weight_decay.require_terms()
@@ -64,7 +68,10 @@ class JointStep:
         if progress.steps == 0:
             return self.first_step.train_on(batch)
         bilevel.hyperparameters.weight_decay.require_terms()
-        examples = batch_size(batch, context.batch_axis)
+        whole = batch_size(batch, context.batch_axis)
+        batch, examples = bilevel.part_with_clear_axes(batch)
+        if examples < whole:
+            self._warn_of_part(examples, whole)
         with torch.no_grad():
             perturbation = bilevel.space.perturbation(examples, bilevel.shared_draws)
             point = bilevel.space.raw + perturbation
@@ -75,9 +82,15 @@ class JointStep:
         with self.at_origin():
             with gates_of(bilevel.response, point) as gates:
                 deltas = bilevel.deltas(gates, examples, trains_weights=True)
-                loss = self.perturbed_loss.add_gradient(
-                    batch, examples, values, deltas, decay_at=lambda: (values, deltas)
-                )
+                with explaining_part(examples, whole):
+                    loss = self.perturbed_loss.add_gradient(
+                        batch,
+                        examples,
+                        values,
+                        deltas,
+                        checks_lengths=examples == whole,
+                        decay_at=lambda: (values, deltas),
+                    )
             self.perturbed_loss.require_gradient(is_first=progress.steps == 1)
             if progress.is_last_of_step:
                 self._apply_gradients(deltas)
@@ -101,6 +114,17 @@ class JointStep:
             yield
         finally:
             self.bilevel.response.move(raw)
+
+    def _warn_of_part(self, examples: int, whole: int) -> None:
+        if self.has_warned_of_part:
+            return
+        self.has_warned_of_part = True
+        logger.warning(
+            f"Method 'stn' trains the weights on {examples} of the batch's {whole} examples: "
+            f"another axis of the model's tensors has the length {whole} too, and lengths tell "
+            "which axis is the batch's. Take a batch size that is no other axis's length to "
+            "train on all examples."
+        )
 
     def _apply_gradients(self, deltas: Deltas) -> None:
         optimizer, response_optimizer = self.context.optimizer, self.bilevel.response_optimizer

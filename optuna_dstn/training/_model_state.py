@@ -133,6 +133,14 @@ class ModelState:
             yield
 
     @contextmanager
+    def repeated(self, before: Snapshot) -> Iterator[None]:
+        """Start from an earlier state, on copies of everything, running averages included."""
+        with self.rewound(before):
+            keys = self._keys()
+            with self._replaced(keys, self._copies(keys)):
+                yield
+
+    @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Work on a copy of the present state inside."""
         with self._replaced(self._changing, self._copies(self._changing)):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError
+from optuna_dstn.batch._clear_size import require_lengths_tell
 from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
 from optuna_dstn.linearize._responding import PerturbedValues
 from optuna_dstn.response._delta import Deltas
@@ -45,7 +46,9 @@ class PerturbedLoss:
         examples: int,
         values: Tensor,
         deltas: Deltas,
+        *,
         share: float = 1.0,
+        checks_lengths: bool = False,
         decay_at: Callable[[], tuple[Tensor, Deltas]] | None = None,
     ) -> Tensor:
         """Run ``loss_fn`` at perturbed hyperparameters and at Δ, and add its gradient.
@@ -57,6 +60,8 @@ class PerturbedLoss:
             deltas: Δ of each responding parameter. Its ``trains_weights`` says whether the weights
                 get a gradient too.
             share: The factor of the gradient.
+            checks_lengths: Whether to check that lengths tell the batch axis of every tensor, since
+                no pass on the same batch came before.
             decay_at: Returns the values and Δ at which the gradient of the weight decay, as a term
                 of the loss, is added as well, with factor 1. It is called after the pass has freed
                 its memory, and before the values that the pass wrote into parameters are undone.
@@ -73,7 +78,6 @@ class PerturbedLoss:
             bilevel.space.columns(values, without=shared),
             {name: perturbed[name][0].item() for name in shared},
         )
-        mode.take(batch)
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:
@@ -83,6 +87,8 @@ class PerturbedLoss:
                 frozen_parameters = context.optimized_parameters
             with frozen(frozen_parameters), at_response(context.model, mode):
                 loss = merged_loss(context.loss_fn(context.model, batch), examples, "loss_fn")
+            if checks_lengths:
+                require_lengths_tell(deltas.batch, bilevel.lengths)
             bilevel.names_read = (bilevel.names_read or set()) | mode.names
             self._backward(loss, share)
             if decay_at is not None:

@@ -25,7 +25,7 @@ class PlainTraining(Training):
     def __init__(self, trial: optuna.trial.BaseTrial, context: TrainingContext) -> None:
         super().__init__(context)
         self._trial = trial
-        self._weight_step = WeightStep(context, self._training_mode)
+        self._weight_step = WeightStep(context, lambda batch: self._training_mode())
 
     @property
     def method(self) -> str:

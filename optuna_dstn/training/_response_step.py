@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from optuna_dstn.batch._batch import batch_size, part_of
+from optuna_dstn.batch._clear_size import clear_size, explaining_part
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
 from optuna_dstn.training._bilevel_state import BilevelState
@@ -58,13 +59,14 @@ class ResponseStep:
         context, bilevel = self.context, self.bilevel
         if not self.context.progress.is_accumulating:
             context.optimizer.zero_grad()  # frees memory for the gradients of the response
-        batch, examples = self._part_for_response(batch)
+        whole = batch_size(batch, context.batch_axis)
+        batch, examples = self._part_for_response(batch, whole)
         with torch.no_grad():
             perturbation = bilevel.space.perturbation(examples, bilevel.shared_draws)
             both = torch.cat([perturbation, -perturbation])
             values = bilevel.space.constrain(bilevel.space.raw + both)
         # The gates are linear in ε, so both passes share one product with U and its derivative.
-        with gates_of(bilevel.response, perturbation) as gates:
+        with gates_of(bilevel.response, perturbation) as gates, explaining_part(examples, whole):
             with repeated_random_numbers(perturbation):
                 deltas = bilevel.deltas(gates, examples)
                 self.perturbed_loss.add_gradient(
@@ -93,12 +95,16 @@ class ResponseStep:
         response_optimizer.step()
         response_optimizer.zero_grad()  # frees memory for the gradients of the weights
 
-    def _part_for_response(self, batch: Any) -> tuple[Any, int]:
-        """Return the part of a batch for this step, and its size; steps take the parts in turn."""
-        examples = batch_size(batch, self.context.batch_axis)
+    def _part_for_response(self, batch: Any, examples: int) -> tuple[Any, int]:
+        """Return the part of a batch for this step, and its size; steps take the parts in turn.
+
+        The size is such that lengths tell the batch axis of every tensor.
+        """
         config = self.bilevel.config
         # Batch normalisation needs two examples at least: one alone has no variance.
         count = min(examples, max(2, math.ceil(examples * config.response_fraction)))
+        if self.bilevel.layout is not None:
+            count = clear_size(self.bilevel.layout, count, self.bilevel.lengths)
         if count == examples:
             return batch, examples
         turn = self.context.progress.steps // config.response_interval

@@ -33,6 +33,7 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
 from optuna_dstn.training._joint_step import JointStep
+from optuna_dstn.training._model_state import Snapshot
 from optuna_dstn.training._perturbed_loss import PerturbedLoss
 from optuna_dstn.training._response_step import ResponseStep
 from optuna_dstn.training._summary import Summary
@@ -99,8 +100,9 @@ class SelfTuning(Training):
     def step(self, batch: Any) -> float:
         model_state, progress = self.context.model_state, self.context.progress
         is_response_due = self._is_response_due()
-        state_before = model_state.snapshot() if is_response_due else None
-        loss = self._train_weights(batch)
+        needs_state = is_response_due or self._bilevel is None
+        state_before = model_state.snapshot() if needs_state else None
+        loss = self._train_weights(batch, state_before)
         response = self.steps.response if is_response_due else None
         if response is not None and state_before is not None:
             with model_state.rewound(state_before):
@@ -113,10 +115,11 @@ class SelfTuning(Training):
             self._train_hyperparameters()
         return loss
 
-    def _train_weights(self, batch: Any) -> float:
+    def _train_weights(self, batch: Any, state_before: Snapshot | None) -> float:
         self._current.write_to_optimizer()
         if self._bilevel is None:
-            loss, bilevel = self._first_step.train_on(batch)
+            assert state_before is not None, "the first step takes it"
+            loss, bilevel = self._first_step.train_on(batch, state_before)
             self._begin(bilevel)
             return loss
         self._bilevel.require_unchanged()

@@ -18,12 +18,12 @@ class WeightStep:
 
     Attributes:
         context: The user's objects and settings.
-        forward_mode: Returns the context in which ``loss_fn`` runs. Inside it each hyperparameter
-            has its current value.
+        forward_mode: Returns the context in which ``loss_fn`` runs on a batch. Inside it each
+            hyperparameter has its current value.
     """
 
     context: TrainingContext
-    forward_mode: Callable[[], AbstractContextManager[Any]]
+    forward_mode: Callable[[Any], AbstractContextManager[Any]]
 
     def train_on(self, batch: Any) -> float:
         """Add the gradient of a batch; step at once, unless several batches make one step.
@@ -35,7 +35,7 @@ class WeightStep:
         examples = batch_size(batch, context.batch_axis)
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
-        with self.forward_mode():
+        with self.forward_mode(batch):
             output = context.loss_fn(context.model, batch)
         loss = mean_loss(output, examples, "loss_fn")
         value = loss.item()

@@ -1,4 +1,4 @@
-"""A batch as long as another axis: what was made for columns must not be taken for examples."""
+"""Vectors made of hyperparameters, in a batch as long as they are: columns are no examples."""
 
 from __future__ import annotations
 
@@ -13,138 +13,99 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optuna_dstn import HyperparameterError, TunerConfig
+from optuna_dstn import TunerConfig
+from optuna_dstn.batch._clear_size import KnownLengths, clear_size
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 
 
 SIZE = 4
-VALUES = torch.tensor([0.2, 0.4, 0.6, 0.8])
 LABELS = torch.arange(SIZE)
-DATA = torch.rand(SIZE)
 MADE_BEFORE = torch.linspace(0.5, 1.0, SIZE)
-h: Any = hyperparameter(0.5, Symbol("h"))
 
 
-def assigned() -> Tensor:
+def assigned(h: Any) -> Tensor:
     weights = torch.ones(SIZE)
     weights[1] = h
     return weights
 
 
-AMBIGUOUS: dict[str, Callable[[Tensor], Tensor]] = {
-    "full": lambda x: x * torch.full((SIZE,), h),
-    "ones": lambda x: x * (torch.ones(SIZE) * h),
-    "ones, further": lambda x: x - (1 - torch.ones(SIZE) * h).exp(),
-    "assigned": lambda x: x * assigned(),
-    "expanded": lambda x: x * torch.tensor([h]).expand(SIZE),
-    "noise": lambda x: x + torch.randn(SIZE) * h,
-    "mask": lambda x: x * (torch.rand(SIZE) < h),
-    "powers": lambda x: x * h ** torch.arange(SIZE),
-    "powers of a tensor": lambda x: x * torch.tensor(h) ** torch.arange(SIZE),
-    "where": lambda x: x * torch.where(torch.arange(SIZE) == 1, h, 1.0),
-    "class weights": lambda x: F.cross_entropy(x, LABELS, weight=torch.full((SIZE,), h)),
-    "matrix product": lambda x: x @ (torch.ones(SIZE) * h),
-    "made before": lambda x: x * (MADE_BEFORE * h),
-    "made before, further": lambda x: x * (1 - (MADE_BEFORE.exp() + torch.ones(SIZE)) * h),
-    "made before, in place": lambda x: x * MADE_BEFORE.clone().mul_(h),
-    "made by NumPy": lambda x: x * (torch.from_numpy(np.ones(SIZE, np.float32)) * h),
-    "largest of a table": lambda x: x * (torch.ones(3, SIZE).max(0)[0] * h),
-}
-AMBIGUOUS_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
-    "full": lambda x: x * torch.full((SIZE, 1, 1), h),
-    "full, several columns": lambda x: x + torch.full((SIZE, 1, SIZE), h),
-    "full, a product": lambda x: x @ torch.full((SIZE, 1), h),
-    "ones": lambda x: x * (torch.ones(SIZE, 1) * h),
-    "mask": lambda x: x * (torch.rand(SIZE, 1, 1) < h),
-    "noise, further": lambda x: x + (torch.randn(SIZE) * h)[:, None, None].exp(),
-    "made before": lambda x: x * (MADE_BEFORE.view(-1, 1, 1) * h),
-    "matrix product": lambda x: x @ (torch.ones(SIZE, 1) * h),
-}
-CLEAR_COLUMNS: dict[str, Callable[[Tensor], Tensor]] = {
-    "a draw for each example": lambda x: x * (torch.rand(SIZE, 1, 1, 1) < h),
-    "full": lambda x: x * torch.full((SIZE, 1, 2, 3), h),
-    "of channels": lambda x: x * (torch.ones(1, SIZE, 1, 1) * h),
-    "of the data": lambda x: x * (x.mean((0, 2, 3)) * h).view(-1, 1, 1),
-    "a layer": lambda x: F.linear(torch.rand(SIZE, 1) * h, torch.ones(3, 1)),
-    "a product": lambda x: (torch.rand(SIZE, 1) * h) @ torch.ones(1, 3),
-}
-CLEAR: dict[str, Callable[[Tensor], Tensor]] = {
-    "a list": lambda x: x * torch.tensor([h, h, 1.0, h]),
-    "a row": lambda x: x * (torch.ones(1, SIZE) * h),
-    "a column": lambda x: x * (torch.ones(SIZE) * h)[:, None],
-    "a draw for each example": lambda x: x * (torch.rand(SIZE) < h).view(-1, 1),
-    "a mask of the data": lambda x: x * (torch.rand(SIZE, SIZE) < h),
-    "a choice of examples": lambda x: x[torch.rand(SIZE) < h],
-    "a value for each loss": lambda x: x.mean(1) * (torch.ones(SIZE) * h),
-    "a column that is assigned": lambda x: x.clone().index_put_(
-        (LABELS, torch.zeros(SIZE).long()), torch.ones(SIZE) * h
+COLUMNS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "full": lambda x, h: x * torch.full((SIZE,), h),
+    "ones": lambda x, h: x * (torch.ones(SIZE) * h),
+    "ones, further": lambda x, h: x - (1 - torch.ones(SIZE) * h).exp(),
+    "assigned": lambda x, h: x * assigned(h),
+    "expanded": lambda x, h: x * torch.tensor([h]).expand(SIZE),
+    "powers": lambda x, h: x * h ** torch.arange(SIZE),
+    "powers of a tensor": lambda x, h: x * torch.tensor(h) ** torch.arange(SIZE),
+    "where": lambda x, h: x * torch.where(torch.arange(SIZE) == 1, h, 1.0),
+    "class weights": lambda x, h: F.cross_entropy(
+        x, LABELS[torch.arange(len(x)) % SIZE], torch.full((SIZE,), h), reduction="none"
     ),
-    "class weights": lambda x: F.cross_entropy(x, LABELS, weight=torch.tensor([h, h, 1.0, h])),
-    "weights of the batch": lambda x: (DATA * h) @ x,
-    "weights by labels": lambda x: (MADE_BEFORE[LABELS] * h) @ x,
-    "weights by labels, mixed": lambda x: (((LABELS == 1) + MADE_BEFORE) * h) @ x,
-    "weights of all pairs": lambda x: x @ x.T / (x.norm(dim=1) * h),
-    "weights, one of several results": lambda x: (x.max(1)[0] * h) @ x,
-    "weights of an iteration": lambda x: sum((row * h) @ x for row in DATA.expand(2, -1)),
-    "a vector made before for each loss": lambda x: x.mean(1) * (MADE_BEFORE * h),
+    "made before": lambda x, h: x * (MADE_BEFORE * h),
+    "made before, further": lambda x, h: x * (1 - (MADE_BEFORE.exp() + torch.ones(SIZE)) * h),
+    "made before, in place": lambda x, h: x * MADE_BEFORE.clone().mul_(h),
+    "made by NumPy": lambda x, h: x * (torch.from_numpy(np.ones(SIZE, np.float32)) * h),
+    "largest of a table": lambda x, h: x * (torch.ones(3, SIZE).max(0)[0] * h),
+}
+CHANNELS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "full": lambda x, h: x * torch.full((SIZE, 1, 1), h),
+    "ones": lambda x, h: x * (torch.ones(SIZE, 1) * h),
+    "made before": lambda x, h: x * (MADE_BEFORE.view(-1, 1, 1) * h),
 }
 
 
-def modes() -> list[Any]:
-    found: list[Any] = [
-        Discovery({"h": 0.5}, BatchLayout(SIZE), {"h": FloatDistribution(0, 1)}),
-        perturbing({"h": VALUES}),
-    ]
-    for mode in found:
-        mode.take((DATA, {"labels": [LABELS]}))
-    return found
+def in_discovery(function: Callable[[Tensor, Any], Tensor], x: Tensor) -> tuple[Discovery, int]:
+    """What the first step finds on a whole batch, and how many examples it repeats the pass on."""
+    h = hyperparameter(0.5, Symbol("h"))
+    layout = BatchLayout(len(x))
+    layout.note_tensors([x])
+    with Discovery({"h": 0.5}, layout, {"h": FloatDistribution(0, 1)}) as mode:
+        function(x, h)
+    return mode, clear_size(layout, len(x) - 1, KnownLengths())
 
 
-@pytest.mark.parametrize("name", AMBIGUOUS)
-def test_entries_that_could_be_the_examples_may_not_become_columns(name: str) -> None:
-    for mode in modes():
-        with mode, pytest.raises(HyperparameterError, match=r"A tensor of shape \(4,.*batch size"):
-            AMBIGUOUS[name](torch.rand(SIZE, SIZE))
+def require_own_values(function: Callable[[Tensor, Any], Tensor], x: Tensor) -> None:
+    """Check that each example has what it has if h is its own value."""
+    values = torch.linspace(0.15, 0.9, len(x))
+    with perturbing({"h": values}):
+        result = function(x, hyperparameter(0.5, Symbol("h")))
+    for example, value in enumerate(values.tolist()):
+        torch.testing.assert_close(result[example], function(x, value)[example])
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_values_of_columns(name: str) -> None:
+    mode, size = in_discovery(COLUMNS[name], torch.rand(SIZE, SIZE))
+    assert not mode.lengths_tell
+    assert size < SIZE
+    require_own_values(COLUMNS[name], torch.rand(size, SIZE))
+    require_own_values(COLUMNS[name], torch.rand(SIZE + 1, SIZE))
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_values_of_channels(name: str) -> None:
+    mode, size = in_discovery(CHANNELS[name], torch.rand(SIZE, SIZE, SIZE, SIZE))
+    assert not mode.lengths_tell
+    for examples in (size, SIZE + 1):
+        require_own_values(CHANNELS[name], torch.rand(examples, SIZE, SIZE, SIZE))
+
+
+CLEAR: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "a value for each loss": lambda x, h: x.mean(1) * (torch.ones(len(x)) * h),
+    "a list": lambda x, h: x * torch.tensor([h, h, 1.0, h]),
+    "a row": lambda x, h: x * (torch.ones(1, SIZE) * h),
+    "a column": lambda x, h: x * (torch.ones(len(x)) * h)[:, None],
+    "a factor of each example": lambda x, h: x * torch.full((len(x), 1), h),
+    "norms": lambda x, h: x @ x.T / (x.norm(dim=1, keepdim=True) * h),
+}
 
 
 @pytest.mark.parametrize("name", CLEAR)
-def test_what_is_clear_passes(name: str) -> None:
-    for mode in modes():
-        with mode:
-            CLEAR[name](torch.rand(SIZE, SIZE))
-
-
-@pytest.mark.parametrize("name", AMBIGUOUS_COLUMNS)
-def test_so_may_entries_of_a_column_not_become_channels(name: str) -> None:
-    for mode in modes():
-        with mode, pytest.raises(HyperparameterError, match=r"A tensor of shape \(4, 1.*\(1, 4, 1"):
-            AMBIGUOUS_COLUMNS[name](torch.rand(SIZE, SIZE, SIZE, SIZE))
-    if name.endswith("product"):
-        return
-    with perturbing({"h": torch.linspace(0.1, 0.9, SIZE + 1)}):
-        assert len(AMBIGUOUS_COLUMNS[name](torch.rand(SIZE + 1, SIZE, SIZE, SIZE))) == SIZE + 1
-
-
-def test_a_single_example_has_all_entries() -> None:
-    with perturbing({"h": VALUES[:1]}):
-        assert torch.equal((torch.ones(1) * h) * torch.ones(1, SIZE), VALUES[:1].expand(1, SIZE))
-
-
-@pytest.mark.parametrize("name", CLEAR_COLUMNS)
-def test_columns_that_are_clear_pass(name: str) -> None:
-    for mode in modes():
-        with mode:
-            CLEAR_COLUMNS[name](torch.rand(SIZE, SIZE, 2, 3))
-
-
-@pytest.mark.parametrize(
-    "name", [n for n in AMBIGUOUS if n not in ("class weights", "matrix product")]
-)
-def test_with_another_batch_size_they_are_columns(name: str) -> None:
-    with perturbing({"h": torch.linspace(0.1, 0.9, SIZE + 1)}):
-        assert AMBIGUOUS[name](torch.rand(SIZE + 1, SIZE)).shape[0] == SIZE + 1
+def test_values_of_examples(name: str) -> None:
+    for examples in (SIZE - 1, SIZE + 1):
+        require_own_values(CLEAR[name], torch.rand(examples, SIZE))
 
 
 CONSTANT: dict[str, Callable[[Tensor, Any], Tensor]] = {
@@ -159,19 +120,14 @@ CONSTANT: dict[str, Callable[[Tensor, Any], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("examples", [SIZE, SIZE + 1])
+@pytest.mark.parametrize("examples", [SIZE - 2, SIZE + 1])
 @pytest.mark.parametrize("name", CONSTANT)
 def test_constants_have_no_batch_axis(name: str, examples: int) -> None:
-    values = torch.linspace(0.15, 0.9, examples)
     x = torch.rand(examples, SIZE, 3)
-    with Discovery({"h": 0.5}, BatchLayout(examples), {"h": FloatDistribution(0, 1)}) as mode:
-        CONSTANT[name](x, h)
+    mode, _ = in_discovery(CONSTANT[name], x)
     assert mode.readers.keys() == {"h"}
     assert not mode.shared
-    with perturbing({"h": values}):
-        result = CONSTANT[name](x, h)
-    for example, value in enumerate(values.tolist()):
-        torch.testing.assert_close(result[example], CONSTANT[name](x, value)[example])
+    require_own_values(CONSTANT[name], x)
 
 
 class Scaled(nn.Module):
@@ -194,11 +150,15 @@ class Scaled(nn.Module):
     "scale", [lambda m: m.row, lambda m: m.table[1], lambda m: m.attribute, lambda m: m.row.sqrt()]
 )
 def test_what_the_model_keeps_for_its_columns(scale: Callable[[Any], Tensor]) -> None:
+    """In a batch as long as the columns the response's passes are on fewer examples."""
+    sizes: list[int] = []
+
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = Scaled(trial.suggest_float("h", 0.1, 0.9), scale)
         return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
     def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        sizes.append(len(batch["x"]))
         loss: Tensor = F.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
         return loss * batch["weight"]
 
@@ -206,9 +166,14 @@ def test_what_the_model_keeps_for_its_columns(scale: Callable[[Any], Tensor]) ->
         labels = torch.arange(size) % 3
         return {"x": torch.rand(size, SIZE), "y": labels, "weight": torch.rand(size)}
 
-    with pytest.raises(HyperparameterError, match=r"A tensor of shape \(4,.*batch size"):
-        started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE))
-    assert started(make, loss_fn, [batch_of(6)]).step(batch_of(SIZE + 1)) > 0
+    def valid_loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch["x"]), batch["y"])
+
+    for size, expected in ((SIZE, [4, 2, 2, 2]), (SIZE + 1, [5, 5, 5])):
+        tuner = started(make, loss_fn, [batch_of(6)], valid_loss_fn=valid_loss_fn)
+        assert tuner.step(batch_of(size)) > 0
+        assert sizes == expected
+        sizes.clear()
 
 
 def test_weights_of_the_examples_in_a_batch_as_long_as_another_axis() -> None:

@@ -182,7 +182,7 @@ def test_two_hyperparameters_bound_each_example() -> None:
     ("function", "arguments"),
     [
         (torch.clamp, (torch.zeros(3), None)),
-        (torch.where, (torch.zeros(3, EXAMPLES) > 0, torch.zeros(EXAMPLES))),
+        (torch.where, (torch.zeros(3, 2) > 0, torch.zeros(2))),
         (torch.lerp, (torch.zeros(1, 3), torch.zeros(3))),
         (F.leaky_relu, (torch.zeros(()),)),
         (Tensor.masked_fill_, (torch.zeros(3), torch.ones(3) > 0)),

@@ -307,7 +307,7 @@ def test_rrelu_outside_training_has_the_mean_slope() -> None:
     ("function", "arguments"),
     [
         (Tensor.bernoulli_, (torch.empty(3),)),
-        (torch.bernoulli, (torch.empty(3, EXAMPLES),)),
+        (torch.bernoulli, (torch.empty(3, 2),)),
         (Tensor.uniform_, (torch.empty(1, 1), 0.0)),
         (torch.normal, (torch.zeros(3),)),
         (F.rrelu, (torch.zeros(3), 0.1)),
@@ -324,7 +324,7 @@ def test_a_draw_without_the_batch_first_is_refused(
 def test_a_size_without_the_batch_first_is_refused() -> None:
     rule = hyperparameter_rules[torch.normal]
     with pytest.raises(HyperparameterError, match=r"h meets .* first axis is not the batch"):
-        rule.apply(0.0, PerExample(VALUES, "h", "here"), (3, EXAMPLES))
+        rule.apply(0.0, PerExample(VALUES, "h", "here"), (3, 2))
 
 
 @pytest.mark.parametrize(

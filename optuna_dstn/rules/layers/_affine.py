@@ -82,7 +82,7 @@ def affine(
 
     def beside_output(values: Tensor, axis: int) -> Tensor:
         places = (output.ndim + axis,)
-        aligned = deltas.batch.align(values, output, places, batch_of_output, input)
+        aligned = deltas.batch.align(values, output, places, batch_of_output)
         return aligned.to(output.dtype)
 
     shift: Tensor | None = None  # (B, c)
@@ -91,7 +91,7 @@ def affine(
     for term in weight_terms:
         if term.axis in units.inputs and term.gate.shape[1] > 1:
             place = (primal.ndim + units.inputs[term.axis],)
-            gate = deltas.batch.align(term.gate, primal, place, batch, input).to(primal.dtype)
+            gate = deltas.batch.align(term.gate, primal, place, batch).to(primal.dtype)
             change = _plus(change, operation(primal * gate, term.direction, None))
             continue
         gate = beside_output(term.gate, units.outputs.get(term.axis, units.bias))

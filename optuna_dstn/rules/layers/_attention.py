@@ -128,7 +128,7 @@ def kept(query: Tensor, key: Tensor, rate: float | PerExample) -> Tensor | None:
     ones = query.new_ones(*outer, query.shape[-2], key.shape[-2])
     if isinstance(rate, PerExample):
         batch = rate.batch or BatchLayout(len(rate.values))
-        return dropout(ones, replace(rate, batch=batch.along(0, query)))
+        return dropout(ones, replace(rate, batch=batch.along(0)))
     return F.dropout(ones, rate)
 
 

@@ -53,7 +53,7 @@ def _beside(deltas: Deltas, term: Delta, output: Tensor, index: Tensor | None = 
     """Return the gate beside what was looked up, by the index if that has the examples."""
     batch = deltas.batch
     axis = 0 if index is None else batch.axis_of(index)
-    return batch.align(term.gate, output, (output.ndim - 1,), axis, index).to(output.dtype)
+    return batch.align(term.gate, output, (output.ndim - 1,), axis).to(output.dtype)
 
 
 def _bags(

@@ -99,7 +99,7 @@ def multi_head_attention_forward(
         )
         return output
     for axis in (1, 0) if query.ndim == 3 else (0,):
-        own = deltas.along(axis, query)
+        own = deltas.along(axis)
         if all(map(own.batch.holds, (query, key, value))):
             return _attention(own, query, key, value, *args, **kwargs)
     # No example is in sight.

@@ -89,7 +89,7 @@ def _register(cell: Cell, function: Callable[..., Any]) -> None:
         if not any(t in deltas or is_dual(t) for t in tensors):
             return function(input, hx, w_ih, w_hh, b_ih, b_hh)
         states = tuple(deltas.shared_in_batch(s) if s in deltas else s for s in states)
-        own = deltas.along(0, input)
+        own = deltas.along(0)
         from_input = linear(own, input, w_ih, b_ih)
         from_hidden = linear(own, states[0], w_hh, b_hh)
         after = cell(from_input, from_hidden, states)
