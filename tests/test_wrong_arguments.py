@@ -76,7 +76,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "method is None": (
         lambda: TunerConfig(method=None),  # type: ignore[arg-type]
         ValueError,
-        r"TunerConfig\(method=None\): give one of 'delta-stn', 'centered-stn', 'stn'",
+        r"TunerConfig\(method=None\) is not known\. Known: 'delta-stn', 'centered-stn', 'stn'",
     ),
     "config is a dictionary": (
         lambda: optuna_dstn.create_study(config={"method": "stn"}),  # type: ignore[arg-type]

@@ -128,8 +128,12 @@ class TunerConfig:
             raise self._error("tune_scale", "True or False")
 
     def _require_known_name(self, setting: str, known: tuple[str, ...]) -> None:
-        if getattr(self, setting) not in known:
-            raise self._error(setting, f"one of {', '.join(map(repr, known))}")
+        value = getattr(self, setting)
+        if value not in known:
+            raise ValueError(
+                f"TunerConfig({setting}={value!r}) is not known. Known: "
+                f"{', '.join(map(repr, known))}."
+            )
 
     def _error(self, setting: str, expected: str) -> ValueError:
         return ValueError(f"TunerConfig({setting}={getattr(self, setting)!r}): give {expected}.")

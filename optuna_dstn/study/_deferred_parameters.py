@@ -72,6 +72,7 @@ class DeferredParameters:
             self._open[param_name] = distribution, distribution.to_external_repr(value)
 
     def _require_compatible(self, name: str, distribution: BaseDistribution) -> None:
+        """Check that other trials have a parameter of this name with the same kind of range."""
         for trial in self._study._get_trials(deepcopy=False, use_cache=True):
             if name in trial.distributions:
                 check_distribution_compatibility(trial.distributions[name], distribution)

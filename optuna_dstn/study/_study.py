@@ -76,6 +76,7 @@ class DSTNStudy(optuna.Study):
         self._show_deferred()
 
     def _show_deferred(self) -> None:
+        """Let the storage of this study show the deferred parameters of its running trials."""
         self._deferred: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
         self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._deferred))
 
@@ -137,6 +138,8 @@ class DSTNStudy(optuna.Study):
         )
 
     def _finishing(self, func: Objective) -> Objective:
+        """Return the objective, followed by the writing of the trial's deferred parameters."""
+
         @functools.wraps(func)
         def objective(trial: optuna.Trial) -> float | Sequence[float]:
             try:
