@@ -1,7 +1,7 @@
 """Penalties on parameters whose coefficient is tuned, for a loss function of the user's own.
 
-They are functions that a torch function mode sees as it sees torch's own. In a linearised pass the
-rules in :mod:`optuna_dstn.rules.layers._penalty` take their place.
+A torch function mode sees a call of a penalty as it sees torch's own functions. In a linearised
+pass a rule of :mod:`optuna_dstn.rules.layers._penalty` runs instead.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 def l2_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Tensor:
     """Return the L2 penalty ``coefficient·Σ_p ‖p‖²``, to be added to a training loss.
 
-    The coefficient is tuned if it is a hyperparameter. Under SGD the penalty is weight decay of
-    twice the coefficient; unlike weight decay it is part of the loss that is reported, and it can
-    be given to any of the parameters::
+    The coefficient is tuned if it is a hyperparameter. Under SGD the penalty equals a weight decay
+    of twice the coefficient. Unlike weight decay, the penalty is part of the reported loss, and it
+    may apply to some of the parameters only::
 
         F.cross_entropy(model(x), y) + optuna_dstn.l2_penalty(model.head.parameters(), h)
 
@@ -43,7 +43,7 @@ def l2_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Ten
 def l1_penalty(parameters: Tensor | Iterable[Tensor], coefficient: float) -> Tensor:
     """Return the L1 penalty ``coefficient·Σ_p Σ_j |p_j|``, to be added to a training loss.
 
-    See :func:`l2_penalty` for its use, and for what it takes and raises.
+    See :func:`l2_penalty` for an example.
 
     Args:
         parameters: ``model.parameters()``, those of a layer, a list of parameters or a single one.
@@ -67,7 +67,7 @@ def _penalty(
     parameters: Tensor | Iterable[Tensor],
     coefficient: float,
 ) -> Tensor:
-    """Return coefficient·Σ_p Σ_j of_entry(p_j); under a mode, what it makes of ``function``."""
+    """Return coefficient·Σ_p Σ_j of_entry(p_j); a torch function mode may handle ``function``."""
     checked = _checked(parameters, coefficient, function.__name__)
     if has_torch_function(checked):
         penalty: Tensor = handle_torch_function(function, checked, checked, coefficient)
@@ -76,7 +76,7 @@ def _penalty(
 
 
 def _checked(parameters: Any, coefficient: Any, function: str) -> list[Tensor]:
-    """Return the parameters as a list: an iterator can be read only once."""
+    """Check the arguments of a penalty, and return the parameters as a list."""
     if not isinstance(coefficient, Real):
         raise TypeError(
             f"The coefficient of {function} is a {type(coefficient).__name__}: give a number, or "

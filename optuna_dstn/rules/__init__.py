@@ -1,10 +1,10 @@
 """What each torch function does with a hyperparameter or a responding parameter, a family a file.
 
 ``hyperparameter`` holds the rules of functions that read a hyperparameter (dropout, losses,
-arithmetic): they compute with one value for each example. ``layers`` holds those of functions whose
-parameters respond: they return the output and its tangent at Δ. ``forward_ad`` holds operations
-that PyTorch cannot differentiate in forward mode. Importing this package fills the tables of the
-registry.
+arithmetic); these rules compute with one value for each example. ``layers`` holds the rules of
+functions whose parameters respond; they return the output and its tangent at Δ. ``forward_ad``
+holds forms of operations that PyTorch cannot differentiate in forward mode. Importing this package
+fills the ``registry``. ``register_rule`` adds rules of the user's; see ``README.md``.
 
 In: the arguments of one torch call. Out: its result for perturbed hyperparameters and parameters.
 

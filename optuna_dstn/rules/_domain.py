@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class Domain(NamedTuple):
-    """An interval; its ends belong to it unless they are said to be open.
+    """An interval, closed unless ``low_open`` or ``high_open`` says otherwise.
 
     Attributes:
         low: The lower end.
         high: The upper end.
-        low_open: Whether ``low`` itself is outside.
-        high_open: Whether ``high`` itself is outside.
+        low_open: Whether the interval excludes ``low``.
+        high_open: Whether the interval excludes ``high``.
     """
 
     low: float = -math.inf
@@ -29,7 +29,7 @@ class Domain(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether a finite end is excluded."""
+        """Whether the interval excludes an end."""
         return self.low_open or self.high_open
 
     def __str__(self) -> str:

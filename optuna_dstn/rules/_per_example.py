@@ -1,4 +1,4 @@
-"""A hyperparameter as a perturbed pass sees it: one value per example."""
+"""The values of a hyperparameter in a perturbed pass: one for each example."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Plain = TypeVar("Plain")
 
 @dataclass(frozen=True)
 class PerExample:
-    """One value of a hyperparameter, or of what was computed from several, for each of B examples.
+    """One value for each of B examples, of a hyperparameter or of a tensor made of hyperparameters.
 
     Attributes:
         values: Shape (B, *s), where s is the shape that the user's code sees: () for a number, (C,)
             for a tensor of C class weights.
-        formula: What it is, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
-        function: Where it was met, for messages: ``"torch.nn.functional.dropout"``.
-        batch: Where the examples are; ``None`` looks for B along the first axis.
+        formula: How the values are computed, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
+        function: The function that reads them, for messages: ``"torch.nn.functional.dropout"``.
+        batch: Finds the batch axis; ``None`` looks for B along the first axis.
     """
 
     values: Tensor
@@ -32,14 +32,14 @@ class PerExample:
     batch: BatchLayout | None = None
 
     def like(self, input: Tensor) -> Tensor:
-        """Return the values so that they meet ``input`` as the user's own argument does.
+        """Return the values in a shape that broadcasts against ``input`` as the argument s does.
 
-        What has as many axes as ``input`` has one that meets the batch: of size 1, or of size B,
-        where example b takes its own row.
+        The axes of s are the last axes of ``input``. If s has as many axes as ``input``, its first
+        axis lies along the batch axis, and example b takes row b of its own value.
 
         Returns:
-            As many axes as ``input``: the examples along its batch axis, s along its last axes, 1
-            elsewhere.
+            A tensor with as many axes as ``input``: B long along the batch axis, s along the last
+            axes, 1 elsewhere.
 
         Raises:
             HyperparameterError: If ``input`` has no batch axis.

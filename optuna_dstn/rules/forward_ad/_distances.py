@@ -18,12 +18,12 @@ def cdist(
     p: float = 2.0,
     compute_mode: str = "use_mm_for_euclid_dist_if_necessary",
 ) -> Tensor:
-    """d = ‖x − y‖ of all pairs. Of the Euclidean norm:
+    """d = ‖x − y‖ of all pairs. For the Euclidean norm:
 
-        ḋ = (⟨x, ẋ⟩ + ⟨y, ẏ⟩ − ⟨ẋ, y⟩ − ⟨x, ẏ⟩)/d,  0 where d is,
+        ḋ = (⟨x, ẋ⟩ + ⟨y, ẏ⟩ − ⟨ẋ, y⟩ − ⟨x, ẏ⟩)/d, or 0 where d = 0.
 
-    which holds for x and y moved by the same vector too: their mean is taken off, so that little is
-    lost in the sum.
+    A common shift of x and y changes nothing. The rule subtracts the mean of y from both, so that
+    the sum loses little precision.
     """
     (x, x_change), (y, y_change) = split(x1), split(x2)
     if x_change is None and y_change is None:

@@ -23,7 +23,7 @@ def grid_sample(
     """y = Σ_k w_k(g)·x_k, linear in the image x: ẏ = Σ w_k ẋ_k + Σ ẇ_k x_k."""
     if is_dual(grid) and mode != "nearest":
         return _interpolated(input, grid, mode, padding_mode, bool(align_corners))
-    grid = split(grid)[0]  # what is nearest does not change
+    grid = split(grid)[0]  # the nearest pixel stays the same
     primal, tangent = split(input)
     output = F.grid_sample(primal, grid, mode, padding_mode, align_corners)
     if tangent is None:
@@ -34,9 +34,12 @@ def grid_sample(
 def _interpolated(
     image: Tensor, grid: Tensor, mode: str, padding: str, align_corners: bool
 ) -> Tensor:
-    """Interpolate an image (N, C, *s) at the points (N, *t, len(s)), the last axis first."""
+    """Interpolate an image (N, C, *s) at points (N, *t, len(s)).
+
+    The coordinates of a point are those of the image's axes from the last to the first.
+    """
     sizes = image.shape[2:]
-    # Along each axis, the indices and the weights of the pixels that take part.
+    # Along each axis: the indices and the weights of the pixels around each point.
     axes: list[list[tuple[Tensor, Tensor]]] = []
     for size, place in zip(sizes, reversed(grid.flatten(1, -2).unbind(-1)), strict=True):
         position = (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
@@ -70,7 +73,7 @@ def _interpolated(
 
 
 def _padded(position: Tensor, size: int, padding: str, align_corners: bool) -> Tensor:
-    """Return where positions beyond the edge of an axis are looked up."""
+    """Return the positions along an axis, those beyond its edges moved as ``padding`` says."""
     if padding == "zeros":
         return position
     if padding == "reflection":

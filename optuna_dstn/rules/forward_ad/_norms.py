@@ -1,8 +1,8 @@
-"""Norms and standard deviations, whose slope is bounded though they bend sharply at zero.
+"""Norms and standard deviations, which have a kink at zero.
 
-PyTorch gives them a slope of 0 there, and in forward mode a tangent of 0; but the gradient of its
-tangent is 0/0. Rows of zeros are common, behind a ReLU and a dropout for instance. Here the tangent
-is ẏ = ⟨∂y/∂x, ẋ⟩, with the slope that reverse mode finds, so that its gradient is finite too.
+At a row of zeros, which is common behind a ReLU and a dropout, PyTorch's tangent is 0, but the
+gradient of that tangent is 0/0. Here the tangent is ẏ = ⟨∂y/∂x, ẋ⟩, where reverse mode finds
+∂y/∂x, so that the gradient of the tangent is finite.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _NAMES = {"x": "input", "axis": "dim", "keepdims": "keepdim", "ord": "p"}
 def _sloped(
     function: Callable[[Tensor], Tensor], input: Tensor, dim: int | Sequence[int] | None
 ) -> Tensor:
-    """Return y = f(x), each entry made of a slice of x along ``dim``, or of all of it."""
+    """Return y = f(x), where each entry of y is a function of a slice of x along ``dim``.
+
+    ``None`` stands for all axes.
+    """
     primal, tangent = split(input)
     if tangent is None:
         return function(input)
@@ -37,7 +40,7 @@ def _sloped(
 
 
 def value_and_slope(function: Callable[[Tensor], Tensor], primal: Tensor) -> tuple[Tensor, Tensor]:
-    """Return y = f(x), and ∂Σy/∂x; in the graph of x where it has one, else constants."""
+    """Return y = f(x) and ∂Σy/∂x. Both are constants unless x is part of a graph."""
     in_graph = is_in_graph(primal)
     with torch.enable_grad():
         x = primal if in_graph else primal.detach().requires_grad_()
@@ -47,7 +50,7 @@ def value_and_slope(function: Callable[[Tensor], Tensor], primal: Tensor) -> tup
 
 
 def _rule(function: Callable[..., Any], *more: Callable[..., Any]) -> Callable[[_Rule], _Rule]:
-    """Register a rule that may be called by NumPy's names of arguments too, as torch is."""
+    """Register a rule that also takes NumPy's names of arguments, as torch's functions do."""
 
     def register(apply: _Rule) -> _Rule:
         @registry.forward_ad(function, *more)
@@ -60,7 +63,7 @@ def _rule(function: Callable[..., Any], *more: Callable[..., Any]) -> Callable[[
 
 
 def _norm(function: Callable[..., Tensor], order: Any, dim: Sequence[int] | None = None) -> None:
-    """Register a norm that has these defaults."""
+    """Register the rule of a norm with these default arguments."""
 
     @_rule(function)
     def apply(
@@ -77,7 +80,7 @@ _norm(torch.linalg.matrix_norm, "fro", (-2, -1))
 
 
 def vector_norm(input: Tensor, p: float, dim: int) -> Tensor:
-    """Return the norm along an axis, which is kept."""
+    """Return the norm along an axis, which stays in the result with length 1."""
     return _sloped(lambda x: torch.linalg.vector_norm(x, p, dim, keepdim=True), input, dim)
 
 
@@ -112,7 +115,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 @_rule(torch.std, Tensor.std)
 def std(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """The standard deviation; in the place of ``dim`` may be ``unbiased``."""
+    """The standard deviation; the second argument may be ``unbiased`` instead of ``dim``."""
     axes = None if isinstance(dim, bool) else dim
     return _sloped(lambda x: torch.std(x, dim, *args, **kwargs), input, axes)
 
@@ -126,7 +129,7 @@ def std_mean(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> tuple
 
 
 def _lp_pool(function: Callable[..., Tensor], mean: Callable[..., Tensor]) -> None:
-    """y = (k·m)^(1/p), m = mean x^p of k entries: ẏ = y·ṁ/(p·m),  0 where m is."""
+    """Register y = (k·m)^(1/p), m = mean x^p of k entries: ẏ = y·ṁ/(p·m), or 0 where m = 0."""
 
     @registry.forward_ad(function)
     def apply(

@@ -1,6 +1,6 @@
-"""Operations that PyTorch cannot differentiate in forward mode, or not in reverse mode after it.
+"""Operations that PyTorch cannot differentiate in forward mode, or in reverse mode after that.
 
-Each returns what torch returns where no argument is a dual number.
+Without a dual number among its arguments, each rule returns what torch returns.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """The sum, the mean or the largest of the rows of W that are in each bag."""
+    """The sum, the mean or the maximum of the rows of W in each bag."""
     if not is_dual(weight) and not is_dual(per_sample_weights):
         return F.embedding_bag(
             input,
@@ -102,7 +102,7 @@ def embedding_bag(
 
 
 def _bags(input: Tensor, offsets: Tensor | None, includes_last: bool) -> tuple[Tensor, int]:
-    """Return the bag of each index, and how many bags there are."""
+    """Return the bag of each index, and the number of bags."""
     if offsets is None:
         bags, each = input.shape
         lengths = torch.full((bags,), each, device=input.device)
@@ -118,11 +118,11 @@ def _bags(input: Tensor, offsets: Tensor | None, includes_last: bool) -> tuple[T
 
 
 def _loss(function: Callable[..., Any], batch_axis: int) -> None:
-    """Give a loss of independent examples its tangent ẏ_b = ⟨∂y_b/∂x_b, ẋ_b⟩.
+    """Register the rule of a loss of independent examples: ẏ_b = ⟨∂y_b/∂x_b, ẋ_b⟩.
 
     Args:
-        function: The loss of x and more.
-        batch_axis: Of x, where it has one.
+        function: The loss; x is its first argument.
+        batch_axis: The batch axis of x.
     """
 
     @registry.forward_ad(function)

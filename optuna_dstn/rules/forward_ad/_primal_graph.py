@@ -1,8 +1,8 @@
-"""Tangents where a loss takes gradients in the primals too, such as those in the input.
+"""Tangents for losses that take gradients in the primals, for instance in the input.
 
-The graph of a torch function keeps its arguments, dual numbers whole, so that a gradient through it
-would be a dual number as well, or fail. The tangent ẏ = Jẋ is then taken in reverse mode twice, of
-primals alone: v ↦ Jᵀv is linear, and its derivative along ẋ is Jẋ.
+The graph of a torch function keeps the arguments as dual numbers, so that a gradient through this
+graph fails or is a dual number. This module computes the tangent ẏ = Jẋ of primals alone, by
+reverse mode twice: v ↦ Jᵀv is linear, and its derivative along ẋ is Jẋ.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from optuna_dstn.tensors._dual import dual, is_in_graph, split
 from optuna_dstn.tensors._structure import with_tensors_replaced
 
 
-# Their graph keeps no argument.
+# The graph of these functions keeps no argument.
 _MOVING_FUNCTIONS = INDEX_FUNCTIONS | JOINING_FUNCTIONS
 
 
 def tangent_in_graph(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Return the dual number (y, ẏ), or several, of which gradients in primals may be taken.
+    """Return (y, ẏ), one dual number or several, so that gradients in the primals are right.
 
     Args:
         func: A torch function without a rule for dual numbers.
         args: Its arguments.
-        kwargs: The same by name.
+        kwargs: Its arguments by name.
 
     Returns:
-        ``None`` where no gradient may be asked for, or torch's own graph serves it.
+        ``None`` where nothing can ask for such a gradient, or where torch's own graph is right.
     """
     if func in _MOVING_FUNCTIONS or not torch.is_grad_enabled():
         return None
@@ -54,12 +54,12 @@ def tangent_in_graph(
     results = [y for y in results_of(output) if isinstance(y, Tensor) and y.requires_grad]
     if not results:
         return None
-    # They are linear in v, whichever it is.
+    # The results are linear in v, so any v serves.
     cotangents = [torch.ones_like(y, requires_grad=True) for y in results]
     pulled = torch.autograd.grad(
         results, list(primals.values()), cotangents, create_graph=True, materialize_grads=True
     )
-    # Of a sign, Jᵀv is no function of v.
+    # For functions such as sign, Jᵀv does not depend on v.
     responding = [index for index, value in enumerate(pulled) if value.requires_grad]
     if not responding:
         return output
@@ -71,7 +71,7 @@ def tangent_in_graph(
         create_graph=True,
         materialize_grads=True,
     )
-    # Copies, since a change may be ẋ itself, and be written into later.
+    # Clones, since a change may be ẋ itself, and the model may write into it later.
     duals = {
         id(y): dual(y.contiguous() if 0 in y.stride() else y, change.clone())
         for y, change in zip(results, changes, strict=True)

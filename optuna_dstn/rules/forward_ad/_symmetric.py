@@ -1,7 +1,7 @@
-"""Functions whose Jacobian is symmetric: their derivative in forward mode is that in reverse mode.
+"""Functions with a symmetric Jacobian, whose forward mode can use the kernel of reverse mode.
 
-PyTorch has one fast kernel for Jᵀv of each, and composes Jẋ of many small operations. Here J = Jᵀ,
-so ẏ = Jẋ = Jᵀẋ, and the derivative of ⟨v, ẏ⟩ in ẋ is Jᵀv = Jv again.
+PyTorch has one fast kernel for Jᵀv, but composes Jẋ of many small operations. As J = Jᵀ, the
+tangent is ẏ = Jẋ = Jᵀẋ, and the derivative of ⟨v, ẏ⟩ in ẋ is Jᵀv = Jv again.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def symmetric(
     input: Tensor,
     formula: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return y = f(x), and of a dual number (y, Jẋ), where J is symmetric.
+    """Return y = f(x), or (y, Jẋ) of a dual number (x, ẋ), where J is symmetric.
 
     Args:
         function: f.
         input: x.
-        formula: f again, where torch's own has no right third derivative. A loss that takes
-            gradients in the input needs it, since the tangent is the first one already.
+        formula: f of other operations, where torch's third derivative of ``function`` is wrong. A
+            penalty on gradients in the input needs that derivative, as the tangent is the first.
     """
     primal, tangent = split(input)
     if tangent is None:
         return function(input)
-    if is_in_graph(primal):  # J is no constant
+    if is_in_graph(primal):  # J depends on a graph
         output = function(primal)
         smooth = output if formula is None else formula(primal)
         (change,) = torch.autograd.grad(smooth, primal, tangent, create_graph=True)
@@ -67,7 +67,7 @@ class _Product(torch.autograd.Function):
 
 @registry.forward_ad(F.softmax)
 def softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The chances p, with J = diag(p) − ppᵀ."""
+    """Probabilities p, with J = diag(p) − ppᵀ."""
     return symmetric(lambda x: F.softmax(x, *args, **kwargs), input)
 
 
@@ -78,5 +78,5 @@ def _softmax(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @registry.forward_ad(F.silu)
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    """Of y = xσ(x), entry by entry, J is diagonal."""
+    """y = xσ(x) of each entry, so J is diagonal."""
     return F.silu(input, inplace=True) if inplace else symmetric(F.silu, input)

@@ -27,7 +27,7 @@ _OPERANDS = ("input", "self", "other", "exponent")
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """f(x, h)[b, ...] = f(x[b, ...], h_b), and likewise with the two exchanged."""
+    """Return the rule f(x, h)[b, ...] = f(x[b, ...], h_b), in either order of the operands."""
 
     def apply(*args: Any, alpha: Any = 1, **kwargs: Any) -> Tensor:
         args += tuple(kwargs.pop(name) for name in _OPERANDS if name in kwargs)
@@ -44,7 +44,7 @@ def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _like(tensor: Tensor, number: PerExample) -> Tensor:
-    """Return h_b beside ``tensor``, whose precision a number leaves as it is."""
+    """Return h so that it broadcasts against ``tensor``, of the dtype that a number would leave."""
     values = number.like(tensor)
     return values.to(tensor.dtype) if tensor.is_floating_point() else values
 
@@ -54,11 +54,11 @@ for _function in functions((torch, Tensor), _NAMES):
 
 
 def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:
-    """Whether the value may be one: whole numbers in the index alone are sizes."""
+    """Whether the value may be a hyperparameter; whole numbers in the index are sizes."""
     return isinstance(value, (Tensor, Hyperparameter))
 
 
 @registry.hyperparameter(Tensor.__setitem__, is_active=_assigns_hyperparameter, takes_tensors=True)
 def assign(input: Tensor, index: Any, value: PerExample) -> None:
-    """x[i] = h: every entry of x that the index picks is set to h_b of its own example."""
+    """x[i] = h: every entry of example b that the index picks becomes h_b."""
     input[index] = value.like(input).expand_as(input)[index].to(input)

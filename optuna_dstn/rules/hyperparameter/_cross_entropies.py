@@ -1,6 +1,6 @@
-"""Cross entropies with label smoothing, or with weights, of each example's own.
+"""Cross entropies whose label smoothing or weights differ between examples.
 
-How a mean is taken: :mod:`optuna_dstn.rules.hyperparameter._loss_reduction`.
+For the mean over examples see :mod:`optuna_dstn.rules.hyperparameter._loss_reduction`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def cross_entropy(
 ) -> Tensor:
     """ℓ_b = −Σ_c w_b[c]·((1 − s_b)·t_b[c] + s_b / C)·log p_b[c] for probabilities t_b.
 
-    A class y_b means t_b = onehot(y_b), and the mean is then that of :func:`nll_loss`; over
-    probabilities it divides by the number of losses.
+    For a class y_b, t_b = onehot(y_b), and the mean is as in :func:`nll_loss`. For probabilities
+    the mean divides by the number of losses.
     """
     log_p = F.log_softmax(input, dim=1)
     if not target.is_floating_point():
@@ -60,7 +60,7 @@ def nll_loss(
 ) -> Tensor:
     """ℓ_b = −w_b[y_b]·log p_b[y_b]; the mean is Σ_b ℓ_b / (Σ_b' w_b[y_b']).
 
-    So it normalises the loss of example b by all labels of the batch, under the weights of b.
+    So the loss of example b is divided by the sum of all labels' weights, with the weights of b.
     """
     losses, total = _of_classes(input, target, weight, ignore_index)
     return reduced(losses, reduction, size_average, reduce, total=total)

@@ -1,4 +1,4 @@
-"""Losses of differences and distances, with a threshold or a margin of each example's own."""
+"""Losses of differences and distances whose threshold or margin differs between examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def huber_loss(
 ) -> Tensor:
     """ℓ_b = w_b·m_b·(d_b − m_b / 2), where d_b = |x_b − t_b| and m_b = min(d_b, δ_b).
 
-    That is d² / 2 up to δ_b, and δ_b·(d − δ_b / 2) from there.
+    ℓ = d² / 2 for d ≤ δ_b, and δ_b·(d − δ_b / 2) above.
     """
     distance = F.l1_loss(input, target, reduction="none")
     short = distance.clamp(max=aligned(delta, distance))
@@ -46,7 +46,7 @@ def smooth_l1_loss(
 ) -> Tensor:
     """ℓ_b = r_b·(d_b − r_b·β_b / 2), where d_b = |x_b − t_b| and r_b = min(d_b / β_b, 1).
 
-    That is d² / (2β_b) up to β_b, and d − β_b / 2 from there.
+    ℓ = d² / (2β_b) for d ≤ β_b, and d − β_b / 2 above.
     """
     distance = F.l1_loss(input, target, reduction="none")
     own_beta = aligned(beta, distance)
@@ -116,7 +116,10 @@ def triplet_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """ℓ_b = max(0, ‖a_b − p_b‖ − ‖a_b − n_b‖ + m_b), or with ``swap`` the negative's nearest."""
+    """ℓ_b = max(0, ‖a_b − p_b‖ − ‖a_b − n_b‖ + m_b).
+
+    With ``swap``, ‖p_b − n_b‖ takes the place of ‖a_b − n_b‖ where the former is smaller.
+    """
     near = F.pairwise_distance(anchor, positive, p, eps)
     far = F.pairwise_distance(anchor, negative, p, eps)
     if swap:

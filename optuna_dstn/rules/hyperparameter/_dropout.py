@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from optuna_dstn.rules._domain import Domain
 from optuna_dstn.rules._per_example import PerExample
 from optuna_dstn.rules._registry import registry
+from optuna_dstn.tensors._dual import dual, split
 
 
 # The value of a dropped unit under alpha dropout: −λα of SELU (Klambauer et al., 2017, section 3).
@@ -56,7 +57,17 @@ def _dropout(input: Tensor, p: PerExample, inplace: bool, trailing: int) -> Tens
     mask, keep = _keep_mask(input, p, trailing)
     smallest = torch.finfo(keep.dtype).tiny  # p = 1 drops everything: 0 / tiny = 0
     scale = (mask * keep.clamp(min=smallest).reciprocal()).to(input.dtype)
-    return input.mul_(scale) if inplace else input * scale
+    return input.mul_(scale) if inplace else _scaled(input, scale)
+
+
+def _scaled(input: Tensor, scale: Tensor) -> Tensor:
+    """y = x ⊙ scale, and of a dual number (x, ẋ): ẏ = ẋ ⊙ scale.
+
+    PyTorch multiplies a dual number by a plain one through Python, with a tangent of zeros. In a
+    small network that costs a tenth of a step.
+    """
+    primal, tangent = split(input)
+    return input * scale if tangent is None else dual(primal * scale, tangent * scale)
 
 
 def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, trailing: int) -> Tensor:
@@ -70,7 +81,7 @@ def _alpha_dropout(input: Tensor, p: PerExample, inplace: bool, trailing: int) -
     a = (keep * (1 + drop * _SELU_FLOOR**2)).clamp(min=smallest).rsqrt()
     scale = (mask * a).to(input.dtype)
     shift = (~mask * (a * _SELU_FLOOR) - a * drop * _SELU_FLOOR).to(input.dtype)
-    return input.mul_(scale).add_(shift) if inplace else input * scale + shift
+    return input.mul_(scale).add_(shift) if inplace else _scaled(input, scale) + shift
 
 
 @registry.hyperparameter(F.dropout, is_active=_is_training_by_default, domain=_RATE)

@@ -1,7 +1,7 @@
 """Elementwise functions beyond arithmetic: bounds, selections, interpolation, activations.
 
-All have the form y[b, ...] = f(x[b, ...], h_b). Where torch takes a tensor in the number's place,
-the rule is torch's own function; elsewhere it is written out.
+All have the form y[b, ...] = f(x[b, ...], h_b). If torch takes a tensor in place of the number, the
+rule calls torch's function; otherwise the rule writes the formula out.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from optuna_dstn.tensors._function_names import functions
 
 
 def per_entry(*arguments: Any) -> list[Any]:
-    """Return the arguments with h_b, for each hyperparameter, beside every entry of example b.
+    """Return the arguments of an elementwise function with hyperparameters as tensors.
 
     Args:
-        arguments: Of an elementwise function: tensors that broadcast against each other, of which
-            there is at least one, hyperparameters, and whatever else.
+        arguments: At least one tensor, hyperparameters, and other values. The tensors broadcast
+            against each other.
 
     Returns:
-        Each ``PerExample`` as a tensor that broadcasts against the others, of the dtype that torch
-        would take a number for; everything else as it is.
+        Each ``PerExample`` becomes a tensor that broadcasts against the others, of the dtype to
+        which torch would convert a number. Other arguments stay as they are.
 
     Raises:
-        HyperparameterError: If the first axis of what the tensors broadcast to is not the batch.
+        HyperparameterError: If the first axis of the broadcast tensors is not the batch axis.
     """
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     whole = tensors[0] if len(tensors) == 1 else torch.broadcast_tensors(*tensors)[0]
@@ -64,7 +64,7 @@ for _function in functions((torch, Tensor), _NAMES):
     registry.hyperparameter(_function, takes_tensors=True)(_elementwise(_function))
 
 
-# -- functions written out, since torch takes numbers there ---------------------------------------
+# -- formulas of functions where torch takes numbers only ---------------------------------------
 
 
 def elementwise_formula(
@@ -75,9 +75,9 @@ def elementwise_formula(
     """Register the decorated formula over tensors as the per-example form of ``functions``.
 
     Args:
-        functions: They take the formula's arguments, and perhaps ``inplace`` after them.
-        in_place: Likewise, and they write what they return into their first argument.
-        domain: As in ``hyperparameter_rule``.
+        functions: Torch functions with the arguments of the formula, and perhaps ``inplace``.
+        in_place: Such functions that write their result into the first argument.
+        domain: As in ``HyperparameterRule``.
     """
 
     def register(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -93,7 +93,7 @@ def elementwise_formula(
             bound.apply_defaults()
             *arguments, inplace = bound.arguments.values()
             target, *others = per_entry(*arguments)
-            # Of a copy: what the formula keeps for its derivative must not be overwritten.
+            # The formula keeps its input for the derivative, so it gets a copy that stays.
             output = formula(target.clone() if inplace else target, *others)
             return target.copy_(output) if inplace else output
 
@@ -117,7 +117,7 @@ _NOT_NEGATIVE = Domain(low=0)
     in_place=(torch.clamp_, torch.clip_, Tensor.clamp_, Tensor.clip_),
 )
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """y = min(max(x, l_b), u_b); x passes its derivative where it meets a bound."""
+    """y = min(max(x, l_b), u_b); the derivative in x is 1 at a bound."""
     if min is not None:
         input = torch.clamp_min(input, min)
     return input if max is None else torch.clamp_max(input, max)
@@ -150,7 +150,7 @@ def leaky_relu(input: Tensor, negative_slope: Any = 0.01) -> Tensor:
 @elementwise_formula(F.elu, in_place=(F.elu_,), alpha=_NOT_NEGATIVE)
 def elu(input: Tensor, alpha: Any = 1.0) -> Tensor:
     """y = x where x > 0, α_b·(eˣ − 1) elsewhere."""
-    return torch.where(input > 0, input, alpha * F.elu(input))  # which does not overflow
+    return torch.where(input > 0, input, alpha * F.elu(input))  # F.elu does not overflow
 
 
 @elementwise_formula(F.celu, torch.celu, in_place=(F.celu_,), alpha=_POSITIVE)

@@ -1,8 +1,8 @@
-"""From losses of examples that each have hyperparameters of their own to what the user asked for.
+"""Reduction of the examples' losses to a mean or a sum.
 
-A loss at hyperparameters λ is a sum over examples, L(λ) = Σ_b L_b(λ), the normaliser of a mean
-included. With λ_b for example b the rules return Σ_b L_b(λ_b). So equal λ_b give torch's own loss,
-and the expectation over independent λ_b ~ λ + ε is E_ε L(λ + ε).
+A loss at hyperparameters λ is a sum over examples, L(λ) = Σ_b L_b(λ), where L_b includes the
+normaliser of a mean. With λ_b for example b, a rule returns Σ_b L_b(λ_b). Equal λ_b give torch's
+own loss, and the expectation over independent λ_b = λ + ε_b is E_ε L(λ + ε).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def reduced(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         size_average: ``False`` asks for the sum.
         reduce: ``False`` asks for no reduction.
-        total: (B,), what the mean divides each example's losses by; by default their number in
-            the batch.
+        total: (B,), the divisor of each example's losses in a mean; by default the number of
+            losses in the batch.
     """
     if size_average is not None or reduce is not None:
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"

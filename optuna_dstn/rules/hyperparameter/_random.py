@@ -1,7 +1,7 @@
-"""Random draws with a distribution of their own for each example.
+"""Random draws from a distribution of its own for each example.
 
-A tensor that is filled in place keeps its shape and dtype; row b is drawn with the b-th value. As
-in dropout, nothing is differentiated with respect to a distribution's parameters.
+A function that fills a tensor keeps its shape and dtype; row b is drawn with the b-th value. As in
+dropout, nothing is differentiated with respect to the parameters of a distribution.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def bernoulli_(input: Tensor, p: PerExample, *, generator: Generator | None = No
 
 @registry.hyperparameter(torch.bernoulli, Tensor.bernoulli, domain={"p": _PROBABILITY})
 def bernoulli(input: Tensor, p: PerExample, *, generator: Generator | None = None) -> Tensor:
-    """As ``bernoulli_``, in a tensor of the shape and dtype of ``input``."""
+    """As ``bernoulli_``, in a new tensor of the shape and dtype of ``input``."""
     return bernoulli_(torch.empty_like(input), p, generator=generator)
 
 
@@ -54,7 +54,7 @@ def normal(
     generator: Generator | None = None,
     **options: Any,
 ) -> Tensor:
-    """As ``normal_``, of the size given or of the tensor among mean and standard deviation.
+    """As ``normal_``, in a new tensor of the given size, or shaped as the mean or the deviation.
 
     As in torch, no derivative flows into the mean.
     """

@@ -19,12 +19,14 @@ Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Units(NamedTuple):
-    """What the axes of a layer's weight are, as axes of y and x counted from behind.
+    """To which axes of the output y and of the input x the axes of a weight belong.
+
+    Axes of y and x are counted from behind, as -1 for the last.
 
     Attributes:
-        outputs: For each axis of the weight that is one of the output: which.
-        inputs: For each that is one of the input, summed over: which.
-        bias: The axis of the output along which the bias lies.
+        outputs: The axis of y, for each axis of the weight that y has too.
+        inputs: The axis of x, for each axis of the weight that the layer sums over.
+        bias: The axis of y along which the bias lies.
     """
 
     outputs: Mapping[int, int]
@@ -32,7 +34,7 @@ class Units(NamedTuple):
     bias: int
 
     def taken(self, input: Tensor) -> list[int]:
-        """Return the axes of the input that are the weight's too."""
+        """Return the axes of the input that the weight has too, so none is the batch axis."""
         return [input.ndim + axis for axis in self.inputs.values()]
 
 
@@ -51,13 +53,13 @@ def affine(
 
         ẏ = W∗ẋ + Σ (Uε)⊙(R∗x) + Σ (Vε)⊙r,
 
-    or Σ R∗((Uε)⊙x) for a term whose units are those of the input. Where R is W itself, R∗x = y − b
-    is there already.
+    or Σ R∗((Uε)⊙x) for a term whose units lie along an axis of the input. Where R is W itself,
+    R∗x = y − b needs no second product.
 
     Args:
-        operation: y of input, weight and bias; without bias it is linear in input and weight.
-        units: Where the units of the weight are in y and x.
-        deltas: Of the parameters.
+        operation: y of input, weight and bias; linear in input and in weight if bias is ``None``.
+        units: The axes of y and x to which those of the weight belong.
+        deltas: Δ of the parameters.
         input: x, or the dual number (x, ẋ).
         weight: W.
         bias: b.
@@ -112,7 +114,7 @@ def _plus(sum: Tensor | None, term: Tensor) -> Tensor:
 
 
 def _along(values: Tensor, output: Tensor, units: int) -> Tensor:
-    """Return values of the units, (1, c), so that they broadcast against y."""
+    """Return values (1, c), one for each unit, in a shape that broadcasts against y."""
     shape = [1] * output.ndim
     shape[units] = -1
     return values.reshape(shape)
@@ -160,7 +162,7 @@ def _axes_of_transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Responding:
-    # The weight is (in, out / groups, ...): what lies along axis 1 is an output of every group.
+    # The weight is (in, out / groups, ...): an entry of axis 1 is an output in every group.
     return (weight, (1, 0) if groups == 1 else (0,)), (bias, (0,))
 
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, whose fast kernels have no derivative in forward mode."""
+"""Scaled dot-product attention; its fast kernels have no derivative in forward mode."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attend(
     *,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return O = (P⊙M)V with P = softmax(S), S = s·QKᵀ + B. Of dual numbers:
+    """Return O = (P⊙M)V with P = softmax(S), S = s·QKᵀ + B. For dual numbers:
 
         Ṡ = s·(Q̇Kᵀ + QK̇ᵀ) + Ḃ,    r = Σ_keys P⊙Ṡ,
         Ȯ = (P⊙M⊙Ṡ)V − r⊙O + (P⊙M)V̇,
@@ -42,10 +42,11 @@ def attend(
         query: Q, shape (..., L, E).
         key: K, shape (..., S, E).
         value: V, shape (..., S, V).
-        bias: B, broadcastable to (..., L, S). A query all of whose keys have −∞ attends to nothing.
-        kept: M, likewise: 1/(1 − p) where dropout at rate p keeps an entry, else 0.
+        bias: B, broadcastable to (..., L, S). If B is −∞ for all keys, O is 0 for this query.
+        kept: M, broadcastable to (..., L, S): 1/(1 − p) where dropout at rate p keeps an entry,
+            else 0.
         scale: s; ``None`` is 1/√E.
-        need_weights: Whether P⊙M is asked for.
+        need_weights: Whether to return P⊙M too.
 
     Returns:
         O, shape (..., L, V), and P⊙M, shape (..., L, S), or ``None``.
@@ -67,7 +68,7 @@ def attend(
     kept_weights = weights if kept is None else weights * kept
     output = torch.bmm(_matrices(kept_weights), v)
 
-    # Of S, then of O; both in place, since no derivative needs what they were before.
+    # First Ṡ, then Ȯ. Both are changed in place: no derivative needs their earlier values.
     change: Tensor | None = None
     if q_change is not None:
         change = torch.bmm(q_change, k.mT)
@@ -100,7 +101,7 @@ def attend(
 
 
 def _split(tensor: Tensor, outer: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """Return primal and tangent of (..., m, n), each as one batch of matrices."""
+    """Return primal and tangent of a tensor (..., m, n), each as one batch of matrices."""
     shape = (*outer, *tensor.shape[-2:])
     primal, tangent = split(tensor)
     return (
@@ -121,7 +122,7 @@ def _result(output: Tensor, change: Tensor | None, dead: Tensor | None) -> Tenso
 
 
 def kept(query: Tensor, key: Tensor, rate: float | PerExample) -> Tensor | None:
-    """Draw M, of the scores' shape (B, ..., L, S); ``None`` where nothing is dropped."""
+    """Draw M of shape (B, ..., L, S); ``None`` where the rate is 0."""
     if not rate:
         return None
     outer = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
@@ -133,7 +134,7 @@ def kept(query: Tensor, key: Tensor, rate: float | PerExample) -> Tensor | None:
 
 
 def as_bias(mask: Tensor, query: Tensor) -> Tensor:
-    """Return a mask as B: zero where a boolean one is true, −∞ elsewhere."""
+    """Return a mask as B; a boolean mask becomes 0 where it is true, −∞ elsewhere."""
     if mask.dtype != torch.bool:
         return mask.to(query.dtype)
     bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)

@@ -1,4 +1,4 @@
-"""Layers of two inputs y = x₁ᵀWx₂ + b."""
+"""The bilinear layer y = x₁ᵀWx₂ + b."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """y = E[i], ẏ = Σ (Uε)⊙R[i]; the row of ``padding_idx``, which does not learn, stays.
+    """y = E[i], ẏ = Σ (Uε)⊙R[i]; the row of ``padding_idx`` does not learn, so its ẏ is 0.
 
-    ``max_norm`` shortens the rows i of E in place before they are read, as in every forward pass of
-    such a layer; its derivative is left out, as PyTorch does. R's gradient is dense.
+    As in every forward pass, ``max_norm`` first shortens the rows i of E in place. Like PyTorch,
+    the rule leaves the derivative of that out. The gradient of R is dense.
     """
     output = F.embedding(
         input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
@@ -50,7 +50,15 @@ def embedding(
 
 
 def _beside(deltas: Deltas, term: Delta, output: Tensor, index: Tensor | None = None) -> Tensor:
-    """Return the gate beside what was looked up, by the index if that has the examples."""
+    """Return the gate of a term in a shape that broadcasts against ``output``.
+
+    Args:
+        deltas: Δ of the parameters.
+        term: The term.
+        output: The rows that were looked up.
+        index: The index tensor, which has the batch axis; by default the batch axis of ``output``
+            is 0.
+    """
     batch = deltas.batch
     axis = 0 if index is None else batch.axis_of(index)
     return batch.align(term.gate, output, (output.ndim - 1,), axis).to(output.dtype)
@@ -70,7 +78,7 @@ def _bags(
         return None
     if offsets is None:
         return Examples(input, (1,))
-    # The examples are the bags of a flat list of rows.
+    # Each bag is an example; a stand-in tensor has an axis as long as there are bags.
     return Examples(torch.empty(len(offsets) - include_last_offset, 0, device="meta"))
 
 
@@ -125,7 +133,7 @@ def embedding_bag(
 def _flat(
     input: Tensor, offsets: Tensor | None, include_last_offset: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the rows that are looked up in one list, and where in it each bag starts."""
+    """Return the indices of all bags in one list, and the position at which each bag starts."""
     if offsets is None:
         starts = torch.arange(len(input), device=input.device) * input.shape[1]
         return input.flatten(), starts.to(input.dtype)
@@ -141,7 +149,7 @@ def _greatest(
     starts: Tensor,
     padding_idx: int | None,
 ) -> Tensor:
-    """Return the maximum over each bag of E[i], moved: of E[i] + Δ[i] where that is not linear."""
+    """Return the maximum over each bag and its tangent, or that of E[i] + Δ[i] if not linear."""
     if deltas.linear:
         _, _, sizes, greatest = torch.embedding_bag(
             weight, rows, starts, False, 2, False, None, False, padding_idx

@@ -17,7 +17,7 @@ from optuna_dstn.tensors._function_names import functions
 def _other_than_weight(
     roles: TensorRoles, left: Any, right: Any, *options: Any, **named: Any
 ) -> Examples | None:
-    """Return the factor that is no weight; ``None`` where a weight has the examples' axis."""
+    """Return the factor that is no weight; ``None`` if the weight too has the batch axis."""
     weight, other = (left, right) if roles.is_weight(left) else (right, left)
     if options or named or not roles.is_weight(weight):
         return None
@@ -27,7 +27,7 @@ def _other_than_weight(
     axis = roles.batch.axis_of(*examples)
     if axis is None:
         return None
-    # The axes before the last two are those of both: the weight's must not be the examples'.
+    # Both factors share the axes before the last two; the batch axis must not be one of the weight.
     from_behind = axis - other.ndim
     is_shared = from_behind < -2 and weight.ndim >= -from_behind
     return None if is_shared and weight.shape[from_behind] != 1 else examples
@@ -49,7 +49,13 @@ def _from_left(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _units(axes: int, output: int, input: int) -> Units:
-    """Return where the axes of a factor are, whose ``output`` is kept and whose other is summed."""
+    """Return the units of a factor.
+
+    Args:
+        axes: The number of its axes.
+        output: -1 or -2, the axis that the product keeps; the product sums over the other.
+        input: The axis of the other factor over which the product sums.
+    """
     kept, summed = axes + output, axes - 3 - output
     if axes == 1:
         kept, summed = -1, 0

@@ -1,4 +1,4 @@
-"""Multi-head attention, all of whose projections respond."""
+"""Multi-head attention; its four projections respond."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _drops(*args: Any, **kwargs: Any) -> bool:
 def multi_head_attention_forward(
     deltas: Deltas, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of projections of query, key and value, of shape (L, N, E), and a projection of it.
+    """Project query, key and value, of shape (L, N, E), attend, and project the result.
 
     Each of the four projections is y = Wx + b; see ``affine``.
     """
@@ -102,7 +102,7 @@ def multi_head_attention_forward(
         own = deltas.along(axis)
         if all(map(own.batch.holds, (query, key, value))):
             return _attention(own, query, key, value, *args, **kwargs)
-    # No example is in sight.
+    # No argument has a batch axis, so all examples share the mean Δ.
     every, kwargs = replaced(
         ((query, key, value, *args), kwargs),
         lambda t: deltas.shared_in_batch(t) if t in deltas else t,
@@ -215,7 +215,7 @@ def _projected(
 
 
 def _rows(deltas: Deltas, parameter: Tensor, rows: slice) -> Tensor:
-    """Return rows of a parameter, which respond as the parameter does."""
+    """Return some rows of a parameter, and let them respond as the parameter does."""
     part = parameter[rows]
     terms = [
         Delta(
@@ -231,7 +231,7 @@ def _rows(deltas: Deltas, parameter: Tensor, rows: slice) -> Tensor:
 
 
 def _of_each(deltas: Deltas, bias: Tensor, like: Tensor) -> Tensor:
-    """Return a bias (1, 1, E), moved for each example, as a row (1, N, E)."""
+    """Return a bias (1, 1, E) as a row (1, N, E), with Δ of each example as its tangent."""
     row = bias.repeat(1, like.shape[1], 1)
     terms = deltas.of(bias)
     if not terms:
@@ -243,13 +243,13 @@ def _of_each(deltas: Deltas, bias: Tensor, like: Tensor) -> Tensor:
 def _merged(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, query: Tensor, keys: int
 ) -> Tensor | None:
-    """Return the masks, true or −∞ where nothing is attended to, as one bias for the scores.
+    """Return both masks as one bias of the scores; a mask is true or −∞ where a key is hidden.
 
     Args:
         attn_mask: Shape (L, S) or (N·heads, L, S).
         key_padding_mask: Shape (N, S).
         query: Shape (N, heads, L, E).
-        keys: S, and those that were added, which are never masked.
+        keys: S and the number of added keys, which are never masked.
     """
     merged: Tensor | None = None
     if attn_mask is not None:

@@ -34,7 +34,7 @@ def scale_and_shift(
     """Return y = x̂⊙w + b, and ẏ = x̂̇⊙w + x̂⊙Δw + Δb with Δw and Δb of each example.
 
     Args:
-        deltas: Of the parameters.
+        deltas: Δ of the parameters.
         input: x.
         normalise: y of x, w and b; w and b may be missing. The Jacobian of x̂ is symmetric.
         axes: The axes of y along which those of w and b lie, counted from the front.

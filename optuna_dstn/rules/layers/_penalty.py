@@ -1,6 +1,6 @@
-"""Norms of the parameters of each example, w + diag(u_b)·R, without forming those.
+"""Norms of w + diag(u_b)·R for each example b, without forming this tensor for each example.
 
-u_b is the gate and R the direction of the parameter's ``Delta``.
+u_b is the gate and R the direction of the ``Delta`` of parameter w.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Decay(NamedTuple):
     """The penalty c_b·‖w + diag(u_b)·R‖², where ‖w‖² = Σ_ij M_ij·w_ij².
 
     Attributes:
-        coefficient: c_b, shape (B,), or one for all examples.
+        coefficient: c_b, shape (B,), or one number for all examples.
         weight: w.
         terms: u_b and R, at least one.
         metric: M, shaped as w; ``None`` is all ones.
@@ -36,15 +36,15 @@ class Decay(NamedTuple):
 
     @property
     def is_entrywise(self) -> bool:
-        """Whether w is a vector or a number, each entry a unit, and M is not given."""
+        """Whether each entry of w is a unit of its own, and M is all ones."""
         is_vector = self.weight.ndim < 2 and self.metric is None
         return is_vector and self.terms[0].gate.shape[1] == self.weight.numel()
 
 
 def mean_decay(decays: Sequence[Decay]) -> Tensor | float:
-    """Return the sum of penalties, less those of the weights alone, in the mean over the examples.
+    """Return the mean over the examples of Σ [penalty(w + Δw) − penalty(w)].
 
-    Those with one term are computed together, for all units at once: many may be of a few entries.
+    All penalties with one term are computed together, since many may have few entries.
     """
     total: Tensor | float = 0.0
     for coefficient, weight, terms, metric in decays:
@@ -75,15 +75,15 @@ def _for_units(coefficient: Tensor | float, gate: Tensor) -> Tensor:
 
 
 def _products(weight: Tensor, term: Delta, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the sums of M⊙w⊙R and M⊙R⊙R over the entries of each gate: shape (c,)."""
+    """Return the sums of M⊙w⊙R and M⊙R⊙R over the entries of each unit, shape (c,)."""
     direction = _precise(term.direction, term)
     weighted = direction if metric is None else metric * direction
-    # One product in memory at a time.
+    # One after the other, so that memory holds one product at a time.
     return _for_gates(weight * weighted, term), _for_gates(direction * weighted, term)
 
 
 def _for_gates(product: Tensor, term: Delta) -> Tensor:
-    """Return the sums over the entries of each gate: shape (c,)."""
+    """Return the sums of a product over the entries of each unit, shape (c,)."""
     axes = [a for a in range(product.ndim) if a != term.axis or term.gate.shape[1] == 1]
     return (product.sum(axes) if axes else product).view(-1)
 
@@ -93,7 +93,7 @@ def square_change(weight: Tensor, terms: Sequence[Delta], metric: Tensor | None 
 
         Σ_i [2·u_bi·Σ_j M_ij·w_ij·R_ij + u_bi²·Σ_j M_ij·R_ij²].
 
-    Δw is a sum of terms diag(u_b)·R; the square of their sum has a product for each pair.
+    If Δw is a sum of several terms diag(u_b)·R, each pair of terms adds a product.
 
     Args:
         weight: w.
@@ -123,13 +123,13 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
     """Return Σ_ij |w_ij + u_bi·R_ij| of each example.
 
     In a row of n entries, Σ_j |w_j + u·R_j| is piecewise linear in u, with kinks t_j = −w_j/R_j.
-    Beyond its kink an entry is q_j + u·p_j, before it the negative of that, where p_j = |R_j| and
-    q_j = sign(R_j)·w_j. So, with the kinks sorted, with sums P(k), Q(k) over the first k of p and q
-    and with k_b the number of kinks below u_b,
+    With p_j = |R_j| and q_j = sign(R_j)·w_j, an entry is q_j + u·p_j beyond its kink and
+    −(q_j + u·p_j) before. Sort the entries by their kinks. Let P(k) and Q(k) be the sums of the
+    first k entries of p and q, and k_b the number of kinks below u_b. Then
 
         Σ_j |w_j + u_b·R_j| = u_b·(2P(k_b) − P(n)) + 2Q(k_b) − Q(n).
 
-    As abs(), it has derivative zero on a kink: k_b is the mean of counting it and not.
+    Like abs(), the function has derivative zero on a kink: a kink at u_b counts as a half in k_b.
 
     Returns:
         Shape (B,).
@@ -142,7 +142,7 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
     direction, weight = _rows(delta.direction, delta), _rows(weight, delta)
     gate = delta.gate.expand(-1, len(direction))
     with torch.no_grad():
-        is_zero = direction == 0  # then the kink is infinitely far, and q_j = −|w_j|
+        is_zero = direction == 0  # the kink is at infinity, and q_j = −|w_j|
         sign = torch.where(is_zero, -weight, direction).sign()
         kinks = torch.where(is_zero, math.inf, -weight / direction).contiguous()
         kinks, order = kinks.sort(dim=1)
@@ -150,7 +150,7 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
         counts = [torch.searchsorted(kinks, gates, right=right) for right in (False, True)]
 
     def passed_less_others(terms: Tensor) -> Tensor:
-        """2·S(k_b) − S(n), for the sums S of terms (c, n): shape (c, B)."""
+        """Return 2·S(k_b) − S(n), shape (c, B), with the sums S of the sorted terms (c, n)."""
         sums = F.pad(terms.gather(1, order).cumsum(1), (1, 0))
         return sums.gather(1, counts[0]) + sums.gather(1, counts[1]) - sums[:, -1:]
 
@@ -159,7 +159,7 @@ def absolute_sum(weight: Tensor, terms: Sequence[Delta]) -> Tensor:
 
 
 def _rows(tensor: Tensor, term: Delta) -> Tensor:
-    """Return a matrix with a row for each unit of a term, as precise as its gate."""
+    """Return a matrix with a row for each unit of a term, at least as precise as the gate."""
     tensor = _precise(tensor, term)
     if not tensor.ndim:
         return tensor.view(1, 1)
@@ -180,9 +180,9 @@ def _penalty(
     """Return the mean over examples of c_b·Σ_p penalty(p + Δp_b).
 
     Args:
-        penalty: Of a parameter that does not respond, shape ().
-        moved_penalty: Of one that does, shape (B,).
-        deltas: Of the parameters.
+        penalty: Penalty of a parameter that does not respond, shape ().
+        moved_penalty: Penalty of a parameter that responds, shape (B,).
+        deltas: Δ of the parameters.
         parameters: The parameters.
         coefficient: c_b.
     """

@@ -1,4 +1,4 @@
-"""Activations with a weight."""
+"""PReLU, an activation with a weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _slopes(input: Tensor, weight: Tensor) -> Responding:
 
 
 def _channels(weight: Tensor) -> tuple[int, ...]:
-    """Return the axis of the input along which slopes lie, if there are several."""
+    """Return the axis of the input along which the slopes lie; none for a single slope."""
     return (1,) if weight.numel() > 1 else ()
 
 

@@ -1,8 +1,8 @@
 """Recurrent networks whose parameters respond: LSTM, GRU and simple RNN, padded or packed.
 
-The units of every parameter are the rows of the gates, those of an LSTM's projection its outputs:
+The units of every parameter are its rows: a row of a gate, or an output of an LSTM's projection.
 
-    d(W_ih·x + b_ih) = W_ih·ẋ + Σ (Uε)⊙(R_ih·x) + Σ (Vε)⊙r_ih, and of h likewise.
+    d(W_ih·x + b_ih) = W_ih·ẋ + Σ (Uε)⊙(R_ih·x) + Σ (Vε)⊙r_ih, and likewise for W_hh·h + b_hh.
 
 A layer computes W_ih·x + b_ih of all steps at once, and then runs its cell step by step, on dual
 numbers. The rows of all sequences are stored step by step, see ``_recurrent_steps``.
@@ -85,8 +85,8 @@ class _Network:
 
     Args:
         cell: One step of a layer.
-        name: Of the torch function, for messages.
-        deltas: Of the parameters.
+        name: The name of the torch function, for messages.
+        deltas: Δ of the parameters.
         call: The arguments of the torch function.
     """
 
