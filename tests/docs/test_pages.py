@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+import operator
 from pathlib import Path
 import re
 
@@ -54,7 +55,10 @@ def public_names() -> set[str]:
 
 def test_the_reference_has_every_public_name():
     page = (DOCS / "reference.md").read_text()
-    assert set(re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)) == public_names()
+    listed = set(re.findall(r"^   ([\w.]+)$", page, re.MULTILINE))
+    assert public_names() <= listed
+    for name in listed:
+        operator.attrgetter(name)(optuna_dstn)
 
 
 def test_the_internals_name_every_folder_and_no_other():
