@@ -25,10 +25,12 @@ class KnownLengths(NamedTuple):
     Attributes:
         others: Lengths of axes other than the batch's.
         checked: Shapes with two axes as long as the batch, of which the right one is taken.
+        checked_lengths: The lengths of these axes.
     """
 
     others: frozenset[int] = frozenset()
     checked: frozenset[tuple[int, ...]] = frozenset()
+    checked_lengths: frozenset[int] = frozenset()
 
     @classmethod
     def found(cls, whole: BatchLayout, part: BatchLayout | None) -> KnownLengths:
@@ -42,26 +44,36 @@ class KnownLengths(NamedTuple):
         if part is None:
             return cls(frozenset(whole.other_lengths))
         if whole.batch_axes == part.batch_axes:
-            others = part.other_lengths - whole.own_lengths
-            return cls(frozenset(others), frozenset(whole.doubtful_shapes))
+            return cls(
+                frozenset(part.other_lengths),
+                frozenset(whole.doubtful_shapes),
+                frozenset(whole.own_lengths),
+            )
         return cls(frozenset(part.other_lengths | {whole.examples}))
 
     def with_doubt(self, examples: int) -> KnownLengths:
         """Return the same, and that a batch of this size has a shape that is not checked."""
-        return self._replace(others=self.others | {examples})
+        return self._replace(
+            others=self.others | {examples}, checked_lengths=self.checked_lengths - {examples}
+        )
 
     def tell(self, layout: BatchLayout) -> bool:
         """Whether the batch axis is known of all tensors that a layout has noted."""
-        return layout.doubtful_shapes <= self.checked and self.others.isdisjoint(layout.own_lengths)
+        in_doubt = (self.others - self.checked_lengths) & layout.own_lengths
+        return not in_doubt and layout.doubtful_shapes <= self.checked
 
     def state_dict(self) -> dict[str, Any]:
         """Return the same as plain values."""
-        return {"others": sorted(self.others), "checked": sorted(self.checked)}
+        return {name: sorted(values) for name, values in self._asdict().items()}
 
     @classmethod
     def restored(cls, saved: dict[str, Any]) -> KnownLengths:
         """Return what :meth:`state_dict` returned."""
-        return cls(frozenset(saved["others"]), frozenset(map(tuple, saved["checked"])))
+        return cls(
+            frozenset(saved["others"]),
+            frozenset(map(tuple, saved["checked"])),
+            frozenset(saved["checked_lengths"]),
+        )
 
 
 def clear_size(layout: BatchLayout, at_most: int, known: KnownLengths) -> int:

@@ -64,16 +64,16 @@ class KeptOrder:
             self._orders.add(order)
 
     def _order_by(self, index: Tensor) -> tuple[int, ...] | None:
-        """Return the order that an index puts the examples in; ``None`` if it is another index."""
-        examples = self._batch.examples
-        if index.is_floating_point() or index.dtype == torch.bool or examples not in index.shape:
+        """Return the order that an index puts examples, or rows of them, in; else ``None``."""
+        own = self._batch.own_lengths
+        axis = next((axis for axis, length in enumerate(index.shape) if length in own), None)
+        if axis is None or index.is_floating_point() or index.dtype == torch.bool:
             return None
-        axis = index.shape.index(examples)
         try:
-            order = tuple(index.movedim(axis, 0).reshape(examples, -1)[:, 0].tolist())
+            order = tuple(index.movedim(axis, 0).reshape(index.shape[axis], -1)[:, 0].tolist())
         except RuntimeError:  # inside torch.vmap
             return None
-        return order if sorted(order) == [*range(examples)] else None
+        return order if sorted(order) == [*range(len(order))] else None
 
 
 _RESTORED = (

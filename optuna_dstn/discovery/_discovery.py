@@ -103,7 +103,7 @@ class Discovery(TorchCallMode[_Reading]):
 
         A constant as long as the batch is a second reason why they may not.
         """
-        return (
+        return self._batch.examples == 1 or (
             not self._batch.doubtful_shapes
             and not self._batch.is_misled
             and self._constant_lengths.isdisjoint(self._batch.own_lengths)

@@ -651,6 +651,18 @@ def test_another_order_of_the_examples_that_is_undone_is_refused(restore: Any) -
         train_mixed(restore)
 
 
+def test_rows_that_are_sorted_and_put_back_are_refused() -> None:
+    """As tokens by their expert."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        rows = m.a(x).flatten(0, 1)
+        order = torch.tensor([*range(1, len(rows)), 0])
+        return m.b(rows[order].sin())[order.argsort()].view(x.shape)
+
+    with pytest.raises(HyperparameterError, match=r"in another order and, in torch.*, back"):
+        AnyModel(Model(body), torch.randn(EXAMPLES, 3, 4))
+
+
 def test_heads_folded_into_the_batch_where_a_hyperparameter_is_read() -> None:
     values = torch.linspace(0.1, 0.9, EXAMPLES)
     h: Any = hyperparameter(0.5, Symbol("h"))
