@@ -1,4 +1,4 @@
-"""The first weight step: what reads hyperparameters, and what would respond to them."""
+"""The first pass: what reads hyperparameters, and what would respond to them."""
 
 from __future__ import annotations
 
@@ -99,10 +99,7 @@ class Discovery(TorchCallMode[_Reading]):
 
     @property
     def lengths_tell(self) -> bool:
-        """Whether lengths tell the batch axis of all tensors of the pass.
-
-        A constant as long as the batch is a second reason why they may not.
-        """
+        """Whether lengths tell the batch axis of all tensors: no constant is as long either."""
         return self._batch.examples == 1 or (
             not self._batch.doubtful_shapes
             and not self._batch.is_misled
