@@ -107,8 +107,16 @@ def _first(roles: TensorRoles, *args: Any, **kwargs: Any) -> Examples:
     return Examples(args[0] if args else kwargs.get("input"))
 
 
-def _nothing(*args: Any, **kwargs: Any) -> Responding:
-    return ()
+def _by_name(
+    responding: Mapping[str, tuple[int, ...]], names: Callable[..., Mapping[str, Any]]
+) -> Callable[..., Responding]:
+    """Return what finds the arguments of a call that respond by their names."""
+
+    def pairs(*args: Any, **kwargs: Any) -> Responding:
+        given = names(*args, **kwargs)
+        return [(given.get(name), axes) for name, axes in responding.items()]
+
+    return pairs
 
 
 def _names_of(rule: Function, *before: Any) -> Callable[..., Mapping[str, Any]]:
@@ -118,9 +126,10 @@ def _names_of(rule: Function, *before: Any) -> Callable[..., Mapping[str, Any]]:
         rule: The rule.
         before: What the rule takes before the arguments of the torch function.
     """
+    signature = inspect.signature(rule)
 
     def arguments(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        return inspect.signature(rule).bind_partial(*before, *args, **kwargs).arguments
+        return signature.bind_partial(*before, *args, **kwargs).arguments
 
     return arguments
 
@@ -173,7 +182,9 @@ class RuleRegistry:
     def layer(
         self,
         *functions: Function,
-        responding: Callable[..., Responding] = _nothing,
+        responding: Callable[..., Responding] | Mapping[str, tuple[int, ...]] = MappingProxyType(
+            {}
+        ),
         takes_batch: bool = True,
         is_active: Callable[..., bool] | None = None,
         domain: Mapping[str, Domain] = _ANYWHERE,
@@ -189,7 +200,8 @@ class RuleRegistry:
 
         Args:
             functions: The torch functions.
-            responding: As in :class:`LayerRule`.
+            responding: The axes along which the units of a parameter may lie, the preferred axis
+                first, by the argument's name; or a function as in :class:`LayerRule`.
             takes_batch: As in :class:`LayerRule`.
             examples: As in :class:`LayerRule`; by default the first argument.
             is_active: As in :class:`HyperparameterRule`.
@@ -200,10 +212,11 @@ class RuleRegistry:
         """
 
         def register(apply: RuleFunction) -> RuleFunction:
+            names = arguments or _names_of(apply, None)
+            pairs = responding if callable(responding) else _by_name(responding, names)
             for function in functions:
-                self.layer_rules[function] = LayerRule(apply, responding, takes_batch, examples)
+                self.layer_rules[function] = LayerRule(apply, pairs, takes_batch, examples)
                 if is_active is not None:
-                    names = arguments or _names_of(apply, None)
                     self.hyperparameter_rules[function] = HyperparameterRule(
                         apply, is_active, domain, names, takes_deltas=True, sizes=frozenset(sizes)
                     )

@@ -176,7 +176,6 @@ LAYERS: dict[str, Case] = {
     "conv_transpose1d": case(F.conv_transpose1d, S, (2, 3, 3)),
     "conv_transpose2d": case(F.conv_transpose2d, I, (2, 3, 3, 3), (3,)),
     "conv_transpose3d": case(F.conv_transpose3d, C3, (2, 3, 2, 2, 2)),
-    "conv_tbc": case(F.conv_tbc, (6, 3, 2), (3, 2, 4), (4,)),
     "embedding": case(lambda w: F.embedding(ROWS, w), M),
     **{
         f"embedding_bag, {mode}": case(lambda w, mode=mode: F.embedding_bag(ROWS, w, mode=mode), M)

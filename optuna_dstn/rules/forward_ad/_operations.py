@@ -39,22 +39,6 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(output) if inplace else output
 
 
-@registry.forward_ad(F.conv_tbc)
-def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
-    """y = W∗x + b of (T, B, C): ẏ = W∗ẋ + Ẇ∗x + ḃ."""
-    (x, x_change), (w, w_change), (b, b_change) = map(split, (input, weight, bias))
-    output = F.conv_tbc(x, w, b, pad)
-    zero = torch.zeros_like(b)
-    terms = []
-    if x_change is not None:
-        terms.append(F.conv_tbc(x_change, w, zero, pad))
-    if w_change is not None:
-        terms.append(F.conv_tbc(x, w_change, zero, pad))
-    if b_change is not None:
-        terms.append(b_change.expand_as(output))
-    return dual(output, torch.stack(terms).sum(0)) if terms else output
-
-
 @registry.forward_ad(F.embedding_bag)
 def embedding_bag(
     input: Tensor,

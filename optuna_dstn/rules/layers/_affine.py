@@ -120,10 +120,6 @@ def _along(values: Tensor, output: Tensor, units: int) -> Tensor:
     return values.reshape(shape)
 
 
-def _either_axis(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Responding:
-    return (weight, (0, 1)[: weight.ndim]), (bias, (0,))
-
-
 def _rows(
     roles: TensorRoles, input: Any = None, weight: Any = None, bias: Any = None
 ) -> Examples | None:
@@ -131,7 +127,7 @@ def _rows(
     return Examples(input, (input.ndim - 1,)) if is_matrix else None
 
 
-@registry.layer(F.linear, responding=_either_axis, examples=_rows)
+@registry.layer(F.linear, responding={"weight": (0, 1), "bias": (0,)}, examples=_rows)
 def linear(deltas: Deltas, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = Wx + b over the last axis; see ``affine``."""
     return affine(F.linear, OF_LINEAR, deltas, input, weight, bias)

@@ -7,15 +7,9 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, registry
+from optuna_dstn.rules._registry import Examples, registry
 from optuna_dstn.rules.layers._affine import Units, affine
 from optuna_dstn.tensors._dual import dual, split
-
-
-def _outputs(
-    input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Responding:
-    return (weight, (0,)), (bias, (0,))
 
 
 def _both(
@@ -27,7 +21,7 @@ def _both(
     return Examples(input1, taken)
 
 
-@registry.layer(F.bilinear, responding=_outputs, examples=_both)
+@registry.layer(F.bilinear, responding={"weight": (0,), "bias": (0,)}, examples=_both)
 def bilinear(
     deltas: Deltas, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:

@@ -11,15 +11,11 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Delta, Deltas
-from optuna_dstn.rules._registry import Examples, Responding, registry
+from optuna_dstn.rules._registry import Examples, registry
 from optuna_dstn.tensors._dual import is_dual, split
 
 
-def _features(input: Tensor, weight: Tensor, *options: Any, **named: Any) -> Responding:
-    return ((weight, (1,)),)
-
-
-@registry.layer(F.embedding, responding=_features)
+@registry.layer(F.embedding, responding={"weight": (1,)})
 def embedding(
     deltas: Deltas,
     input: Tensor,
@@ -82,7 +78,7 @@ def _bags(
     return Examples(torch.empty(len(offsets) - include_last_offset, 0, device="meta"))
 
 
-@registry.layer(F.embedding_bag, responding=_features, examples=_bags)
+@registry.layer(F.embedding_bag, responding={"weight": (1,)}, examples=_bags)
 def embedding_bag(
     deltas: Deltas,
     input: Tensor,

@@ -81,12 +81,10 @@ def _rows_of_product(
     return Examples(input, (1,)) if is_plain else None
 
 
-def _outputs_last(bias: Tensor, input: Tensor, weight: Tensor) -> Responding:
-    return (weight, (1, 0)), (bias, (0,))
-
-
 @registry.layer(
-    *functions((torch, Tensor), "addmm"), responding=_outputs_last, examples=_rows_of_product
+    *functions((torch, Tensor), "addmm"),
+    responding={"weight": (1, 0), "bias": (0,)},
+    examples=_rows_of_product,
 )
 def addmm(deltas: Deltas, bias: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     """b + xW; see ``affine``."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.rules._per_example import PerExample
-from optuna_dstn.rules._registry import Responding, registry
+from optuna_dstn.rules._registry import registry
 from optuna_dstn.rules.layers._affine import OF_LINEAR, affine
 from optuna_dstn.rules.layers._attention import (
     RATE,
@@ -28,40 +28,13 @@ from optuna_dstn.tensors._dual import is_dual
 
 
 _NOTHING = Deltas({}, BatchLayout(0))
-
-
-def _responding(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    *others: Any,
-    **named: Any,
-) -> Responding:
-    return (
-        *((weight, (0, 1)) for weight in (in_proj_weight, out_proj_weight)),
-        *((weight, (0, 1)) for weight in (q_proj_weight, k_proj_weight, v_proj_weight)),
-        *((bias, (0,)) for bias in (in_proj_bias, out_proj_bias)),
-        *((bias, (2,)) for bias in (bias_k, bias_v)),
-        (attn_mask, ()),
-    )
+_AXES: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("in_proj_weight", "out_proj_weight"), (0, 1)),
+    **dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), (0, 1)),
+    **dict.fromkeys(("in_proj_bias", "out_proj_bias"), (0,)),
+    **dict.fromkeys(("bias_k", "bias_v"), (2,)),
+    "attn_mask": (),
+}
 
 
 def _by_name(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
@@ -79,7 +52,7 @@ def _drops(*args: Any, **kwargs: Any) -> bool:
 
 @registry.layer(
     F.multi_head_attention_forward,
-    responding=_responding,
+    responding=_AXES,
     is_active=_drops,
     domain=RATE,
     arguments=_by_name,

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, registry
+from optuna_dstn.rules._registry import Examples, registry
 from optuna_dstn.rules.forward_ad._symmetric import symmetric
 from optuna_dstn.tensors._dual import is_dual, split
 
+
+_AXES = {"weight": (0,), "bias": (0,)}
 
 Normalise = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
@@ -115,35 +117,10 @@ def _with_last_axes(
     return Examples(input, _last_axes(input, normalized_shape))
 
 
-def _behind_averages(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *options: Any,
-    **named: Any,
-) -> Responding:
-    return (weight, (0,)), (bias, (0,))
-
-
-def _behind_shape(
-    input: Tensor,
-    shape: Any,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *options: Any,
-    **named: Any,
-) -> Responding:
-    return (weight, (0,)), (bias, (0,))
-
-
 # -- rules ---------------------------------------------------------------------------------------
 
 
-@registry.layer(
-    F.batch_norm, responding=_behind_averages, takes_batch=False, examples=_with_channels
-)
+@registry.layer(F.batch_norm, responding=_AXES, takes_batch=False, examples=_with_channels)
 def batch_norm(
     deltas: Deltas,
     input: Tensor,
@@ -166,9 +143,7 @@ def batch_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias, formula)
 
 
-@registry.layer(
-    F.instance_norm, responding=_behind_averages, takes_batch=False, examples=_with_channels
-)
+@registry.layer(F.instance_norm, responding=_AXES, takes_batch=False, examples=_with_channels)
 def instance_norm(
     deltas: Deltas,
     input: Tensor,
@@ -193,7 +168,7 @@ def instance_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias, formula)
 
 
-@registry.layer(F.layer_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
+@registry.layer(F.layer_norm, responding=_AXES, takes_batch=False, examples=_with_last_axes)
 def layer_norm(
     deltas: Deltas,
     input: Tensor,
@@ -212,7 +187,7 @@ def layer_norm(
     return scale_and_shift(deltas, input, normalise, axes, weight, bias, formula)
 
 
-@registry.layer(F.group_norm, responding=_behind_shape, takes_batch=False, examples=_with_channels)
+@registry.layer(F.group_norm, responding=_AXES, takes_batch=False, examples=_with_channels)
 def group_norm(
     deltas: Deltas,
     input: Tensor,
@@ -229,7 +204,7 @@ def group_norm(
     return scale_and_shift(deltas, input, normalise, (1,), weight, bias)
 
 
-@registry.layer(F.rms_norm, responding=_behind_shape, takes_batch=False, examples=_with_last_axes)
+@registry.layer(F.rms_norm, responding=_AXES, takes_batch=False, examples=_with_last_axes)
 def rms_norm(
     deltas: Deltas,
     input: Tensor,

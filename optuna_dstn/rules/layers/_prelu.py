@@ -8,12 +8,8 @@ from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.rules._registry import Examples, Responding, registry
+from optuna_dstn.rules._registry import Examples, registry
 from optuna_dstn.tensors._dual import split
-
-
-def _slopes(input: Tensor, weight: Tensor) -> Responding:
-    return ((weight, (0,)),)
 
 
 def _channels(weight: Tensor) -> tuple[int, ...]:
@@ -25,7 +21,9 @@ def _with_channels(roles: TensorRoles, input: Tensor, weight: Tensor) -> Example
     return Examples(input, _channels(weight))
 
 
-@registry.layer(F.prelu, torch.prelu, Tensor.prelu, responding=_slopes, examples=_with_channels)
+@registry.layer(
+    F.prelu, torch.prelu, Tensor.prelu, responding={"weight": (0,)}, examples=_with_channels
+)
 def prelu(deltas: Deltas, input: Tensor, weight: Tensor) -> Tensor:
     """y = max(x, 0) + w⊙min(x, 0), ẏ = f'(x)⊙ẋ + Δw⊙min(x, 0)."""
     output, change = split(F.prelu(input, weight))
