@@ -1,9 +1,8 @@
-"""The first pass: what reads hyperparameters, and what would respond to them."""
+"""The mode of the first pass: it notes what reads hyperparameters, and which parameters respond."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import itertools
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
@@ -14,7 +13,8 @@ from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn.batch._kept_order import KeptOrder
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
-from optuna_dstn.discovery._uses import Uses
+from optuna_dstn.discovery._parameter_uses import Uses
+from optuna_dstn.discovery._ranges import require_range_in_domain, require_ranges_in_domains
 from optuna_dstn.hyperparameter._in_calls import formulas
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode, require_sizes
@@ -27,38 +27,39 @@ from optuna_dstn.linearize._tracked_tensors import (
 )
 from optuna_dstn.linearize._written_parameters import storage_of, writes, written_by
 from optuna_dstn.parameters._weights import METADATA_FUNCTIONS
-from optuna_dstn.rules import Domain, HyperparameterRule, hyperparameter_rules, penalty_rules
+from optuna_dstn.rules import Domain, hyperparameter_rules, penalty_rules
 from optuna_dstn.tensors._arguments import Function, function_name, leaves
 from optuna_dstn.tensors._identity import ByIdentity
 from optuna_dstn.tensors._in_place import is_in_place
 
 
-class _Reading(NamedTuple):
-    """Hyperparameters, their formula, and the function that they reach."""
+class _Read(NamedTuple):
+    """A torch call that reads hyperparameters: their names, their formula, and the function."""
 
     names: frozenset[str]
     formula: str
     function: str
 
 
-class Discovery(TorchCallMode[_Reading]):
-    """Values of today, and a note of what reads hyperparameters and of what responds.
+class Discovery(TorchCallMode[_Read]):
+    """The mode of the first pass: hyperparameters have their current values, and calls are noted.
 
     Args:
-        values: Today's value of each hyperparameter.
-        batch: Where the examples are.
+        values: The current value of each hyperparameter.
+        batch: Finds the batch axis of a tensor.
         distributions: The search range of each hyperparameter.
-        linear: Whether the passes at the response are linearised.
+        linear: Whether the response's pass is linearised at the weights.
 
     Attributes:
         readers: For each hyperparameter, the functions that read it.
-        penalties: For each that is the coefficient of a penalty, the penalties.
-        penalised: For each of these, the parameters under them.
-        plain_readers: For each, the functions that took it as a size, an axis or a count.
-        shared: Those that are read where there is no batch axis (a mean loss, a weight matrix),
-            so that their perturbation is one draw for the whole batch.
-        uses: ``id`` of each parameter that took part, and how.
-        has_warned: Whether a warning of a penalty that is not seen has been given.
+        penalties: For each hyperparameter that is the coefficient of a penalty, the penalties.
+        penalised: For each hyperparameter in :attr:`penalties`, the parameters that it penalises.
+        plain_readers: For each hyperparameter, the functions that take it as a size, an axis or a
+            count.
+        shared: The names of hyperparameters that a call reads where no tensor has a batch axis (a
+            mean loss, a weight matrix). Their perturbation is one draw for the whole batch.
+        uses: How each parameter takes part in the pass, by ``id``.
+        has_warned: Whether the user has been warned of a penalty that the response does not see.
     """
 
     def __init__(
@@ -78,39 +79,39 @@ class Discovery(TorchCallMode[_Reading]):
         self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
         self.shared: set[str] = set()
-        # What was computed without data, and whether from parameters (else from nothing).
+        # Tensors that were computed without data; the value says whether parameters took part.
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._roles = TensorRoles(batch, self._is_weight)
         self._order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
-        # Functions of parameters and a hyperparameter that have not met data yet.
-        self._weights_read: ByIdentity[_Reading] = ByIdentity()
-        # What l2_penalty and its like returned.
+        # Tensors that were computed from parameters and a hyperparameter, and not yet from data.
+        self._reads_of_weights: ByIdentity[_Read] = ByIdentity()
+        # The results of l2_penalty and l1_penalty, which the response does see.
         self._visible_penalties: ByIdentity[None] = ByIdentity()
-        # Lengths of axes of tensors that were made without data, other than from parameters.
+        # The lengths of axes of constants: of tensors made neither from data nor from parameters.
         self._constant_lengths: set[int] = set()
         self.has_warned = False
         self._model: Module | None = None
 
-    def meet(self, model: Module) -> None:
+    def note_model(self, model: Module) -> None:
         self._roles.buffers = {id(buffer) for buffer in model.buffers()}
         self._model = model
 
     @property
     def lengths_tell(self) -> bool:
-        """Whether lengths tell the batch axis of all tensors: no constant is as long either."""
+        """Whether lengths tell the batch axis of all tensors, and no constant is as long."""
         return self._batch.examples == 1 or (
             not self._batch.doubtful_shapes
             and not self._batch.is_misled
             and self._constant_lengths.isdisjoint(self._batch.own_lengths)
         )
 
-    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.before_writing(func, args, kwargs)
+    def on_call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.note_write(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
-        for reading in filter(None, map(self._weights_read.get, tensors)):
-            self._require_no_write(reading, func, args, kwargs)
+        for read in filter(None, map(self._reads_of_weights.get, tensors)):
+            self._require_no_write(read, func, args, kwargs)
         output = func(*args, **kwargs)
         self._order.note(func, args, kwargs)
         self._batch.note(func, args, kwargs, output)
@@ -157,17 +158,17 @@ class Discovery(TorchCallMode[_Reading]):
         self._without_data[output] = any(self._is_of_parameters(t) for t in tensors)
         learning = [t for t in tensors if t.requires_grad]
         for tensor in learning:
-            reading = self._weights_read.get(tensor)
-            if reading is not None:
-                self._note_weights_read(reading, output)
+            read = self._reads_of_weights.get(tensor)
+            if read is not None:
+                self._note_read_of_weights(read, output)
 
-    def _note_weights_read(self, reading: _Reading, output: Any) -> None:
+    def _note_read_of_weights(self, read: _Read, output: Any) -> None:
         if not isinstance(output, Tensor) or not output.ndim:
-            raise _penalty_error(reading)
-        self._weights_read[output] = reading
+            raise _penalty_error(read)
+        self._reads_of_weights[output] = read
 
     def _is_penalty(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a scalar function of parameters alone."""
+        """Return whether a tensor is a scalar function of parameters alone."""
         return tensor.requires_grad and not tensor.ndim and self._is_without_data(tensor)
 
     def _warn_of_penalty(self, func: Function, tensors: list[Tensor]) -> None:
@@ -184,23 +185,25 @@ class Discovery(TorchCallMode[_Reading]):
                 "optuna_dstn.l2_penalty(model.parameters(), 1e-4), l1_penalty or weight_decay=."
             )
 
-    # -- reading ---------------------------------------------------------------------------------
+    # -- calls with hyperparameters --------------------------------------------------------------
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
-            return self.call_with_values(func, args, kwargs)
-        reading = self._reading(func, args, kwargs)
-        self._require_no_write(reading, func, args, kwargs)
+            return self.run_at_current_values(func, args, kwargs)
+        read = self._read_of(func, args, kwargs)
+        self._require_no_write(read, func, args, kwargs)
         if rule is not None:
-            self._check_domains(rule, func, args, kwargs)
+            require_ranges_in_domains(rule, self._distributions, func, args, kwargs)
         try:
-            return self._noted_call(reading, func, args, kwargs)
+            return self._note_and_run(read, func, args, kwargs)
         except HyperparameterError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise HyperparameterError(
-                f"{reading.function} fails with hyperparameter {reading.formula}: {error}"
+                f"{read.function} fails with hyperparameter {read.formula}: {error}"
             ) from error
 
     def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
@@ -208,62 +211,66 @@ class Discovery(TorchCallMode[_Reading]):
             for name in number.names:
                 self.plain_readers.setdefault(name, set()).add(function_name(func))
 
-    def _noted_call(
-        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _note_and_run(
+        self, read: _Read, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run the call, and note whether it reads the hyperparameters and for whom."""
+        """Run a call, and note whether it tunes, penalises, or takes hyperparameters as sizes."""
         rule = hyperparameter_rules.get(func)
         numbers = leaves((args, kwargs), Hyperparameter)
         if func in penalty_rules:
             for number in numbers:
-                self._check_domain(func, "coefficient", number, Domain(low=0.0))
-            self._note(self.penalties, reading)
-            for name in reading.names:
+                require_range_in_domain(
+                    number, Domain(low=0.0), self._distributions, func, "coefficient"
+                )
+            self._add_reader(self.penalties, read)
+            for name in read.names:
                 self.penalised.setdefault(name, []).extend(leaves((args, kwargs), Tensor))
-            return self.call_with_values(func, args, kwargs)
+            return self.run_at_current_values(func, args, kwargs)
         if numbers and makes_tensor(func, args, kwargs):
-            return self._track(reading, func, args, kwargs)
+            return self._track(read, func, args, kwargs)
         if rule is None and numbers:
             require_sizes(func, numbers)
-            self._note(self.plain_readers, reading)
-            return self.call_with_values(func, args, kwargs)
+            self._add_reader(self.plain_readers, read)
+            return self.run_at_current_values(func, args, kwargs)
 
-        others = [] if func in METADATA_FUNCTIONS else self.untracked(args, kwargs)
+        others = [] if func in METADATA_FUNCTIONS else self.untracked_tensors(args, kwargs)
         learning = [t for t in others if t.requires_grad]
         if any(self._has_batch_axis(t, func) for t in others) or draws_rows(
             func, args, kwargs, self._examples
         ):
             if rule is None:
-                raise without_rule(reading.formula, reading.function)
-            self._note(self.readers, reading)
-            return self.call_with_values(func, args, kwargs)
+                raise without_rule(read.formula, read.function)
+            self._add_reader(self.readers, read)
+            return self.run_at_current_values(func, args, kwargs)
         if not learning and (not numbers or (rule is not None and rule.takes_tensors)):
-            return self._track(reading, func, args, kwargs)
+            return self._track(read, func, args, kwargs)
 
-        self._note(self.readers, reading)
-        self.shared |= reading.names
-        output = self.call_with_values(func, args, kwargs)
+        self._add_reader(self.readers, read)
+        self.shared |= read.names
+        output = self.run_at_current_values(func, args, kwargs)
         if any(self._is_penalty(t) for t in learning):
-            raise _penalty_error(reading)
+            raise _penalty_error(read)
         if learning and all(self._is_without_data(t) for t in others):
-            self._note_weights_read(reading, output)
+            self._note_read_of_weights(read, output)
         return output
 
     def _require_no_write(
-        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, read: _Read, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Check that a call does not write what it reads into the model's parameters."""
+        """Check that a call does not write a hyperparameter into the model's parameters."""
         if self._model is None or not writes(func, kwargs):
             return
-        own = {storage_of(parameter) for parameter in self._model.parameters()} - {0}  # 0: of none
+        own = {storage_of(parameter) for parameter in self._model.parameters()} - {
+            0
+        }  # 0: no storage
         if any(storage_of(tensor) in own for tensor in written_by(args, kwargs)):
             function = function_name(func)
             raise HyperparameterError(
-                f"Hyperparameter {reading.formula} changes the model's parameters in place in "
+                f"Hyperparameter {read.formula} changes the model's parameters in place in "
                 f"{function}, and how training responds to that is not seen. {_INSTEAD_OF_PENALTY}"
             )
 
-    def _reading(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Reading:
+    def _read_of(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Read:
         numbers = leaves((args, kwargs), Hyperparameter)
         sources = [
             source
@@ -272,60 +279,26 @@ class Discovery(TorchCallMode[_Reading]):
         ]
         names = frozenset().union(*(n.names for n in numbers), *(s.names for s in sources))
         formula = ", ".join(filter(None, [formulas(numbers), *(s.formula for s in sources)]))
-        return _Reading(names, formula, function_name(func))
+        return _Read(names, formula, function_name(func))
 
     def _has_batch_axis(self, tensor: Tensor, func: Function) -> bool:
         return may_have_examples(func, tensor, self._roles) and not self._is_of_parameters(tensor)
 
     def _track(
-        self, reading: _Reading, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, read: _Read, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run the call and remember that its result was made from hyperparameters."""
-        output = self.call_with_values(func, args, kwargs)
+        """Run a call, and remember that its result was made from hyperparameters."""
+        output = self.run_at_current_values(func, args, kwargs)
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
-                self._note(self.readers, reading)
+                self._add_reader(self.readers, read)
             else:
-                self.tracked[tensor] = reading
+                self.tracked[tensor] = read
         return output
 
-    def _note(self, book: dict[str, set[str]], reading: _Reading) -> None:
-        for name in reading.names:
-            book.setdefault(name, set()).add(reading.function)
-
-    def _check_domains(
-        self,
-        rule: HyperparameterRule,
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        if rule.domain:
-            given = rule.arguments(*args, **kwargs)
-            for argument, domain in rule.domain.items():
-                self._check_domain(func, argument, given.get(argument), domain)
-
-    def _check_domain(self, func: Function, argument: str, number: Any, domain: Domain) -> None:
-        """Check that the search range of an argument stays where the function makes sense."""
-        if not isinstance(number, Hyperparameter):
-            return
-        low, high = self._range(number)
-        if low not in domain or high not in domain:
-            raise HyperparameterError(
-                f"Hyperparameter {formulas([number])} ranges over [{low:g}, {high:g}], but "
-                f"{argument} of {function_name(func)} makes sense in {domain} only. Suggest it "
-                f"within {domain}" + (", ends excluded." if domain.is_open else ".")
-            )
-
-    def _range(self, number: Hyperparameter) -> tuple[float, float]:
-        """Return the least and the largest value of a formula on the corners of its ranges."""
-        names = sorted(number.names)
-        bounds = [_bounds(self._distributions.get(name)) for name in names]
-        values = [
-            number.expression.evaluate(dict(zip(names, corner, strict=True)))
-            for corner in itertools.product(*bounds)
-        ]
-        return min(values), max(values)
+    def _add_reader(self, book: dict[str, set[str]], read: _Read) -> None:
+        for name in read.names:
+            book.setdefault(name, set()).add(read.function)
 
 
 _INSTEAD_OF_PENALTY = (
@@ -335,14 +308,8 @@ _INSTEAD_OF_PENALTY = (
 )
 
 
-def _penalty_error(reading: _Reading) -> HyperparameterError:
+def _penalty_error(read: _Read) -> HyperparameterError:
     return HyperparameterError(
-        f"Hyperparameter {reading.formula} meets the model's parameters alone in "
-        f"{reading.function}, where their response to it is not seen. {_INSTEAD_OF_PENALTY}"
+        f"Hyperparameter {read.formula} meets the model's parameters alone in "
+        f"{read.function}, where their response to it is not seen. {_INSTEAD_OF_PENALTY}"
     )
-
-
-def _bounds(distribution: BaseDistribution | None) -> tuple[float, float]:
-    if distribution is None:  # unknown: it is reported as such when its value is asked for
-        return 0.0, 0.0
-    return distribution.low, distribution.high  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""From what the first step met to what is tuned, what is kept and what responds."""
+"""The plan that the first step leads to: what is tuned, what is kept, and what responds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
-from optuna_dstn.discovery._uses import ParameterUse
+from optuna_dstn.discovery._parameter_uses import ParameterUse
 
 
 _NOT_READ = (
@@ -33,19 +33,20 @@ OpenParameters = Mapping[str, tuple[BaseDistribution, float]]
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """What the first step settled.
+    """What is tuned, what is kept, and what responds, as the first step has shown.
 
     Attributes:
         readers: For each tuned hyperparameter, the functions that read it.
-        shared: The tuned ones that are read where there is no batch axis: their perturbation is
-            one draw for the whole batch.
-        kept: For each other open one, why it keeps its start value.
-        idle: Those of the latter that training reads nevertheless.
-        responding: The responding parameters by name, one mapping per group of the optimizer.
-        axes: For each, the axis along which its units lie.
-        shared_in_batch: For each that has one Δ for the whole batch, the functions that make it so.
-        not_responding: For each other parameter of the model, why it does not respond.
-        lengths: What is known of the lengths of axes, to find the batch's.
+        shared: The tuned hyperparameters that are read where no tensor has a batch axis. Their
+            perturbation is one draw for the whole batch.
+        kept: For each hyperparameter that is not tuned, the reason why it keeps its start value.
+        idle: The kept hyperparameters that training reads nevertheless.
+        responding: The responding parameters by name, one mapping for each group of the optimizer.
+        axes: For each responding parameter, the axis along which its units lie.
+        shared_in_batch: For each responding parameter that has one Δ for the whole batch, the
+            functions that are the reason.
+        not_responding: For each other parameter of the model, the reason why it does not respond.
+        lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -59,7 +60,7 @@ class TuningPlan:
     lengths: KnownLengths
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plan as plain values, parameters by name."""
+        """Return the plan as plain values, with parameters by name."""
         return {
             "readers": dict(self.readers),
             "shared": list(self.shared),
@@ -76,7 +77,7 @@ class TuningPlan:
     def restored(
         cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
     ) -> TuningPlan:
-        """Return what :meth:`state_dict` saved, for this model and these open hyperparameters."""
+        """Return the plan that :meth:`state_dict` saved, with the parameters of a model."""
         parameters = dict(model.named_parameters())
         return cls(
             readers=saved["readers"],
@@ -92,7 +93,7 @@ class TuningPlan:
 
 
 def make_plan(
-    met: Discovery,
+    discovery: Discovery,
     decaying: Mapping[str, list[Tensor]],
     opened: OpenParameters,
     enqueued: Collection[str],
@@ -105,37 +106,39 @@ def make_plan(
     """Decide what is tuned, what is kept and what responds.
 
     Args:
-        met: The mode under which the first weight step ran.
+        discovery: The mode under which the first weight step ran.
         decaying: For each hyperparameter that is a weight decay, the parameters that decay.
         opened: The open hyperparameters of the trial.
-        enqueued: Names of those whose start value the user has enqueued.
+        enqueued: The names of hyperparameters whose start value the user has enqueued.
         model: The model.
-        optimizer: Its optimizer.
-        lengths: What is known of the lengths of axes.
-        each_example: Leave a parameter out of the response rather than let all examples of a batch
-            share one perturbation for its sake.
+        optimizer: The model's optimizer.
+        lengths: The known lengths of axes.
+        each_example: Whether a parameter with one Δ for the whole batch is left out of the
+            response. Otherwise all hyperparameters get one perturbation for the whole batch.
 
     Raises:
-        HyperparameterError: If no hyperparameter can be tuned, no parameter responds, or one that
-            would be tuned has a single value, starts on an edge by the user's wish, is used as a
-            size too, or comes from another trial.
+        HyperparameterError: If no hyperparameter can be tuned, or no parameter responds; or if a
+            hyperparameter to be tuned has a single value, is enqueued on an edge of its range, is
+            used as a size too, or comes from another trial.
     """
-    responding, not_responding = _responding(met.uses, model, optimizer, each_example)
-    readers = {name: set(functions) for name, functions in met.readers.items()}
+    responding, not_responding = _responding(discovery.uses, model, optimizer, each_example)
+    readers = {name: set(functions) for name, functions in discovery.readers.items()}
     idle: set[str] = set()
-    for name, functions, parameters in _penalties(met, decaying, optimizer):
+    for name, functions, parameters in _penalties(discovery, decaying, optimizer):
         if any(p is own for group in responding for own in group.values() for p in parameters):
             readers.setdefault(name, set()).update(functions)
         else:
             idle.add(name)
     idle -= readers.keys()
     for name in readers:
-        _check_tunable(name, readers[name], met.plain_readers.get(name, set()), opened, enqueued)
+        _check_tunable(
+            name, readers[name], discovery.plain_readers.get(name, set()), opened, enqueued
+        )
     kept = {
         name: _IDLE
         if name in idle
-        else f"a plain number in {_listed(met.plain_readers[name])}"
-        if name in met.plain_readers
+        else f"a plain number in {_listed(discovery.plain_readers[name])}"
+        if name in discovery.plain_readers
         else _NOT_READ
         for name in opened
         if name not in readers
@@ -163,10 +166,10 @@ def make_plan(
             "or take optuna.create_study. Where only some trials have one, "
             "study.optimize(..., catch=(optuna_dstn.HyperparameterError,)) goes on with the others."
         )
-    uses = {n: met.uses[id(p)] for group in responding for n, p in group.items()}
+    uses = {n: discovery.uses[id(p)] for group in responding for n, p in group.items()}
     return TuningPlan(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
-        shared=tuple(name for name in opened if name in met.shared and name in readers),
+        shared=tuple(name for name in opened if name in discovery.shared and name in readers),
         kept=kept,
         idle=frozenset(idle),
         responding=responding,
@@ -182,13 +185,13 @@ def make_plan(
 
 
 def _penalties(
-    met: Discovery, decaying: Mapping[str, list[Tensor]], optimizer: Optimizer
+    discovery: Discovery, decaying: Mapping[str, list[Tensor]], optimizer: Optimizer
 ) -> Iterator[tuple[str, set[str], list[Tensor]]]:
-    """Yield each hyperparameter that penalises parameters, by which functions, and them."""
+    """Yield each penalty coefficient, the penalty's functions, and the penalised parameters."""
     for name, parameters in decaying.items():
         yield name, {f"{type(optimizer).__name__}(weight_decay=)"}, parameters
-    for name, parameters in met.penalised.items():
-        yield name, met.penalties[name], parameters
+    for name, parameters in discovery.penalised.items():
+        yield name, discovery.penalties[name], parameters
 
 
 def _check_tunable(

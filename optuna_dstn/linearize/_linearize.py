@@ -93,7 +93,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 @contextmanager
 def inside(model: nn.Module, mode: TorchCallMode[Any]) -> Iterator[None]:
     """Tell ``mode`` which model is called, and when the model's ``forward`` is running."""
-    mode.meet(model)
+    mode.note_model(model)
 
     def enter(*_: Any) -> None:
         mode.in_model = True

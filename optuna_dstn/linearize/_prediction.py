@@ -17,21 +17,21 @@ class _Call(NamedTuple):
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    version: int  # of what it returned, which counts what is written into that, or a view of it
+    version: int  # of the result: PyTorch counts the writes into a tensor and its views
 
 
 class Prediction:
-    """Turns what a model returns in a linearised pass into what its loss should see.
+    """Turns the model's output in a linearised pass into the prediction that the loss should see.
 
-    An output that is a dual number (y, ẏ) becomes y + ẏ. Where the model itself ends with an output
-    activation or a loss (log-softmax, sigmoid, a cross entropy), that is applied *after* the
-    addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
+    An output that is a dual number (y, ẏ) becomes y + ẏ. If the model itself ends with an output
+    activation or a loss (log-softmax, sigmoid, a cross entropy), this function is applied *after*
+    the addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
     One object serves one pass.
     """
 
     def __init__(self) -> None:
-        # The call that ended in an output that may be the model's. It is kept as data, since a
-        # closure over ``self`` would keep the whole pass alive until Python looks for cycles.
+        # For each result of an output function, the call. The call is data rather than a closure
+        # over ``self``, which would keep the whole pass alive until Python collects cycles.
         self._ends: ByIdentity[_Call] = ByIdentity()
 
     def note(
@@ -42,28 +42,31 @@ class Prediction:
         output: Any,
         rule: Callable[..., Any] | None = None,
     ) -> None:
-        """Remember a call that may turn out to be the end of the model.
+        """Remember a call that may be the last one of the model.
 
         Args:
-            func: The function called.
-            args: Its arguments, none of them a responding parameter.
-            kwargs: Its arguments by name.
-            output: What it returned.
-            rule: What was called in its place, for hyperparameters among the arguments.
+            func: The torch function.
+            args: The positional arguments; no responding parameter is among them.
+            kwargs: The keyword arguments.
+            output: The result of the call.
+            rule: The function that was called in place of ``func``, if hyperparameters are among
+                the arguments.
         """
         may_end = func in OUTPUT_FUNCTIONS or (
             func in FOLLOWING_FUNCTIONS
             and any(argument in self._ends for argument in args)
-            and not any(argument is output for argument in args)  # x.float() of such numbers is x
+            and not any(
+                argument is output for argument in args
+            )  # x.float() of single precision is x itself
         )
         if may_end and isinstance(output, Tensor) and is_dual(output):
             self._ends[output] = _Call(rule or func, args, kwargs, output._version)
 
     def complete(self, output: Any) -> Any:
-        """Return a model's output with every dual number in it completed.
+        """Return the model's output with y + ẏ in place of every dual number (y, ẏ).
 
         Raises:
-            ValueError: If the model returns a loss of its own making.
+            ValueError: If the model returns a scalar, a loss that it has computed itself.
         """
         return self._merged(output, of_model=True)
 

@@ -1,4 +1,8 @@
-"""The passes at the response: of the response itself, on training data, and of λ, on validation."""
+"""The modes of the passes at w + Θε: the response's pass, and the hyperparameters' pass.
+
+The response's pass runs on training data, where each example has its own values of the
+hyperparameters. The hyperparameters' pass runs on validation data.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from optuna_dstn._errors import HyperparameterError, first_line
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.linearize._prediction import Prediction
-from optuna_dstn.linearize._torch_call_mode import TorchCallMode, Tracked, read_in_validation
+from optuna_dstn.linearize._torch_call_mode import TorchCallMode, Tracked, run_in_validation
 from optuna_dstn.linearize._tracked_tensors import (
     computed_per_example,
     draws_rows,
@@ -52,16 +56,16 @@ from optuna_dstn.tensors._in_place import is_in_place
 
 
 class Responding(TorchCallMode[Tracked]):
-    """A pass of the network at Δ given by the response.
+    """The mode of a pass in which each example has its own Δ of the responding parameters.
 
     Args:
-        values: Today's value of each hyperparameter.
-        deltas: Δ of the responding parameters, each example its own; whether the network is
-            linearised in it; and where the batch is.
+        values: The current value of each hyperparameter.
+        deltas: Δ of the responding parameters, for each example; whether the network is linearised
+            in Δ; and the batch axis of tensors.
 
     Attributes:
-        deltas: As given, and Δ of what the pass computes from the parameters.
-        prediction: Completes what the model returns.
+        deltas: As given. Tensors that the pass computes from parameters alone are added.
+        prediction: Completes the dual numbers that the model returns.
     """
 
     def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
@@ -70,24 +74,24 @@ class Responding(TorchCallMode[Tracked]):
         self.prediction = Prediction()
         self._roles = TensorRoles(deltas.batch, deltas.__contains__)
 
-    def meet(self, model: nn.Module) -> None:
+    def note_model(self, model: nn.Module) -> None:
         self._roles.buffers = {id(buffer) for buffer in model.buffers()}
 
-    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         deltas = self.deltas
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
             output = rule.apply(deltas, *args, **kwargs)
             deltas.batch.note(func, args, kwargs, output)
             return output
-        self.before_writing(func, args, kwargs)
+        self.note_write(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
         own = [t for t in tensors if t in deltas]
         if own and self.in_model and not looks_only(func, args, own):
             output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
             output, meets_examples = run(func, args, kwargs), False
-            self.prediction.note(func, args, kwargs, output)  # called again, it would know no Δ
+            self.prediction.note(func, args, kwargs, output)  # a call with Δ must not run twice
         if is_in_place(func) and not all(self._roles.is_constant(t) for t in tensors):
             self._roles.forget(args[0])
         elif not meets_examples:
@@ -103,10 +107,17 @@ class Responding(TorchCallMode[Tracked]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[Any, bool]:
-        """Run a call of a function without a rule on responding parameters, ``own``.
+        """Run a call of a function that has no layer rule, on responding parameters.
+
+        Args:
+            own: The tensors among the arguments that respond.
+            tensors: All tensors among the arguments.
+            func: The torch function.
+            args: The positional arguments.
+            kwargs: The keyword arguments.
 
         Returns:
-            What the function returns, and whether the examples take part in it.
+            The result of the call, and whether the call combines the parameters with examples.
         """
         deltas = self.deltas
         if is_in_place(func) and args[0] in deltas:
@@ -136,23 +147,24 @@ class Responding(TorchCallMode[Tracked]):
 
 
 def _move_shared_in_batch(deltas: Deltas, computed: Tensor) -> None:
-    """Move a tensor that was computed from parameters in place, by one Δ for the whole batch."""
+    """Add one Δ for the whole batch, in place, to a tensor that was computed from parameters."""
     moved = deltas.shared_in_batch(computed)
     deltas.forget(computed)
     computed.copy_(moved)
 
 
 class PerturbedValues(Responding[PerExample]):
-    """The response's pass: every hyperparameter is one value per example.
+    """The mode of the response's pass: every tuned hyperparameter has one value for each example.
 
     Args:
-        values: Today's value of each hyperparameter.
+        values: The current value of each hyperparameter.
         deltas: Δ of the responding parameters.
-        perturbed: The tuned hyperparameters' values, one per example.
-        shared: The values of those that are perturbed alike in the whole batch.
+        perturbed: The values of the tuned hyperparameters, one for each example, as named columns
+            of a matrix (B, h).
+        shared: The values of the tuned hyperparameters that have one value for the whole batch.
 
     Attributes:
-        names: The hyperparameters read so far.
+        names: The names of the hyperparameters that torch calls have read so far.
     """
 
     def __init__(
@@ -168,10 +180,12 @@ class PerturbedValues(Responding[PerExample]):
         self._examples = perturbed.matrix.shape[0]
         self._perturbed: Mapping[str, Any] = ChainMap(perturbed, self._values)  # type: ignore[arg-type]
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is not None and not rule.is_active(*args, **kwargs):
-            return self.call_with_values(func, args, kwargs)
+            return self.run_at_current_values(func, args, kwargs)
         if makes_tensor(func, args, kwargs):
             made_of = leaves((args, kwargs), Hyperparameter)
             if made_of:
@@ -199,11 +213,11 @@ class PerturbedValues(Responding[PerExample]):
 
         own_args, own_kwargs = replaced((args, kwargs), per_example, (Hyperparameter, Tensor))
         if not perturbed:
-            return self.call(func, own_args, own_kwargs)
+            return self.on_call(func, own_args, own_kwargs)
         if func in penalty_rules:
             return penalty_rules[func].apply(self.deltas, *own_args, **own_kwargs)
         if rule is None and numbers:
-            return self.call_with_values(func, args, kwargs)  # sizes
+            return self.run_at_current_values(func, args, kwargs)  # sizes
         if func in METADATA_FUNCTIONS:
             others = []
         if any(may_have_examples(func, t, self._roles) for t in others) or draws_rows(
@@ -220,7 +234,7 @@ class PerturbedValues(Responding[PerExample]):
         return self._computed(perturbed, func, (args, kwargs), own_args, own_kwargs)
 
     def _form(self, rule: HyperparameterRule) -> Function:
-        """Return what to call in the torch function's place."""
+        """Return the function to call in place of the torch function."""
         return functools.partial(rule.apply, self.deltas) if rule.takes_deltas else rule.apply
 
     def _by_rule(
@@ -251,7 +265,7 @@ class PerturbedValues(Responding[PerExample]):
         kwargs: dict[str, Any],
     ) -> Any:
         self.names.update(*(number.names for number in numbers))
-        output = self.call_with_values(func, args, kwargs)
+        output = self.run_at_current_values(func, args, kwargs)
         if all(number.names.isdisjoint(self._columns) for number in numbers):
             return output
         values = values_of_new_tensor(
@@ -269,13 +283,24 @@ class PerturbedValues(Responding[PerExample]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Bring the values of all examples along through a call that no data takes part in."""
+        """Run a call on tensors of hyperparameters without data, at the values of all examples.
+
+        Args:
+            sources: The hyperparameters among the arguments.
+            func: The torch function.
+            given: The arguments of the user's call.
+            args: The positional arguments, with each hyperparameter as a ``PerExample``.
+            kwargs: The keyword arguments, likewise.
+
+        Returns:
+            The result at the current values; the mode keeps the values of all examples beside it.
+        """
         if is_in_place(func):
             results = computed_per_example(func, args, kwargs, self._examples)
-            output = self.call_with_values(func, *given)
+            output = self.run_at_current_values(func, *given)
             targets = given[0][:1]
         else:
-            output = self.call_with_values(func, *given)
+            output = self.run_at_current_values(func, *given)
             targets = results_of(output)
             if not leaves(targets, Tensor):  # t.shape, t.item()
                 return output
@@ -295,18 +320,20 @@ class PerturbedValues(Responding[PerExample]):
 
 
 class RespondingValidation(Responding[str]):
-    """The hyperparameters' pass: on validation data, where reading one is an error."""
+    """The mode of the hyperparameters' pass: on validation data, which may read none of them."""
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return read_in_validation(self, func, args, kwargs)
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return run_in_validation(self, func, args, kwargs)
 
 
 def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a call, with dual numbers among its arguments or not.
+    """Run a call whose arguments may be dual numbers.
 
     Raises:
-        NotImplementedError: If it has no derivative in forward mode; the message names it as the
-            user's code does.
+        NotImplementedError: If the function has no derivative in forward mode. The message names
+            the function as the user's code does.
     """
     try:
         if func not in forward_ad_rules and not is_in_place(func):

@@ -1,4 +1,8 @@
-"""How a pass reads hyperparameters: a torch function mode that sees every torch call."""
+"""A torch function mode sees every torch call of a pass, and gives hyperparameters their values.
+
+:class:`TorchCallMode` sorts the calls: those without a hyperparameter go to ``on_call``, those with
+one go to ``on_hyperparameter_call``. Each kind of pass overrides the two methods.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +31,17 @@ Mode = TypeVar("Mode", bound="TorchCallMode[Any]")
 
 
 class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
-    """Base of the modes: a call without a hyperparameter passes, one with it is :meth:`read`.
+    """The base of the modes: it sorts calls by whether hyperparameters are among the arguments.
+
+    A tensor that was made from hyperparameters, such as ``torch.tensor([1.0, h])``, counts as a
+    hyperparameter as long as it is in :attr:`tracked`.
 
     Args:
-        values: Today's value of each hyperparameter.
+        values: The current value of each hyperparameter.
 
     Attributes:
-        tracked: What is known of tensors that were made from hyperparameters: a call with one of
-            them is read too.
-        in_model: Whether the model is being called.
+        tracked: For each tensor that was made from hyperparameters, what the mode knows of it.
+        in_model: Whether the model's ``forward`` is running.
     """
 
     def __init__(self, values: Mapping[str, float]) -> None:
@@ -54,20 +60,22 @@ class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
         _checkpointing.resume()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
-    def meet(self, model: nn.Module) -> None:
-        """Take note of the model that is about to be called inside this mode."""
+    def note_model(self, model: nn.Module) -> None:
+        """Note the model that is about to be called inside this mode."""
 
     @contextmanager
-    def leaving(self, parameters: Callable[[], Iterable[nn.Parameter]]) -> Iterator[None]:
-        """Put back at the end what calls inside this mode have written into parameters."""
+    def restoring_parameters(
+        self, parameters: Callable[[], Iterable[nn.Parameter]]
+    ) -> Iterator[None]:
+        """Restore, at the end, the values of parameters that calls inside have written into."""
         self._written = WrittenParameters(parameters)
         try:
             yield
         finally:
             self._written.put_back()
 
-    def before_writing(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what a call may write into, if that is to be put back."""
+    def note_write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the parameters that a call may write into, if :meth:`restoring_parameters` is on."""
         if self._written is not None and writes(func, kwargs):
             self._written.note(args, kwargs)
 
@@ -78,15 +86,15 @@ class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
         if _holds_hyperparameter(args, kwargs):
             args, kwargs = self._with_plain_sizes(func, args, kwargs)
             if _holds_hyperparameter(args, kwargs):
-                return self.read(func, args, kwargs)
+                return self.on_hyperparameter_call(func, args, kwargs)
         if self.tracked and self._holds_tracked(args, kwargs):
-            return self.read(func, args, kwargs)
-        return self.call(func, args, kwargs)
+            return self.on_hyperparameter_call(func, args, kwargs)
+        return self.on_call(func, args, kwargs)
 
     def _with_plain_sizes(
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of a call, those plain that its rule takes as sizes."""
+        """Return the arguments of a call, with plain integers where its rule takes sizes."""
         rule = hyperparameter_rules.get(func)
         if rule is None or not rule.sizes:
             return args, kwargs
@@ -101,29 +109,31 @@ class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
         return replaced((args, kwargs), value, Hyperparameter)  # type: ignore[no-any-return]
 
     def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
-        """Take note of hyperparameters that a function with a rule takes as plain integers."""
+        """Note hyperparameters that a function with a rule takes as sizes."""
 
     def _holds_tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return any(tensor in self.tracked for tensor in leaves((args, kwargs), Tensor))
 
-    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a call that has no hyperparameter among its arguments."""
-        self.before_writing(func, args, kwargs)
+    def on_call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call that has no hyperparameter among its arguments, and return its result."""
+        self.note_write(func, args, kwargs)
         return func(*args, **kwargs)
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a call that has hyperparameters among its arguments."""
-        raise NotImplementedError
-
-    def call_with_values(
+    def on_hyperparameter_call(
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run the call with today's values as plain numbers."""
+        """Run a call that has hyperparameters among its arguments, and return its result."""
+        raise NotImplementedError
+
+    def run_at_current_values(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a call with the current values of its hyperparameters as plain numbers."""
 
         def value(number: Hyperparameter) -> Any:
             return self._value_of(number, func)
 
-        return self.call(
+        return self.on_call(
             func, replaced(args, value, Hyperparameter), replaced(kwargs, value, Hyperparameter)
         )
 
@@ -132,7 +142,7 @@ class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
             raise unknown_hyperparameter(number.names - self._values.keys(), function_name(func))
         return number.expression.evaluate(self._values)
 
-    def untracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    def untracked_tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """Return the tensors among the arguments that were not made from hyperparameters."""
         return [t for t in leaves((args, kwargs), Tensor) if t not in self.tracked]
 
@@ -142,11 +152,11 @@ def _holds_hyperparameter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
 
 
 class CurrentValues(TorchCallMode[None]):
-    """Every later weight step: each hyperparameter is today's value.
+    """The mode of a weight step after the first one: each hyperparameter has its current value.
 
     Args:
-        values: Today's value of each hyperparameter.
-        tuned: Those that the first step found.
+        values: The current value of each hyperparameter.
+        tuned: The names of the hyperparameters that the first step has seen in torch calls.
         batch: Notes the shapes of all tensors of the step, if given.
     """
 
@@ -157,13 +167,15 @@ class CurrentValues(TorchCallMode[None]):
         self._tuned = tuned
         self._batch = batch
 
-    def call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = super().call(func, args, kwargs)
+    def on_call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = super().on_call(func, args, kwargs)
         if self._batch is not None:
             self._batch.note(func, args, kwargs, output)
         return output
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         numbers = leaves((args, kwargs), Hyperparameter)
         rule = hyperparameter_rules.get(func)
         if rule is not None or func in penalty_rules:
@@ -171,7 +183,7 @@ class CurrentValues(TorchCallMode[None]):
                 self._require_known(numbers, func)
         elif not makes_tensor(func, args, kwargs):
             require_sizes(func, numbers)
-        return self.call_with_values(func, args, kwargs)
+        return self.run_at_current_values(func, args, kwargs)
 
     def _require_known(self, numbers: Sequence[Hyperparameter], func: Function) -> None:
         late = [n for n in numbers if not n.names <= self._tuned]
@@ -180,35 +192,39 @@ class CurrentValues(TorchCallMode[None]):
 
 
 class ValidationValues(TorchCallMode[str]):
-    """A pass over validation data: reading a hyperparameter is an error."""
+    """The mode of a pass over validation data, where no torch call may read a hyperparameter."""
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return read_in_validation(self, func, args, kwargs)
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return run_in_validation(self, func, args, kwargs)
 
 
-def read_in_validation(
+def run_in_validation(
     mode: TorchCallMode[str], func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a call of a validation pass that has hyperparameters among its arguments.
 
+    A call may take a hyperparameter as a size, make a tensor from it, or pass it to a dropout that
+    is off.
+
     Raises:
-        HyperparameterError: If the call reads them. Taking them as sizes, making tensors of them
-            and a dropout that is off do not.
+        HyperparameterError: If the call uses a hyperparameter in another way.
     """
     rule = hyperparameter_rules.get(func)
     if rule is not None and not rule.is_active(*args, **kwargs):
-        return mode.call_with_values(func, args, kwargs)
+        return mode.run_at_current_values(func, args, kwargs)
     numbers = leaves((args, kwargs), Hyperparameter)
     sources = [s for t in leaves((args, kwargs), Tensor) if (s := mode.tracked.get(t)) is not None]
     formula = formulas(numbers) or ", ".join(sources)
-    stays_tensor_of_them = not mode.untracked(args, kwargs) and not numbers
+    stays_tensor_of_them = not mode.untracked_tensors(args, kwargs) and not numbers
     if stays_tensor_of_them or (numbers and makes_tensor(func, args, kwargs)):
-        output = mode.call_with_values(func, args, kwargs)
+        output = mode.run_at_current_values(func, args, kwargs)
         if isinstance(output, Tensor):
             mode.tracked[output] = formula
         return output
     if func in SHAPE_FUNCTIONS and not sources:
-        return mode.call_with_values(func, args, kwargs)
+        return mode.run_at_current_values(func, args, kwargs)
     raise HyperparameterError(
         f"The validation loss reads hyperparameter {formula} in {function_name(func)}, so tuning "
         "could lower it by changing the measure instead of the model. Give the Tuner a "

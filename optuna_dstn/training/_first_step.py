@@ -148,7 +148,7 @@ class FirstStep:
                     context.model_state.repeated(state_before),
                     repeated_random_numbers(context.optimized_parameters[0]),
                     inside(context.model, discovery),
-                    discovery.leaving(context.model_state.parameters),
+                    discovery.restoring_parameters(context.model_state.parameters),
                     discovery,
                 ):
                     context.loss_fn(context.model, part)

@@ -82,7 +82,7 @@ class PerturbedLoss:
             frozen_parameters = []
             if not deltas.trains_weights:
                 restoring.enter_context(context.model_state.unchanged())
-                restoring.enter_context(mode.leaving(context.model_state.parameters))
+                restoring.enter_context(mode.restoring_parameters(context.model_state.parameters))
                 # This includes parameters of the loss function itself.
                 frozen_parameters = context.optimized_parameters
             with frozen(frozen_parameters), at_response(context.model, mode):

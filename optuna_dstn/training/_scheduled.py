@@ -103,11 +103,13 @@ class _ScheduledValues(TorchCallMode[None]):
         super().__init__(values)
         self._functions = functions
 
-    def read(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_hyperparameter_call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         rule = hyperparameter_rules.get(func)
         if rule is None or rule.is_active(*args, **kwargs):
             self._note(func, leaves((args, kwargs), Hyperparameter))
-        return self.call_with_values(func, args, kwargs)
+        return self.run_at_current_values(func, args, kwargs)
 
     def note_sizes(self, func: Function, sizes: Sequence[Hyperparameter]) -> None:
         self._note(func, sizes)

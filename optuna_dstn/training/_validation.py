@@ -61,7 +61,7 @@ class Validation:
             self._evaluation(),
             differentiable_in_evaluation(context.model),
             ValidationValues(values) as mode,
-            mode.leaving(context.model_state.parameters),
+            mode.restoring_parameters(context.model_state.parameters),
         ):
             call = functools.partial(context.valid_loss_fn, context.model, batch)
             output = context.model_state.evaluated("valid_loss_fn", call)
@@ -81,7 +81,7 @@ class Validation:
         """
         context = self._context
         mode = RespondingValidation(values, deltas)
-        with self._evaluation(), mode.leaving(context.model_state.parameters):
+        with self._evaluation(), mode.restoring_parameters(context.model_state.parameters):
             with at_response(context.model, mode):
                 output = context.valid_loss_fn(context.model, batch)
                 loss = merged_loss(output, examples, _SOURCE)
