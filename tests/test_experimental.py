@@ -18,6 +18,7 @@ MARKED: list[tuple[Any, tuple[None, ...]]] = [
     (optuna_dstn.replay_schedule, (None, None)),
     (optuna_dstn.choice, (None, None, None)),
     (visualization.plot_comparison, (None,)),
+    (optuna_dstn.register_rule, (None,)),
 ]
 
 

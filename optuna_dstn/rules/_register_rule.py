@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+from optuna_dstn._experimental import experimental
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules._per_example import PerExample
@@ -27,6 +28,7 @@ from optuna_dstn.tensors._arguments import function_name, leaves
 from optuna_dstn.tensors._dual import is_dual
 
 
+@experimental("0.1.0")
 def register_rule(
     function: Callable[..., Any] | type[torch.autograd.Function] | type[nn.Module],
     *,
@@ -34,7 +36,7 @@ def register_rule(
     parameters: Mapping[str, int] | None = None,
     is_active: Callable[..., bool] | None = None,
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Register the decorated rule for a function or a layer of your own. Experimental.
+    """Register the decorated rule for a function or a layer of your own.
 
     The rule computes the function anew where each example has its own hyperparameters or its own
     parameters. It consists of operations that PyTorch differentiates in forward mode. One rule
