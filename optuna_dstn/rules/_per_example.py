@@ -19,8 +19,8 @@ class PerExample:
     """One value for each of B examples, of a hyperparameter or of a tensor made of hyperparameters.
 
     Attributes:
-        values: Shape (B, *s), where s is the shape that the user's code sees: () for a number, (C,)
-            for a tensor of C class weights.
+        values: Shape ``(B, *s)``, where s is the shape that the user's code sees: () for a number,
+            (C,) for a tensor of C class weights.
         formula: How the values are computed, for messages: ``"input_dropout"``, ``"(1 - rate)"``.
         function: The function that reads them, for messages: ``"torch.nn.functional.dropout"``.
         batch: Finds the batch axis; ``None`` looks for B along the first axis.

@@ -52,10 +52,11 @@ def register_rule(
             return limit * torch.tanh(x / limit)
 
     The rule is called with the arguments of the function. A hyperparameter that is tuned, and a
-    parameter that responds, is a :class:`~optuna_dstn.rules.PerExample`: values of shape (B, *s),
-    where s is the shape that the function sees. :func:`~optuna_dstn.rules.aligned` lets the values
-    broadcast against a tensor of the batch. In other calls the same argument is a plain number or
-    tensor, which :func:`~optuna_dstn.rules.aligned` returns as it is.
+    parameter that responds, is a :class:`~optuna_dstn.rules.PerExample`: values of shape
+    ``(B, *s)``, where s is the shape that the function sees.
+    :func:`~optuna_dstn.rules.aligned` lets the values broadcast against a tensor of the batch. In
+    other calls the same argument is a plain number or tensor, which
+    :func:`~optuna_dstn.rules.aligned` returns as it is.
 
     Args:
         function: What the rule serves:
