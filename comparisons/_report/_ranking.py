@@ -52,13 +52,13 @@ def _statement(ranking: Ranking) -> str:
         if ranking.left_out
         else ""
     )
-    of = (
+    scope = (
         f"{tuners} tuners on {problems} problem{'s' * (problems != 1)}, "
         f"{ranking.seeds} seed{'s' * (ranking.seeds != 1)} in all"
     )
     if math.isnan(ranking.p):
         return (
-            f"{of}: too few for Friedman's test, so these ranks show no more than a tendency."
+            f"{scope}: too few for Friedman's test, so these ranks show no more than a tendency."
             + (left_out)
         )
     found = (
@@ -67,7 +67,7 @@ def _statement(ranking: Ranking) -> str:
         if ranking.p < LEVEL
         else "that is no evidence that the tuners differ at all"
     )
-    return f"{of}: Friedman's test gives p = {ranking.p:.2g}; {found}.{left_out}"
+    return f"{scope}: Friedman's test gives p = {ranking.p:.2g}; {found}.{left_out}"
 
 
 def duel_table(losses: pd.DataFrame) -> pd.DataFrame:
