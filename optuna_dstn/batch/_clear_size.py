@@ -53,9 +53,8 @@ class KnownLengths(NamedTuple):
 
     def with_doubt(self, examples: int) -> KnownLengths:
         """Return the same, and that a batch of this size has a shape that is not checked."""
-        return self._replace(
-            others=self.others | {examples}, checked_lengths=self.checked_lengths - {examples}
-        )
+        others, checked_lengths = self.others | {examples}, self.checked_lengths - {examples}
+        return KnownLengths(others, self.checked, checked_lengths)
 
     def tell(self, layout: BatchLayout) -> bool:
         """Whether the batch axis is known of all tensors that a layout has noted."""
