@@ -20,6 +20,7 @@ from optuna_dstn.training._best_evaluation import BestEvaluation
 from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction, mean_over
+from optuna_dstn.training._loader_checks import require_loader, require_one_batch
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
@@ -28,7 +29,11 @@ from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
-from optuna_dstn.training._tuner_checks import check_arguments, require_eager
+from optuna_dstn.training._tuner_checks import (
+    check_arguments,
+    check_settings,
+    require_eager,
+)
 
 
 class Tuner:
@@ -93,9 +98,9 @@ class Tuner:
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds no parameter of the model or is
-            LBFGS, ``loss_fn`` is one of torch's loss modules, the study has several directions, or
-            the direction does not fit.
-        TypeError: If something in ``state`` cannot hold state.
+            LBFGS, ``loss_fn`` is one of torch's losses, the study has several directions, or a
+            number or the direction does not fit.
+        TypeError: If an argument is of the wrong kind, or something in ``state`` cannot hold state.
         HyperparameterError: If a hyperparameter is used in a way that cannot be tuned. Most such
             errors come in the first step.
     """
@@ -117,9 +122,7 @@ class Tuner:
         accumulate_grad_batches: int = 1,
         state: Sequence[Any] = (),
     ) -> None:
-        check_arguments(
-            model, optimizer, loss_fn, valid_loader, batch_axis, accumulate_grad_batches
-        )
+        check_arguments(trial, model, optimizer, loss_fn, valid_loader)
         self._trial = trial
         self._metric_fn = metric_fn
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
@@ -138,6 +141,7 @@ class Tuner:
             batch_axis=batch_axis,
             response_optimizer=response_optimizer,
         )
+        check_settings(self._context, metric_fn)
         self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._best: BestEvaluation | None = None
         self._schedule = Schedule()
@@ -178,6 +182,7 @@ class Tuner:
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
             ValueError: If batch normalisation meets a batch of one.
         """
+        require_one_batch(batch)
         try:
             with own_step(self._context.optimizer):
                 return self._training.step(batch)
@@ -209,6 +214,8 @@ class Tuner:
             TrainingDivergedError: If the mean is NaN or infinite.
             ValueError: If the loader yields no batch.
         """
+        if loader is not None:
+            require_loader(loader, "Tuner.evaluate(loader)")
         is_metric = self._metric_fn is not None
         context = self._context
         with self._training.validation_mode():
