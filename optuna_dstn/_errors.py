@@ -28,7 +28,8 @@ class TrainingDivergedError(ArithmeticError):
     """A loss, or its gradient, became NaN or infinite.
 
     The error is raised before an optimizer applies the gradient, so the weights and the
-    hyperparameters are still finite.
+    hyperparameters are still finite. Running averages, as those of batch normalisation, may hold
+    NaN already; the message names them. It names a batch that is empty or holds NaN too.
 
     Example:
         Record the trial as failed, and continue with the next one:

@@ -135,7 +135,7 @@ class Tuner:
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
-            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters),
+            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters, model),
             model_state=ModelState(model, functions, state),
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
@@ -184,7 +184,8 @@ class Tuner:
         """
         require_one_batch(batch)
         try:
-            with own_step(self._context.optimizer):
+            watching = self._context.progress.working_on([batch], "The training batch")
+            with own_step(self._context.optimizer), watching:
                 return self._training.step(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -218,9 +219,10 @@ class Tuner:
             require_loader(loader, "Tuner.evaluate(loader)")
         is_metric = self._metric_fn is not None
         context = self._context
+        batches = context.valid_loader if loader is None else loader
         with self._training.validation_mode():
             value = mean_over(
-                context.valid_loader if loader is None else loader,
+                batches,
                 context.model,
                 context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
                 context.model_state,
@@ -228,7 +230,8 @@ class Tuner:
                 batch_axis=context.batch_axis,
             )
         what = "metric" if is_metric else "validation loss"
-        self._context.progress.require_finite(value, what)
+        with context.progress.working_on(batches, "A batch of the loader"):
+            context.progress.require_finite(value, what)
         if loader is None:
             self._record(value)
         return value
