@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -88,3 +89,22 @@ def require_one_batch(batch: Any) -> None:
             f"Tuner.step takes one batch, not {described(batch)}: write "
             "for batch in loader: tuner.step(batch)."
         )
+
+
+@contextmanager
+def explaining_single_example() -> Iterator[None]:
+    """Say what to do if batch normalisation gets a training batch of one example inside.
+
+    Raises:
+        ValueError: If it does.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}. Batch normalisation has no variance to learn from in a training batch of "
+            "one. Give the training loader drop_last=True, or a batch size that does not leave a "
+            "single example over."
+        ) from error

@@ -20,7 +20,11 @@ from optuna_dstn.training._best_evaluation import BestEvaluation
 from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction, mean_over
-from optuna_dstn.training._loader_checks import require_loader, require_one_batch
+from optuna_dstn.training._loader_checks import (
+    explaining_single_example,
+    require_loader,
+    require_one_batch,
+)
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
@@ -33,6 +37,7 @@ from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
     require_eager,
+    running,
 )
 
 
@@ -181,20 +186,17 @@ class Tuner:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
             ValueError: If batch normalisation meets a batch of one.
+            RuntimeError: If the trial is tuned and has ended.
         """
         require_one_batch(batch)
-        try:
-            watching = self._context.progress.working_on([batch], "The training batch")
-            with own_step(self._context.optimizer), watching:
-                return self._training.step(batch)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{error}. Batch normalisation has no variance to learn from in a training batch "
-                "of one. Give the training loader drop_last=True, or a batch size that does not "
-                "leave a single example over."
-            ) from error
+        context = self._context
+        with (
+            running(self._trial, "Tuner.step(batch)"),
+            explaining_single_example(),
+            own_step(context.optimizer),
+            context.progress.working_on([batch], "The training batch"),
+        ):
+            return self._training.step(batch)
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean of the validation loss, or of the metric, over all examples of a loader.
@@ -214,6 +216,7 @@ class Tuner:
         Raises:
             TrainingDivergedError: If the mean is NaN or infinite.
             ValueError: If the loader yields no batch.
+            RuntimeError: If the trial is tuned and has ended; with a ``loader`` this is no error.
         """
         if loader is not None:
             require_loader(loader, "Tuner.evaluate(loader)")
@@ -233,7 +236,8 @@ class Tuner:
         with context.progress.working_on(batches, "A batch of the loader"):
             context.progress.require_finite(value, what)
         if loader is None:
-            self._record(value)
+            with running(self._trial, "Tuner.evaluate()"):
+                self._record(value)
         return value
 
     def _record(self, value: float) -> None:
@@ -246,6 +250,7 @@ class Tuner:
             sigmas = training.sigmas
             tuned = {name: values[name] for name in sigmas}
             self._schedule.append(self._context.progress.steps, value, tuned, sigmas)
+            self._trial.deferred.best_values = self._best.hyperparameters
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
     def _is_better(self, value: float, than: float) -> bool:

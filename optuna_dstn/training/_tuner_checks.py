@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import functools
 import inspect
 from numbers import Real
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from optuna_dstn._errors import described
+from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._loader_checks import require_loader, require_repeatable
 
@@ -173,6 +177,30 @@ def _require_one_pass(optimizer: Optimizer) -> None:
             "LBFGS asks for the loss several times a step (its closure), and a Tuner's step has "
             "one pass. Take an optimizer that steps without a closure: SGD, Adam, AdamW."
         )
+
+
+@contextmanager
+def running(trial: Any, call: str) -> Iterator[None]:
+    """Raise one clear error for a call inside if the trial is tuned and has ended.
+
+    The storage knows if the result was told to another study object.
+
+    Raises:
+        RuntimeError: If the trial has ended.
+    """
+    has_ended = isinstance(trial, DSTNTrial) and trial.deferred.has_ended
+    try:
+        if has_ended:
+            raise UpdateFinishedTrialError
+        yield
+    except UpdateFinishedTrialError:
+        raise RuntimeError(
+            f"{call} after the end of trial {trial.number}: once the objective has returned, or "
+            "the result was told to the study, the trial can store no values. Train and evaluate "
+            "inside the objective, or before study.tell(...). To train at the tuned values, give "
+            "a new Tuner optuna.trial.FixedTrial(trial.params), or replay the schedule; "
+            "Tuner.evaluate(loader) with a loader of your own still works."
+        ) from None
 
 
 def require_eager(model: nn.Module) -> None:
