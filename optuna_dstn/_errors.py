@@ -78,4 +78,6 @@ def described(argument: object) -> str:
     """Return a short description of a wrong argument, for a message: its value or its type."""
     if argument is None or isinstance(argument, (str, int, float)):
         return repr(argument)
+    if isinstance(argument, type):
+        return f"the class {argument.__name__}"
     return f"a {type(argument).__name__}"

@@ -122,10 +122,9 @@ def _require_scheduler(scheduler: Any, optimizer: Optimizer) -> None:
     """Check that a scheduler is made already, from the optimizer that trains the model."""
     is_made = hasattr(scheduler, "step") and not isinstance(scheduler, (type, Optimizer))
     if not is_made:
-        got = scheduler.__name__ if isinstance(scheduler, type) else described(scheduler)
         raise TypeError(
-            f"fit(scheduler=...) got {got}: give a scheduler made from the optimizer, such as "
-            "torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)."
+            f"fit(scheduler=...) got {described(scheduler)}: give a scheduler made from the "
+            "optimizer, such as torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)."
         )
     groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", None)
     if groups is not None and groups is not optimizer.param_groups:
