@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 import math
+import re
 from typing import NamedTuple
 
 import pandas as pd
@@ -106,8 +107,40 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 def _aligned(cells: Sequence[object], to_left: bool) -> list[str]:
     """Return the cells of a column at the same width, with the rule after the header."""
-    header, *body = texts = [str(cell).replace("|", "\\|") for cell in cells]
+    header, *body = texts = [_escaped(str(cell)) for cell in cells]
     width = max(3, *map(len, texts))
     pad = str.ljust if to_left else str.rjust
     rule = "-" * width if to_left else "-" * (width - 1) + ":"
     return [pad(header, width), rule, *(pad(text, width) for text in body)]
+
+
+# What would end a cell, or begin HTML, code or emphasis. A bracket alone, as in "[0, 1]", begins
+# no link.
+_MARKDOWN = re.compile(r"[\\|<&`*]|\](?=[(\[:])")
+
+
+def _escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of which spreadsheets run no text as a formula.
+
+    A text that begins with ``=``, ``+``, ``-`` or ``@`` and is no number gets a leading apostrophe.
+    """
+    safe = table.map(lambda cell: _inert(cell) if isinstance(cell, str) else cell)
+    return safe.rename(columns=lambda name: _inert(str(name)))
+
+
+def _inert(text: str) -> str:
+    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not _is_number(text)
+    return f"'{text}" if is_formula else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -28,7 +28,8 @@ class TrainingDivergedError(ArithmeticError):
     """A loss, or its gradient, became NaN or infinite.
 
     The error is raised before an optimizer applies the gradient, so the weights and the
-    hyperparameters are still finite.
+    hyperparameters are still finite. Running averages, as those of batch normalisation, may hold
+    NaN already; the message names them. It names a batch that is empty or holds NaN too.
 
     Example:
         Record the trial as failed, and continue with the next one:
@@ -77,4 +78,6 @@ def described(argument: object) -> str:
     """Return a short description of a wrong argument, for a message: its value or its type."""
     if argument is None or isinstance(argument, (str, int, float)):
         return repr(argument)
+    if isinstance(argument, type):
+        return f"the class {argument.__name__}"
     return f"a {type(argument).__name__}"

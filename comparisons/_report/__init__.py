@@ -16,7 +16,7 @@ import pandas as pd
 
 from comparisons import _results
 from comparisons._files import replaced, write_rows
-from comparisons._formatting import to_markdown
+from comparisons._formatting import for_spreadsheets, to_markdown
 from comparisons._report import (
     _anytime,
     _best_search,
@@ -116,7 +116,7 @@ def _write(path: Path, page: str, tables: _Tables) -> list[Path]:
         markdown, values = path.with_name(f"{name}.md"), path.with_name(f"{name}.csv")
         with replaced(markdown) as file:
             file.write_text(to_markdown(text), encoding="utf-8")
-        write_rows(values, text if numbers is None else numbers)
+        write_rows(values, for_spreadsheets(text if numbers is None else numbers))
         written += [markdown, values]
     return written
 

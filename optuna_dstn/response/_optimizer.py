@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from optuna_dstn._errors import described
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 
 
@@ -48,7 +49,8 @@ class ResponseOptimizer:
         optimizer: The optimizer of the response.
 
     Raises:
-        TypeError: If an optimizer of the user's class cannot be made from parameter groups alone.
+        TypeError: If an optimizer of the user's class cannot be made from parameter groups alone,
+            or ``factory`` makes none.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ResponseOptimizer:
         self._highest = [0.0] * len(groups)  # learning rate of each of the user's groups so far
         if factory is not None:
             self.optimizer = factory(tensors)
+            _require_optimizer(self.optimizer)
             return
         if self._lr is not None:
             # The fused kernel makes Adam as fast as SGD.
@@ -150,6 +153,14 @@ class ResponseOptimizer:
         self.optimizer.load_state_dict(state["optimizer"])
         self._norms = deque(state["norms"], maxlen=_LAST_NORMS)
         self._highest = list(state["highest"])
+
+
+def _require_optimizer(made: Any) -> None:
+    if not hasattr(made, "param_groups"):
+        raise TypeError(
+            f"response_optimizer returned {described(made)}: return the optimizer that it makes, "
+            "such as lambda tensors: torch.optim.Adam(tensors, lr=1e-3)."
+        )
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

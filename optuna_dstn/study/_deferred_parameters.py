@@ -35,12 +35,17 @@ class DeferredParameters:
 
     Attributes:
         number: The number of the trial in the study.
-        final_values: Returns the final value of each tuned number; ``None`` without a Tuner.
+        best_values: The values of the best evaluation so far; empty before it. The values to store
+            if the user has dropped the trial, and the Tuner with it.
+        last_values: The values after the last step on the hyperparameters, for want of the best.
+        has_ended: Whether the parameters were written, at the end of the trial.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, number: int) -> None:
         self.number = number
-        self.final_values: FinalValues | None = None
+        self.best_values: Mapping[str, float] = {}
+        self.last_values: Mapping[str, float] = {}
+        self.has_ended = False
         self._study = study
         self._trial_id = trial_id
         self._open: dict[str, tuple[BaseDistribution, Any]] = {}  # with the start value
@@ -128,25 +133,30 @@ class DeferredParameters:
                 self._study._storage.set_trial_param(self._trial_id, name, value, distribution)
                 del self._open[name]
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, final_values: FinalValues | None = None) -> dict[str, Any]:
         """Write every open parameter: tuned ones at their final value, others as suggested.
 
         Nothing is written if the trial has already ended in the storage, for instance because its
         heartbeat stopped.
 
+        Args:
+            final_values: Returns the final value of each tuned number; ``None`` takes the values
+                that are known without a Tuner.
+
         Returns:
             The values of the numbers and the relaxed categories that were written.
         """
+        self.has_ended = True
         if not self._open:
             return {}
         if self._study._storage.get_trial(self._trial_id).state.is_finished():
             self._open.clear()
             return {}
-        tuned = {} if self.final_values is None else self.final_values()
+        known = self.best_values or self.last_values
+        tuned = known if final_values is None else final_values()
         numbers = {name: tuned.get(name, start) for name, (_, start) in self.open_numbers.items()}
         final = self.parameter_values(numbers)
         self.store(numbers)
-        self.final_values = None  # its closure keeps the model in memory
         return final
 
     def added_to(self, frozen: FrozenTrial) -> FrozenTrial:

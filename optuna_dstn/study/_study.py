@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 import functools
 from typing import Any, Literal, cast
+from weakref import WeakValueDictionary
 
 import optuna
 from optuna.distributions import (
@@ -78,11 +79,12 @@ class DSTNStudy(optuna.Study):
     def _show_deferred(self) -> None:
         """Let the storage of this study show the deferred parameters of its running trials."""
         self._deferred: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
+        self._running: WeakValueDictionary[int, DSTNTrial] = WeakValueDictionary()  # by trial id
         self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._deferred))
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        del state["_deferred"]
+        del state["_deferred"], state["_running"]
         state["_storage"] = inner_storage(self._storage)
         return state
 
@@ -94,6 +96,7 @@ class DSTNStudy(optuna.Study):
         """Create a trial; see ``optuna.Study.ask``."""
         trial = DSTNTrial.adopt(super().ask())
         self._deferred[trial._trial_id] = trial.deferred
+        self._running[trial._trial_id] = trial
         for name, distribution in (fixed_distributions or {}).items():
             trial.suggest(name, _convert_old_distribution_to_new_distribution(distribution))
         return trial
@@ -155,7 +158,7 @@ class DSTNStudy(optuna.Study):
         """Warn, once in a study, if the objective suggested numbers and made no Tuner."""
         if not isinstance(trial, DSTNTrial) or self._has_warned:
             return
-        if trial.deferred.final_values is None and trial.open_parameters:
+        if trial.final_values is None and trial.open_parameters:
             self._has_warned = True
             logger.warning(
                 f"The objective made no Tuner for trial {trial.number}, so nothing was tuned by "
@@ -172,7 +175,7 @@ class DSTNStudy(optuna.Study):
         elif isinstance(trial, int):  # the trial itself may not exist any more
             for trial_id, deferred in list(self._deferred.items()):
                 if deferred.number == trial:
-                    deferred.finish()
+                    (self._running.get(trial_id) or deferred).finish()
                     self._deferred.pop(trial_id, None)
 
 

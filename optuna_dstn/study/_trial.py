@@ -26,10 +26,13 @@ class DSTNTrial(optuna.Trial):
 
     Attributes:
         deferred: The parameters that are not stored yet.
+        final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
+            trial alone holds it, so that a trial that the user drops keeps no model in memory.
         is_pruned: Whether the pruner has told this trial to stop.
     """
 
     deferred: DeferredParameters
+    final_values: FinalValues | None = None
     is_pruned = False
 
     @classmethod
@@ -163,12 +166,12 @@ class DSTNTrial(optuna.Trial):
                 'tuned hyperparameter as its only value: GridSampler({"depth": [1, 2, 3], '
                 '"dropout": [0.3]}).'
             )
-        if self.deferred.final_values is not None:
+        if self.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
                 "only: give each trial one Tuner (for cross-validation, one trial per fold)."
             )
-        self.deferred.final_values = final_values
+        self.final_values = final_values
 
     def store(self, values: Mapping[str, float]) -> None:
         """Write the open parameters that ``values`` determine, and all plain categories."""
@@ -178,4 +181,5 @@ class DSTNTrial(optuna.Trial):
 
     def finish(self) -> None:
         """Write every open parameter: tuned ones at their final value, others as suggested."""
-        self._cached_frozen_trial.params.update(self.deferred.finish())
+        self._cached_frozen_trial.params.update(self.deferred.finish(self.final_values))
+        self.final_values = None  # its closure keeps the model in memory

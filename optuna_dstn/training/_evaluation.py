@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 import functools
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._errors import described
 from optuna_dstn.batch._batch import EMPTY_LOADER, batch_size, mean_loss
 from optuna_dstn.tensors._cudnn import without_cudnn
 from optuna_dstn.training._model_state import ModelState
@@ -66,6 +67,7 @@ def mean_over(
 
     Raises:
         ValueError: If the loader yields nothing.
+        TypeError: If the function returns something else.
     """
     total: Tensor | float = 0.0
     count = 0
@@ -86,5 +88,10 @@ def mean_over(
 
 def _as_floating_point(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
+        if not isinstance(value, SupportsFloat) or isinstance(value, str):
+            raise TypeError(
+                f"metric_fn returned {described(value)}: return a number, a scalar tensor, or one "
+                "value per example, shape (B,)."
+            )
         return torch.tensor(float(value), dtype=torch.float64)
     return value if value.is_floating_point() else value.to(torch.get_default_dtype())

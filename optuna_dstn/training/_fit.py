@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import optuna
@@ -11,7 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
+from optuna_dstn._errors import described
 from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._loader_checks import require_loader
 from optuna_dstn.training._tuner import Tuner
 
 
@@ -61,15 +64,20 @@ def fit(
         The best value of an evaluation, in the units of ``valid_loss_fn`` or ``metric_fn``.
 
     Raises:
-        ValueError: If ``epochs`` or ``patience`` is below 1, or a loader yields nothing.
+        ValueError: If ``epochs`` or ``patience`` is no whole number or below 1, a loader yields
+            nothing, or the scheduler is one of another optimizer.
+        TypeError: If an argument is of the wrong kind.
         optuna.TrialPruned: If the study's pruner stops the trial.
         TrainingDivergedError: If a loss becomes NaN or infinite.
         HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
     """
-    for name, number in (("epochs", epochs), ("patience", patience)):
-        if number is not None and number < 1:
-            raise ValueError(f"fit({name}={number}): give at least 1.")
+    require_loader(train_loader, "fit(train_loader=...)")
+    _require_count("epochs", epochs)
+    if patience is not None:
+        _require_count("patience", patience)
     tuner = Tuner(trial, model, optimizer, loss_fn, valid_loader, **tuner_options)
+    if scheduler is not None:
+        _require_scheduler(scheduler, optimizer)
     best: float | None = None
     best_epoch = 0
     with tqdm(range(epochs), disable=not show_progress_bar, unit="epoch") as bar:
@@ -102,3 +110,25 @@ def _train_one_epoch(tuner: Tuner, train_loader: Iterable[Any]) -> int:
         tuner.step(batch)
         batches += 1
     return batches
+
+
+def _require_count(name: str, number: Any) -> None:
+    """Check that a number of epochs is a whole number, at least 1."""
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"fit({name}={number!r}): give a whole number, at least 1.")
+
+
+def _require_scheduler(scheduler: Any, optimizer: Optimizer) -> None:
+    """Check that a scheduler is made already, from the optimizer that trains the model."""
+    is_made = hasattr(scheduler, "step") and not isinstance(scheduler, (type, Optimizer))
+    if not is_made:
+        raise TypeError(
+            f"fit(scheduler=...) got {described(scheduler)}: give a scheduler made from the "
+            "optimizer, such as torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)."
+        )
+    groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", None)
+    if groups is not None and groups is not optimizer.param_groups:
+        raise ValueError(
+            "fit(scheduler=...) got a scheduler of another optimizer, which would not change the "
+            "learning rate of this training: make the scheduler from the optimizer that fit gets."
+        )

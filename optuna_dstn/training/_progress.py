@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+import functools
 import math
+from typing import Any
+
+from torch import nn
 
 from optuna_dstn._errors import TrainingDivergedError
+from optuna_dstn.training._divergence import (
+    FIRST_STEP_REMEDY,
+    TRAINING_REMEDY,
+    fault_of_data,
+    state_of,
+)
 
 
 class Progress:
@@ -14,6 +25,7 @@ class Progress:
     Args:
         batches_per_step: The number of batches whose mean gradient makes one step.
         hyperparameters: Returns the current value of each hyperparameter, for error messages.
+        model: The model, for error messages.
 
     Attributes:
         steps: The number of weight steps taken so far.
@@ -22,12 +34,17 @@ class Progress:
     """
 
     def __init__(
-        self, batches_per_step: int, hyperparameters: Callable[[], Mapping[str, float]]
+        self,
+        batches_per_step: int,
+        hyperparameters: Callable[[], Mapping[str, float]],
+        model: nn.Module,
     ) -> None:
         self.steps = 0
         self.batches_seen = 0
         self.batches_per_step = batches_per_step
         self._hyperparameters = hyperparameters
+        self._model = model
+        self._fault_of_data: Callable[[], str] = str
 
     @property
     def is_first_of_step(self) -> bool:
@@ -50,6 +67,21 @@ class Progress:
         self.steps += self.is_first_of_step
         return self.is_first_of_step
 
+    @contextmanager
+    def working_on(self, batches: Iterable[Any], source: str) -> Iterator[None]:
+        """Examine these batches if a value inside is not finite.
+
+        Args:
+            batches: The batches.
+            source: What a batch is called in an error message, such as ``"The training batch"``.
+        """
+        outer = self._fault_of_data
+        self._fault_of_data = functools.partial(fault_of_data, batches, source)
+        try:
+            yield
+        finally:
+            self._fault_of_data = outer
+
     def require_finite(self, value: float, what: str, advice: str = "") -> None:
         """Raise an error if a loss, or the norm of its gradient, is NaN or infinite.
 
@@ -65,11 +97,10 @@ class Progress:
             return
         numbers = self._hyperparameters().items()
         settings = ", ".join(f"{name}={number:.6g}" for name, number in numbers)
+        fault = self._fault_of_data()
+        remedy = TRAINING_REMEDY if self.steps else FIRST_STEP_REMEDY
         raise TrainingDivergedError(
             f"The {what} became {value} at step {self.steps} (hyperparameters: "
-            f"{settings or 'none'}). Nothing of it was applied, so the weights are still finite. "
-            f"{advice}"
-            "Lower the optimizer's learning rate, clip gradients (Tuner(max_grad_norm=...)), or "
-            "narrow the ranges; give study.optimize(..., catch=(TrainingDivergedError,)) to go on "
-            "with other trials."
+            f"{settings or 'none'}). {state_of(self._model)}{fault or advice + remedy}; give "
+            "study.optimize(..., catch=(TrainingDivergedError,)) to go on with other trials."
         )

@@ -140,6 +140,7 @@ class SelfTuning(Training):
         for _ in range(self._config.valid_steps):
             self.steps.hyperparameters.take()
             self.hyperparameter_steps += 1
+        self._trial.deferred.last_values = self.hyperparameters
 
     # -- after the first step --------------------------------------------------------------------
 

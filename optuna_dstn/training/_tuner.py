@@ -20,6 +20,11 @@ from optuna_dstn.training._best_evaluation import BestEvaluation
 from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction, mean_over
+from optuna_dstn.training._loader_checks import (
+    explaining_single_example,
+    require_loader,
+    require_one_batch,
+)
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
@@ -28,7 +33,12 @@ from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
-from optuna_dstn.training._tuner_checks import check_arguments, require_eager
+from optuna_dstn.training._tuner_checks import (
+    check_arguments,
+    check_settings,
+    require_eager,
+    running,
+)
 
 
 class Tuner:
@@ -93,9 +103,9 @@ class Tuner:
 
     Raises:
         ValueError: If the loader is empty, the optimizer holds no parameter of the model or is
-            LBFGS, ``loss_fn`` is one of torch's loss modules, the study has several directions, or
-            the direction does not fit.
-        TypeError: If something in ``state`` cannot hold state.
+            LBFGS, ``loss_fn`` is one of torch's losses, the study has several directions, or a
+            number or the direction does not fit.
+        TypeError: If an argument is of the wrong kind, or something in ``state`` cannot hold state.
         HyperparameterError: If a hyperparameter is used in a way that cannot be tuned. Most such
             errors come in the first step.
     """
@@ -117,9 +127,7 @@ class Tuner:
         accumulate_grad_batches: int = 1,
         state: Sequence[Any] = (),
     ) -> None:
-        check_arguments(
-            model, optimizer, loss_fn, valid_loader, batch_axis, accumulate_grad_batches
-        )
+        check_arguments(trial, model, optimizer, loss_fn, valid_loader)
         self._trial = trial
         self._metric_fn = metric_fn
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
@@ -132,12 +140,13 @@ class Tuner:
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
-            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters),
+            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters, model),
             model_state=ModelState(model, functions, state),
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
             response_optimizer=response_optimizer,
         )
+        check_settings(self._context, metric_fn)
         self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._best: BestEvaluation | None = None
         self._schedule = Schedule()
@@ -177,18 +186,17 @@ class Tuner:
             TrainingDivergedError: If a loss becomes NaN or infinite; the weights stay finite.
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
             ValueError: If batch normalisation meets a batch of one.
+            RuntimeError: If the trial is tuned and has ended.
         """
-        try:
-            with own_step(self._context.optimizer):
-                return self._training.step(batch)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{error}. Batch normalisation has no variance to learn from in a training batch "
-                "of one. Give the training loader drop_last=True, or a batch size that does not "
-                "leave a single example over."
-            ) from error
+        require_one_batch(batch)
+        context = self._context
+        with (
+            running(self._trial, "Tuner.step(batch)"),
+            explaining_single_example(),
+            own_step(context.optimizer),
+            context.progress.working_on([batch], "The training batch"),
+        ):
+            return self._training.step(batch)
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean of the validation loss, or of the metric, over all examples of a loader.
@@ -208,12 +216,16 @@ class Tuner:
         Raises:
             TrainingDivergedError: If the mean is NaN or infinite.
             ValueError: If the loader yields no batch.
+            RuntimeError: If the trial is tuned and has ended; with a ``loader`` this is no error.
         """
+        if loader is not None:
+            require_loader(loader, "Tuner.evaluate(loader)")
         is_metric = self._metric_fn is not None
         context = self._context
+        batches = context.valid_loader if loader is None else loader
         with self._training.validation_mode():
             value = mean_over(
-                context.valid_loader if loader is None else loader,
+                batches,
                 context.model,
                 context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
                 context.model_state,
@@ -221,9 +233,11 @@ class Tuner:
                 batch_axis=context.batch_axis,
             )
         what = "metric" if is_metric else "validation loss"
-        self._context.progress.require_finite(value, what)
+        with context.progress.working_on(batches, "A batch of the loader"):
+            context.progress.require_finite(value, what)
         if loader is None:
-            self._record(value)
+            with running(self._trial, "Tuner.evaluate()"):
+                self._record(value)
         return value
 
     def _record(self, value: float) -> None:
@@ -236,6 +250,7 @@ class Tuner:
             sigmas = training.sigmas
             tuned = {name: values[name] for name in sigmas}
             self._schedule.append(self._context.progress.steps, value, tuned, sigmas)
+            self._trial.deferred.best_values = self._best.hyperparameters
             self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
 
     def _is_better(self, value: float, than: float) -> bool:

@@ -2,35 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+import functools
+import inspect
+from numbers import Real
 from typing import Any
 
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from optuna_dstn.batch._batch import EMPTY_LOADER
-from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn._errors import described
+from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._loader_checks import require_loader, require_repeatable
 
 
 def check_arguments(
-    model: nn.Module,
-    optimizer: Optimizer,
-    loss_fn: LossFunction,
-    valid_loader: Iterable[Any],
-    batch_axis: int,
-    accumulate_grad_batches: int,
+    trial: Any, model: Any, optimizer: Any, loss_fn: Any, valid_loader: Any
 ) -> None:
-    """Check what can be checked before the first step.
+    """Check the positional arguments of a Tuner.
 
     Raises:
+        TypeError: If an argument is of the wrong kind; the message says what to give.
         ValueError: If something does not fit; the message says what to give.
     """
-    _require_axis(batch_axis)
-    _require_count(accumulate_grad_batches)
-    _require_batches(valid_loader)
+    _require_trial(trial)
+    _require_model_and_optimizer(model, optimizer)
+    _require_loss_and_loader(loss_fn, valid_loader)
+    require_repeatable(valid_loader)
     _require_own_parameters(model, optimizer)
     _require_one_pass(optimizer)
-    _require_model_and_batch(loss_fn)
+
+
+def check_settings(context: TrainingContext, metric_fn: Any) -> None:
+    """Check the other arguments of a Tuner.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind; the message says what to give.
+        ValueError: If something does not fit; the message says what to give.
+    """
+    _require_function(context.valid_loss_fn, "valid_loss_fn")
+    if metric_fn is not None:
+        _require_function(metric_fn, "metric_fn")
+    _require_factory(context.response_optimizer)
+    _require_norm(context.max_grad_norm)
+    _require_axis(context.batch_axis)
+    _require_count(context.progress.batches_per_step)
+
+
+def _require_trial(trial: Any) -> None:
+    """Check that the first argument is a trial."""
+    if not isinstance(trial, optuna.trial.BaseTrial):
+        raise TypeError(
+            f"Tuner got {described(trial)} for a trial: give the trial that the objective gets, "
+            "def objective(trial): ... Tuner(trial, model, ...), or one of study.ask(). To train "
+            "without a study, give optuna.trial.FixedTrial({...})."
+        )
+
+
+def _require_model_and_optimizer(model: Any, optimizer: Any) -> None:
+    """Check that model and optimizer are what they are called."""
+    if isinstance(optimizer, nn.Module) and hasattr(model, "param_groups"):
+        raise TypeError(
+            "Tuner got the optimizer in the place of the model: write "
+            "Tuner(trial, model, optimizer, loss_fn, valid_loader)."
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Tuner got {described(model)} for a model: give a torch.nn.Module.")
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"Tuner got {described(optimizer)} for an optimizer: give an optimizer of the model's "
+            "parameters, such as torch.optim.SGD(model.parameters(), lr=0.1)."
+        )
+
+
+def _require_loss_and_loader(loss_fn: Any, valid_loader: Any) -> None:
+    """Check that loss function and validation loader are what they are called."""
+    if not callable(loss_fn) and callable(valid_loader):
+        raise TypeError(
+            "Tuner got the validation loader in the place of the loss function: write "
+            "Tuner(trial, model, optimizer, loss_fn, valid_loader)."
+        )
+    _require_function(loss_fn, "loss_fn")
+    require_loader(valid_loader, "Tuner(valid_loader=...)")
+
+
+def _require_function(function: Any, name: str) -> None:
+    """Check that a loss function or a metric takes the model and a batch."""
+    if not callable(function):
+        raise TypeError(
+            f"Tuner({name}={described(function)}): give a function, "
+            f"def {name}(model, batch): ..., which returns a tensor."
+        )
+    if _is_of_torch(function):
+        called = _name_of(function)
+        raise ValueError(
+            f"{name} is torch's {called}, which takes predictions and targets; the Tuner calls "
+            f"{name}(model, batch). Write a function around it: def {name}(model, batch): "
+            f"x, y = batch; return {called}{'()' if _is_module(function) else ''}(model(x), y)."
+        )
+    try:
+        inspect.signature(function).bind(None, None)
+    except ValueError:
+        return  # some functions written in C have no signature
+    except TypeError as error:
+        raise TypeError(
+            f"{name} cannot be called as {name}(model, batch), as the Tuner does ({error}): "
+            f"write def {name}(model, batch): ..."
+        ) from None
+
+
+def _is_of_torch(function: Any) -> bool:
+    """Whether a function is a loss of ``torch.nn.functional``, or a loss module of torch."""
+    if isinstance(function, functools.partial):
+        return _is_of_torch(function.func)
+    source = type(function) if isinstance(function, nn.Module) else function
+    module = getattr(source, "__module__", None)
+    return module in (nn.functional.__name__, nn.MSELoss.__module__)
+
+
+def _is_module(function: Any) -> bool:
+    return isinstance(function, (nn.Module, type))
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name_of(function.func)
+    named = type(function) if isinstance(function, nn.Module) else function
+    return str(named.__name__)
+
+
+def _require_factory(factory: Any) -> None:
+    """Check that ``response_optimizer`` makes an optimizer, and is none."""
+    if factory is not None and not callable(factory):
+        raise TypeError(
+            f"Tuner(response_optimizer=...) got {described(factory)}: give a function that makes "
+            "the optimizer, such as lambda tensors: torch.optim.Adam(tensors, lr=1e-3)."
+        )
+
+
+def _require_norm(norm: Any) -> None:
+    """Check that ``max_grad_norm`` is a positive number or ``None``."""
+    is_number = isinstance(norm, Real) and not isinstance(norm, bool)
+    if norm is not None and not (is_number and norm > 0):
+        raise ValueError(
+            f"Tuner(max_grad_norm={norm!r}): give a positive number, or None not to clip."
+        )
 
 
 def _require_axis(batch_axis: int) -> None:
@@ -59,15 +179,28 @@ def _require_one_pass(optimizer: Optimizer) -> None:
         )
 
 
-def _require_model_and_batch(loss_fn: LossFunction) -> None:
-    """Check that a loss function takes the model and a batch."""
-    if isinstance(loss_fn, nn.Module) and type(loss_fn).__module__ == nn.MSELoss.__module__:
-        name = type(loss_fn).__name__
-        raise ValueError(
-            f"loss_fn is torch's {name}, which takes predictions and targets; the Tuner calls "
-            "loss_fn(model, batch). Write a function around it: def loss_fn(model, batch): "
-            f"x, y = batch; return {name}()(model(x), y)."
-        )
+@contextmanager
+def running(trial: Any, call: str) -> Iterator[None]:
+    """Raise one clear error for a call inside if the trial is tuned and has ended.
+
+    The storage knows if the result was told to another study object.
+
+    Raises:
+        RuntimeError: If the trial has ended.
+    """
+    has_ended = isinstance(trial, DSTNTrial) and trial.deferred.has_ended
+    try:
+        if has_ended:
+            raise UpdateFinishedTrialError
+        yield
+    except UpdateFinishedTrialError:
+        raise RuntimeError(
+            f"{call} after the end of trial {trial.number}: once the objective has returned, or "
+            "the result was told to the study, the trial can store no values. Train and evaluate "
+            "inside the objective, or before study.tell(...). To train at the tuned values, give "
+            "a new Tuner optuna.trial.FixedTrial(trial.params), or replay the schedule; "
+            "Tuner.evaluate(loader) with a loader of your own still works."
+        ) from None
 
 
 def require_eager(model: nn.Module) -> None:
@@ -77,21 +210,6 @@ def require_eager(model: nn.Module) -> None:
             "The model is compiled, and torch.compile hides its layers from the Tuner. Give it "
             "the model itself; compile it for retraining at the tuned values."
         )
-
-
-def _require_batches(loader: Iterable[Any]) -> None:
-    """Check that a loader can be iterated anew, and is not empty if its length is known."""
-    if isinstance(loader, Iterator):
-        raise ValueError(
-            "The validation loader is an iterator or a generator, which is used up after one pass. "
-            "Give something that can be iterated anew: a DataLoader, or list(...) of its batches."
-        )
-    try:
-        length = len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return  # an iterable of unknown length shows when it is iterated
-    if length == 0:
-        raise ValueError(EMPTY_LOADER)
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -20,6 +20,7 @@ from optuna_dstn.training._evaluation import differentiable_in_evaluation, evalu
 
 
 _SOURCE = "The validation loss function"
+_BATCH = "The validation batch"
 VALIDATION_CUT_OFF = (
     "The validation loss does not depend on the weights that respond: no gradient reaches them. "
     "Let valid_loss_fn call the model that is trained (no copy of it), and compute with gradients "
@@ -62,6 +63,7 @@ class Validation:
             differentiable_in_evaluation(context.model),
             ValidationValues(values) as mode,
             mode.restoring_parameters(context.model_state.parameters),
+            context.progress.working_on([batch], _BATCH),
         ):
             call = functools.partial(context.valid_loss_fn, context.model, batch)
             output = context.model_state.evaluated("valid_loss_fn", call)
@@ -81,7 +83,11 @@ class Validation:
         """
         context = self._context
         mode = RespondingValidation(values, deltas)
-        with self._evaluation(), mode.restoring_parameters(context.model_state.parameters):
+        with (
+            self._evaluation(),
+            mode.restoring_parameters(context.model_state.parameters),
+            context.progress.working_on([batch], _BATCH),
+        ):
             with at_response(context.model, mode):
                 output = context.valid_loss_fn(context.model, batch)
                 loss = merged_loss(output, examples, _SOURCE)
@@ -99,8 +105,7 @@ class Validation:
         """
         batch, examples = self.next_batch()
         with self.loss(batch, examples, values) as loss:
-            pass
-        self._context.progress.require_finite(loss.item(), "validation loss")
+            self._context.progress.require_finite(loss.item(), "validation loss")
         if not loss.requires_grad:
             raise HyperparameterError(VALIDATION_CUT_OFF)
 

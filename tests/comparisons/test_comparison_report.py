@@ -123,6 +123,14 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     assert "&lt;b&gt;&amp;&lt;/script&gt;" in page
 
 
+def test_the_tables_beside_the_page_are_harmless(tmp_path: Path) -> None:
+    _write([result("=1+1"), result("<b>|")], tmp_path)
+    assert "'=1+1" in {row["tuner"] for row in _rows(tmp_path / "table.csv")}
+    markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "\\<b>\\|" in markdown
+    assert " <b>" not in markdown
+
+
 def test_one_tuner_with_one_seed_and_no_retrained_run(tmp_path: Path) -> None:
     page = _write([result("gp", retrained=[])], tmp_path)[0].read_text(encoding="utf-8")
     assert "Who beats whom" in page

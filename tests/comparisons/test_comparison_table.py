@@ -6,7 +6,13 @@ from _made_up_results import result, studies
 import pandas as pd
 import pytest
 
-from comparisons._formatting import Spread, number_text, spread_name, to_markdown
+from comparisons._formatting import (
+    Spread,
+    for_spreadsheets,
+    number_text,
+    spread_name,
+    to_markdown,
+)
 from comparisons._report._ranking import baseline_table, formatted_baseline
 from comparisons._report._statistics import losses_of
 from comparisons._report._table import formatted, summarise
@@ -110,3 +116,34 @@ def test_markdown_is_aligned_names_on_the_left() -> None:
         "| a      | 0.10 [0, 1] |",
         "| lo\\|ng |           2 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("<script>alert(1)</script>", "\\<script>alert(1)\\</script>"),
+        ("a\n| b | c", "a \\| b \\| c"),
+        ("[click](javascript:alert(1))", "[click\\](javascript:alert(1))"),
+        ("![x][y]", "![x\\][y]"),
+        ("`code` **bold** &lt;", "\\`code\\` \\*\\*bold\\*\\* \\&lt;"),
+        ("end of the cell \\", "end of the cell \\\\"),
+    ],
+)
+def test_markdown_shows_hostile_text_as_it_is(hostile: str, shown: str) -> None:
+    header, _, row = to_markdown(pd.DataFrame({"tuner": [hostile]})).splitlines()
+    assert row == f"| {shown} |"
+    assert header.startswith("| tuner ")
+
+
+def test_spreadsheets_run_no_text() -> None:
+    table = pd.DataFrame(
+        {
+            "=A1": ["=1+1", "+1|' /C calc'!A0", "@SUM(A1)", "\t=1", "-x"],
+            "harmless": ["delta-stn+tpe", "-0.5", "+1e-3", "", "0.1 [-1, 1]"],
+            "number": [-1.0, 0.0, 1.0, 2.0, 3.0],
+        }
+    )
+    safe = for_spreadsheets(table)
+    assert safe["'=A1"].tolist() == [f"'{text}" for text in table["=A1"]]
+    assert safe["harmless"].tolist() == table["harmless"].tolist()
+    assert safe["number"].tolist() == table["number"].tolist()

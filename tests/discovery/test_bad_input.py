@@ -1,4 +1,7 @@
-"""Bad input gets an error that names the culprit and the way out, and nothing is lost."""
+"""Bad input gets an error that names the culprit and the way out, and nothing is lost.
+
+Errors whose message is all that matters are in tests/misuse.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from _logged import warnings_of
 from _reference import started
+from _small_net import BATCH, SOON, Batch, Net, drop, loss_fn, make_net, three_steps
 import optuna
 from optuna.trial import TrialState
 import pytest
@@ -22,64 +26,12 @@ from optuna_dstn import HyperparameterError, TrainingDivergedError, Tuner, Tuner
 from optuna_dstn.rules import hyperparameter_rules
 
 
-EXAMPLES = 8
-Batch = tuple[Tensor, Tensor]
-BATCH = torch.randn(EXAMPLES, 4), torch.randint(3, (EXAMPLES,))
-SOON = TunerConfig(warmup_steps=0, train_steps=1)
-
-
-def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
-
-
-class Net(nn.Module):
-    """A classifier with a hyperparameter ``h`` and a place for mistakes with it."""
-
-    def __init__(self, h: Any, use: Callable[[Any, Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        self.h = h
-        self.use = use
-        self.inner, self.outer = nn.Linear(4, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.use is not None:
-            x = self.use(self.h, x)
-        return self.outer(torch.relu(self.inner(x)))
-
-
-def make_net(
-    use: Callable[[Any, Tensor], Tensor] | None, low: float = 0.0, high: float = 0.9
-) -> Any:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Net(trial.suggest_float("h", low, high), use)
-        return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-    return make
-
-
-def drop(h: Any, x: Tensor) -> Tensor:
-    return F.dropout(x, h)
-
-
 def error_of_steps(
-    make: Any,
-    loss_fn: Any = loss_fn,
-    valid: Any = None,
-    *,
-    kind: type[Exception] = HyperparameterError,
-    batch: Any = BATCH,
-    **options: Any,
+    make: Any, *arguments: Any, kind: type[Exception] = HyperparameterError, **options: Any
 ) -> str:
     """The message of the error that three steps end in."""
-    options = {"config": SOON, **options}
-    tuner = started(make, loss_fn, [BATCH] if valid is None else valid, **options)
-
-    def three_steps() -> None:
-        for _ in range(3):
-            tuner.step(batch)
-
     with pytest.raises(kind) as error:
-        three_steps()
+        three_steps(make, *arguments, **options)
     return str(error.value)
 
 
@@ -202,212 +154,13 @@ class Sinc(nn.Module):
 # -- hyperparameters in the wrong place ----------------------------------------------------------
 
 
-def test_a_validation_loss_that_reads_a_hyperparameter() -> None:
-    def always_dropping(model: nn.Module, batch: Batch) -> Tensor:
-        return loss_fn(model, (F.dropout(batch[0], model.h), batch[1]))
-
-    message = error_of_steps(make_net(drop), always_dropping)
-    says(message, "The validation loss reads hyperparameter 'h'", "dropout", "valid_loss_fn")
-
-
-def test_an_evaluation_that_reads_a_hyperparameter() -> None:
-    def metric(model: Any, batch: Batch) -> Tensor:
-        return loss_fn(model, batch) * model.h
-
-    tuner = started(make_net(drop), loss_fn, [BATCH], metric_fn=metric)
-    tuner.step(BATCH)
-    with pytest.raises(HyperparameterError, match=r"'h' in torch.Tensor.mul"):
-        tuner.evaluate()
-
-
-@pytest.mark.parametrize(
-    ("use", "function"),
-    [
-        (lambda h, x: torch.nan_to_num(x, nan=h), "torch.nan_to_num"),
-        (lambda h, x: x * torch.linspace(0, h, 1), "torch.linspace"),
-        (lambda h, x: x - x.quantile(h), "torch.Tensor.quantile"),
-    ],
-)
-def test_a_function_without_a_rule(use: Any, function: str) -> None:
-    message = error_of_steps(make_net(use))
-    says(message, "'h' ", f"reaches {function}, which has no rule", "float(...)")
-
-
-def test_a_tensor_of_a_hyperparameter_meets_a_function_without_a_rule() -> None:
-    def use(h: Any, x: Tensor) -> Tensor:
-        return torch.einsum("bi,i->bi", x, torch.ones(x.shape[1]) * h)
-
-    message = error_of_steps(make_net(use))
-    says(message, "hyperparameter 'h'", "reaches torch.einsum", "arithmetic")
-
-
-def test_no_hyperparameter_in_the_graph() -> None:
-    message = error_of_steps(make_net(lambda h, x: x * float(h)))
-    says(message, "No hyperparameter of this trial reaches", "numbers: h", "without converting it")
-
-
-def test_no_hyperparameter_at_all() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Net(trial.suggest_categorical("h", [0.1]))
-        return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-    message = error_of_steps(make)
-    says(message, "numbers: none", "optuna.create_study")
-
-
-def test_a_model_left_in_evaluation_mode() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model, optimizer = make_net(drop)(trial)
-        return model.eval(), optimizer
-
-    says(error_of_steps(make), "suggested as numbers: h", "the model is in training mode")
-
-
-def test_a_hyperparameter_that_comes_late() -> None:
-    calls = 0
-
-    def later(h: Any, x: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        x = F.dropout(x, h)
-        return x * (1 - other[0]) if calls > 2 else x
-
-    other: list[Any] = []
-
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        other.append(trial.suggest_float("late", 0.0, 0.5))
-        return make_net(later)(trial)
-
-    message = error_of_steps(make)
-    says(message, "'(1 - late)' first reaches torch.Tensor.mul after the first step", "float(...)")
-
-
-@pytest.mark.parametrize("shape", [(), (EXAMPLES,)], ids=["a scalar", "spread over the examples"])
-def test_a_penalty_on_parameters(shape: tuple[int, ...]) -> None:
-    def regularised(model: Any, batch: Batch) -> Tensor:
-        penalty = sum(p.pow(2).sum() for p in model.inner.parameters())
-        return loss_fn(model, batch) + (model.h * penalty.expand(shape)).mean()
-
-    message = error_of_steps(make_net(drop), regularised, valid_loss_fn=loss_fn)
-    says(message, "'h' meets the model's parameters alone in torch.Tensor.mul", "weight_decay=h")
-
-
-def test_a_range_that_leaves_the_domain_of_its_function() -> None:
-    message = error_of_steps(make_net(drop, 0.0, 1.0))
-    says(message, "'h' ranges over [0, 1]", "p of torch.nn.functional.dropout", "[0, 1) only")
-
-
-def test_a_class_weight_of_the_wrong_length() -> None:
-    def weighted(model: Any, batch: Batch) -> Tensor:
-        weight = torch.tensor([1.0, model.h]) if model.training else None
-        return F.cross_entropy(model(batch[0]), batch[1], weight=weight)
-
-    message = error_of_steps(make_net(drop), weighted)
-    says(message, "cross_entropy fails with hyperparameter 'h'", "defined either for all", "[2]")
-
-
-def test_a_penalty_that_may_become_a_reward() -> None:
-    def penalised(model: Any, batch: Batch) -> Tensor:
-        loss = loss_fn(model, batch)
-        if not model.training:
-            return loss
-        return loss + optuna_dstn.l2_penalty(model.parameters(), model.h)
-
-    message = error_of_steps(make_net(None, -1.0, 1.0), penalised, start={"h": 0.5})
-    says(message, "'h' ranges over [-1, 1]", "coefficient of", "l2_penalty", "[0, inf) only")
-
-
-def test_a_formula_that_leaves_the_domain_of_its_function() -> None:
-    message = error_of_steps(make_net(lambda h, x: F.dropout(x, 1 - h), 0.0, 0.9))
-    says(message, "'(1 - h)' ranges over [0.1, 1]", "p of torch.nn.functional.dropout")
-
-
-def test_a_hyperparameter_that_is_the_learning_rate_too() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        h = trial.suggest_float("h", 0.01, 0.9)
-        model = Net(h, drop)
-        return model, torch.optim.SGD(model.parameters(), lr=h)
-
-    says(error_of_steps(make), "'h' is used both as a plain number, in SGD(lr=)", "float(h)")
-
-
-def test_a_range_of_one_value() -> None:
-    message = error_of_steps(make_net(drop, 0.3, 0.3))
-    says(message, "'h'", "dropout", "can only be 0.3", "low == high", "Widen the range")
-
-
 @pytest.mark.parametrize(("start", "inside"), [(0.0, "0.045"), (0.9, "0.855")])
 def test_an_enqueued_start_on_the_edge(start: float, inside: str) -> None:
     message = error_of_steps(make_net(drop), start={"h": start})
     says(message, f"'h' is enqueued to start at {start:g}", "[0, 0.9]", f"{{'h': {inside}}}")
 
 
-def test_a_hyperparameter_that_is_a_size_too() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Net(trial.suggest_int("n", 2, 4), lambda n, x: x * n + x[:, n - 1 : n])
-        return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-    message = error_of_steps(make)
-    says(message, "'n'", "__getitem__", "torch.Tensor.mul", "Suggest two", "int(n)")
-
-
-def test_a_hyperparameter_of_another_trial() -> None:
-    stranger = optuna_dstn.create_study().ask().suggest_float("foreign", 0.0, 0.5)
-    message = error_of_steps(make_net(lambda h, x: F.dropout(x * (1 - h), stranger)))
-    says(message, "'foreign'", "dropout", "from the same trial that the Tuner gets")
-
-
-def test_a_weight_decay_of_another_trial() -> None:
-    stranger = optuna_dstn.create_study().ask().suggest_float("foreign", 0.0, 0.5)
-
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model, _ = make_net(drop)(trial)
-        return model, torch.optim.SGD(model.parameters(), weight_decay=stranger)
-
-    with pytest.raises(HyperparameterError, match=r"'foreign', read by SGD\(weight_decay=\)"):
-        started(make, loss_fn, [BATCH])
-
-
-def test_a_hyperparameter_suggested_after_the_tuner_was_made() -> None:
-    trial = optuna_dstn.create_study().ask()
-    model, optimizer = make_net(drop)(trial)
-    tuner = Tuner(trial, model, optimizer, loss_fn, [BATCH])
-    model.h = trial.suggest_float("afterwards", 0.0, 0.5)
-    with pytest.raises(HyperparameterError, match=r"'afterwards'.*not before the Tuner was made"):
-        tuner.step(BATCH)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adafactor])
-def test_a_weight_decay_that_is_no_term_of_the_loss(kind: Any) -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Net(0.0)
-        return model, kind(model.parameters(), weight_decay=trial.suggest_float("wd", 0.0, 0.1))
-
-    with pytest.raises(
-        HyperparameterError, match=r"'wd' is the weight decay of Ada.* float\("
-    ) as e:
-        started(make, loss_fn, [BATCH])
-    says(str(e.value), kind.__name__, "Use SGD, Adam, AdamW or RMSprop")
-
-
-def test_two_tuners_in_one_trial() -> None:
-    trial = optuna_dstn.create_study().ask()
-    model, optimizer = make_net(drop)(trial)
-    Tuner(trial, model, optimizer, loss_fn, [BATCH])
-    with pytest.raises(RuntimeError, match=r"Trial 0 already has a Tuner.*one trial per fold"):
-        Tuner(trial, model, optimizer, loss_fn, [BATCH])
-
-
 # -- loaders, batches and losses -----------------------------------------------------------------
-
-
-def test_an_empty_loader() -> None:
-    with pytest.raises(ValueError, match=r"validation loader yields no batch.*drop_last=True"):
-        started(make_net(drop), loss_fn, [])
-    dataset = torch.utils.data.TensorDataset(*BATCH)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=EXAMPLES + 1, drop_last=True)
-    with pytest.raises(ValueError, match=r"validation loader yields no batch.*drop_last=True"):
-        started(make_net(drop), loss_fn, loader)
 
 
 class Once:
@@ -430,30 +183,6 @@ def test_a_generator_that_is_used_up() -> None:
     tuner.evaluate()
     with pytest.raises(ValueError, match="generator that has been used up"):
         tuner.evaluate()
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch.compile's own
-def test_a_compiled_model() -> None:
-    def make(trial: Any) -> tuple[Any, torch.optim.Optimizer]:
-        model, optimizer = make_net(drop)(trial)
-        return torch.compile(model), optimizer
-
-    with pytest.raises(ValueError, match=r"model is compiled.*the model itself"):
-        started(make, loss_fn, [BATCH])
-
-
-def test_a_model_that_cuts_its_graph() -> None:
-    class Cut(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).detach() + 0 * x.sum() + self.offset
-
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Cut(trial.suggest_float("h", 0.0, 0.9), drop)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        model.offset = nn.Parameter(torch.zeros(()))
-        return model, optimizer
-
-    says(error_of_steps(make), "does not depend on the response", "detach")
 
 
 class Twice(torch.autograd.Function):
@@ -509,81 +238,6 @@ def test_a_training_shorter_than_the_warm_up_warns(caplog: Any) -> None:
     assert study.best_params["h"] == 0.3  # to the last bit
 
 
-@pytest.mark.parametrize("batch", [("a", 3), None, 2.0, {"x": [1.0]}, torch.tensor(3.0)])
-def test_a_batch_without_a_tensor(batch: Any) -> None:
-    message = error_of_steps(make_net(drop), kind=ValueError, batch=batch)
-    says(message, type(batch).__name__, "no tensor with a batch axis", "tuple, list or dict")
-
-
-@pytest.mark.parametrize(
-    ("loss", "kind", "parts"),
-    [
-        (lambda m, b: 1.0, TypeError, ["loss_fn returned a float", "as a tensor"]),
-        (lambda m, b: None, TypeError, ["loss_fn returned a NoneType"]),
-        (lambda m, b: (m(b[0]).mean(), 1), TypeError, ["returned a tuple"]),
-        (lambda m, b: m(b[0]), ValueError, ["shape (8, 3)", "batch of 8", "shape (8,)"]),
-        (lambda m, b: m(b[0]).mean(0), ValueError, ["shape (3,)", "one value per example"]),
-        (lambda m, b: m(b[0]).argmax(), ValueError, ["torch.int64", "floating point"]),
-    ],
-)
-def test_a_loss_of_the_wrong_form(loss: Any, kind: type[Exception], parts: list[str]) -> None:
-    says(error_of_steps(make_net(drop), loss, valid_loss_fn=loss_fn, kind=kind), *parts)
-    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=kind)
-    says(message, *(part.replace("loss_fn", "The validation loss function") for part in parts))
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda m, b: F.cross_entropy(m.forward(b[0]), b[1]),
-        lambda m, b: F.cross_entropy(m.outer(torch.relu(m.inner(F.dropout(b[0], m.h)))), b[1]),
-    ],
-)
-def test_a_loss_that_does_not_call_the_model(loss: Any) -> None:
-    message = error_of_steps(make_net(drop), loss, kind=ValueError, valid_loss_fn=loss_fn)
-    says(message, "loss_fn uses layers of the model without calling model(...)", "let the loss")
-
-
-def test_a_perturbed_validation_loss_that_does_not_call_the_model() -> None:
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model.forward(batch[0]), batch[1])
-
-    config = replace(SOON, tune_scale=True)
-    message = error_of_steps(make_net(drop), valid_loss_fn=loss, kind=ValueError, config=config)
-    says(message, "The validation loss function uses layers of the model without calling")
-
-
-@torch.no_grad()
-def without_gradients(model: nn.Module, batch: Batch) -> Tensor:
-    return loss_fn(model, batch)
-
-
-class OfCopy:
-    """The loss of another network than the one that is trained."""
-
-    def __init__(self) -> None:
-        self.other = nn.Linear(4, 3)
-
-    def __call__(self, _: nn.Module, batch: Batch) -> Tensor:
-        return loss_fn(self.other, batch)
-
-
-@pytest.mark.parametrize("settings", [{}, {"tune_scale": True}, {"warmup_steps": 10}])
-def test_a_validation_loss_without_gradients(settings: Any) -> None:
-    config = replace(SOON, **settings)
-    message = error_of_steps(make_net(drop), valid_loss_fn=without_gradients, config=config)
-    says(message, "The validation loss does not depend on the weights", "torch.no_grad()")
-
-
-@pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
-def test_a_validation_loss_of_another_network(method: str) -> None:
-    config = replace(SOON, method=method)
-    message = error_of_steps(make_net(drop), valid_loss_fn=OfCopy(), config=config)
-    says(
-        message, "The validation loss does not depend on the weights", "no copy", "torch.no_grad()"
-    )
-
-
 # -- models and optimizers -----------------------------------------------------------------------
 
 
@@ -629,24 +283,6 @@ def test_a_model_of_mixed_precision_was_not_converted() -> None:
     assert tuner.tuned == ("h",)
 
 
-def test_an_optimizer_of_other_parameters() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = Net(trial.suggest_float("h", 0.0, 0.9), drop)
-        return model, torch.optim.SGD(Net(0.0).parameters(), lr=0.1)
-
-    with pytest.raises(ValueError, match=r"holds no parameter of the model.*after moving"):
-        started(make, loss_fn, [BATCH])
-
-
-def test_frozen_parameters() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model, optimizer = make_net(drop)(trial)
-        return model.requires_grad_(False), optimizer
-
-    with pytest.raises(ValueError, match=r"No parameter of the model .* has requires_grad=True"):
-        started(make, loss_fn, [BATCH])
-
-
 class Peculiar(torch.optim.SGD):
     """An optimizer that cannot be made from parameter groups alone."""
 
@@ -666,25 +302,6 @@ def test_a_response_optimizer_that_cannot_be_made() -> None:
         make, loss_fn, [BATCH], response_optimizer=lambda tensors: torch.optim.Adam(tensors)
     )
     tuner.step(BATCH)
-
-
-def test_an_optimizer_that_needs_a_closure() -> None:
-    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model, _ = make_net(drop)(trial)
-        return model, torch.optim.LBFGS(model.parameters())
-
-    with pytest.raises(ValueError, match=r"LBFGS.*closure.*SGD"):
-        started(make, loss_fn, [BATCH])
-
-
-def test_a_loss_of_torchs_in_the_place_of_loss_fn() -> None:
-    with pytest.raises(ValueError, match=r"CrossEntropyLoss.*def loss_fn\(model, batch\)"):
-        started(make_net(drop), nn.CrossEntropyLoss(), [BATCH])
-
-
-def test_a_config_that_is_none() -> None:
-    with pytest.raises(TypeError, match=r"config='stn'.*TunerConfig\(method="):
-        optuna_dstn.create_study(config="stn")  # type: ignore[arg-type]
 
 
 def test_an_objective_without_a_tuner_warns_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -724,16 +341,6 @@ def test_an_error_in_an_objective_keeps_what_was_tuned() -> None:
     study.optimize(objective, n_trials=2, catch=(ZeroDivisionError,))
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.PRUNED]
     assert [t.params["h"] for t in study.trials] == reached
-
-
-def test_a_tensor_that_is_kept_from_the_first_step() -> None:
-    def use(h: Any, x: Tensor) -> Tensor:
-        if not hasattr(h, "kept"):
-            h.kept = torch.tensor(h)
-        return x * h.kept
-
-    message = error_of_steps(make_net(use))
-    says(message, "'h' was read in the first step", "never since", "make it anew in each call")
 
 
 def test_a_decay_of_parameters_that_do_not_respond() -> None:
@@ -786,21 +393,6 @@ def test_only_a_decay_of_parameters_that_do_not_respond() -> None:
         return net, torch.optim.SGD(groups, lr=0.1)
 
     says(error_of_steps(make), "Hyperparameter decay only penalises parameters that do not respond")
-
-
-@pytest.mark.parametrize(
-    "combined",
-    [
-        lambda loss, weight, h: loss.add(weight.norm(), alpha=h),
-        lambda loss, weight, h: torch.lerp(loss, weight.norm(), h),
-    ],
-)
-def test_a_penalty_in_disguise(combined: Any) -> None:
-    def penalised(model: Any, batch: Batch) -> Tensor:
-        return combined(loss_fn(model, batch), model.inner.weight, model.h)
-
-    message = error_of_steps(make_net(None), penalised, valid_loss_fn=loss_fn)
-    says(message, "'h' meets the model's parameters alone", "optuna_dstn.l2_penalty(")
 
 
 def by_hand(model: Any) -> Tensor:

@@ -213,30 +213,7 @@ def test_a_choice_may_come_after_numbers_and_plain_categories() -> None:
 # -- bad input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [["a", "b"], {1: None, 2: None}])
-def test_options_must_be_named(options: Any) -> None:
-    with pytest.raises(TypeError, match="takes a dictionary of functions by name"):
-        optuna_dstn.choice(optuna.trial.FixedTrial({}), "c", options)
-
-
-def test_options_must_be_functions() -> None:
-    with pytest.raises(TypeError, match=r"Option 'b' of choice 'c' is a int.*suggest_categorical"):
-        optuna_dstn.choice(optuna.trial.FixedTrial({}), "c", {"a": None, "b": 3})  # type: ignore[dict-item]
-
-
-def test_one_option_is_no_choice() -> None:
-    with pytest.raises(ValueError, match="'c' needs two options or more"):
-        optuna_dstn.choice(optuna.trial.FixedTrial({}), "c", {"a": None})
-
-
 def test_an_option_must_keep_the_shape() -> None:
     module = Choice("c", {"a": None, "b": lambda x: x[:, :2]}, {"a": 0.5, "b": 0.5})
     with pytest.raises(ValueError, match=r"Option 'b' of choice 'c' turned shape \(8, 4\)"):
         module(BATCH[0])
-
-
-def test_a_name_that_was_suggested_before() -> None:
-    trial = optuna_dstn.create_study().ask()
-    trial.suggest_categorical("c", ["a", "b"])
-    with pytest.raises(ValueError, match="'c' was suggested before, as a plain category"):
-        optuna_dstn.choice(trial, "c", {"a": None, "b": None})

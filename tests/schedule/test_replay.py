@@ -266,16 +266,6 @@ def test_an_unknown_parameter_beside_a_trial() -> None:
         replay_schedule(Objective(), trial, {"learning_rate": 0.1})
 
 
-def test_a_schedule_of_no_kind() -> None:
-    with pytest.raises(TypeError, match=r"got a dict for a schedule.*pandas\.DataFrame"):
-        replay_schedule(Objective(), {"step": [0], "dropout": [0.1]})  # type: ignore[arg-type]
-
-
-def test_an_objective_without_a_tuner() -> None:
-    with pytest.raises(ValueError, match=r"made no optuna_dstn\.Tuner with its trial"):
-        replay_schedule(lambda trial: trial.suggest_float("dropout", 0.0, 0.9), FRAME)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch.compile's own
 def test_a_compiled_model() -> None:
     def objective(trial: Any) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -56,25 +55,3 @@ def test_a_value_out_of_the_range() -> None:
         HyperparameterError, match=r"'rate' the value 1.5 from step 7.*clip\(0, 0.9"
     ):
         table.round_to_grid("rate", FloatDistribution(0.0, 0.9))
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"epoch": [0], "rate": [0.1]}, r"no column 'step' \(columns: epoch, rate\)"),
-        ({"step": [0], "value": [0.1]}, "1 rows and the columns step, value"),
-        ({"step": [], "rate": []}, "0 rows and the columns step, rate"),
-        ({"step": [0], "rate": [0.1], 1: [0.1], "1": [0.1]}, "columns step, rate, 1, 1: "),
-        ({"step": [0, 5, 3], "rate": [0.1, 0.2, 0.3]}, r"row at step 3\..*sort_values"),
-        ({"step": [0, 3, 3], "rate": [0.1, 0.2, 0.3]}, r"row at step 3\..*drop_duplicates"),
-        ({"step": [-1], "rate": [0.1]}, r"row at step -1\."),
-        ({"step": [0.5], "rate": [0.1]}, r"row at step 0\.5\."),
-        ({"step": [math.nan], "rate": [0.1]}, "'step' of the schedule is nan"),
-        ({"step": [math.inf], "rate": [0.1]}, "'step' of the schedule is inf"),
-        ({"step": [0, 4], "rate": [0.1, None]}, r"'rate' of the schedule is nan at step 4.*ffill"),
-        ({"step": [0], "augment": ["noise"]}, r"'augment' of the schedule holds .*get_dummies"),
-    ],
-)
-def test_a_frame_that_is_not_a_schedule(columns: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Timetable.from_frame(pd.DataFrame(columns))

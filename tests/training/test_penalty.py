@@ -352,38 +352,3 @@ def test_a_penalty_that_comes_late_is_refused() -> None:
         HyperparameterError, match="'late' first reaches l1_penalty after the first"
     ):
         steps_with(penalised)
-
-
-@pytest.mark.parametrize("penalty", [l2_penalty, l1_penalty])
-@pytest.mark.parametrize(
-    ("parameters", "coefficient", "kind", "message"),
-    [
-        (nn.Linear(2, 2), 0.1, TypeError, r"not a Linear: give it the module's \.parameters\(\)"),
-        (
-            list(nn.Linear(2, 2).named_parameters()),
-            0.1,
-            TypeError,
-            "one is a tuple.*named_parameters",
-        ),
-        (nn.Linear(2, 2).state_dict(), 0.1, TypeError, "one is a str.*state_dict"),
-        (0.1, [nn.Parameter(torch.ones(1))], TypeError, "coefficient of .* is a list"),
-        (0.1, 0.1, TypeError, r"not a float: l._penalty\(model\.parameters\(\), h\)"),
-        (nn.ReLU().parameters(), 0.1, ValueError, "got no parameters.*each time"),
-        (torch.ones(2), torch.tensor(0.1), TypeError, "is a Tensor: give a number"),
-        (torch.ones(2), None, TypeError, "is a NoneType: give a number"),
-        (torch.ones(2), -0.1, ValueError, "is -0.1: .* from 0 upwards"),
-        (torch.ones(2), float("nan"), ValueError, "is nan"),
-        (
-            nn.Parameter(torch.ones(2, 3))[:, 1],
-            0.1,
-            ValueError,
-            r"of shape \(2,\) was computed from others.*activations",
-        ),
-    ],
-)
-def test_what_a_penalty_does_not_take(
-    penalty: Penalty, parameters: Any, coefficient: Any, kind: Any, message: str
-) -> None:
-    with pytest.raises(kind, match=message) as error:
-        penalty(parameters, coefficient)
-    assert penalty.__name__ in str(error.value)

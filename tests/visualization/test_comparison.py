@@ -95,15 +95,3 @@ def test_a_single_evaluation_shows() -> None:
     (point,) = plot_comparison(study_of(trial([3.0], 2.0))).data
     (line,) = plot_comparison(study_of(trial([3.0, 2.0], 2.0))).data
     assert (point.mode, line.mode) == ("markers", "lines")
-
-
-def test_studies_that_cannot_be_compared() -> None:
-    ended = study_of(trial([0.5], 1))
-    with pytest.raises(ValueError, match="no finished trial"):
-        plot_comparison([ended, study_of()])
-    with pytest.raises(ValueError, match="maximize, minimize"):
-        plot_comparison([ended, study_of(trial([0.5], 1), direction="maximize")])
-    with pytest.raises(ValueError, match="have none"):
-        plot_comparison([])
-    with pytest.raises(ValueError, match="plain_run_seconds=0"):
-        plot_comparison([ended], plain_run_seconds=0)
