@@ -20,7 +20,7 @@ from optuna_dstn.parameters._weights import METADATA_FUNCTIONS, is_of_weights, l
 from optuna_dstn.rules import layer_rules
 from optuna_dstn.tensors._arguments import Function, function_name, leaves
 from optuna_dstn.tensors._identity import ByIdentity
-from optuna_dstn.tensors._in_place import is_in_place
+from optuna_dstn.tensors._in_place import out_of_place, works_in_place
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Uses:
                 if self._roles.is_weight(argument):
                     self._add(argument, axes if known else (), func)
             return True
-        in_place = is_in_place(func)
+        in_place = works_in_place(func, kwargs)
         outputs = leaves(args[:1] if in_place else (output,), Tensor)
         weights = [t for t in tensors if self._roles.is_weight(t)]
         if not weights or looks_only(func, args, weights):
@@ -148,12 +148,17 @@ class Uses:
         """Note where the units of parameters lie in tensors that were computed from them alone."""
         origins = [(weight, self._origin(weight)) for weight in weights]
         mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
-        can_follow = func in INDEX_FUNCTIONS or (
-            isinstance(output, Tensor)
-            and not is_in_place(func)
-            and (self._linear or is_affine(func, args, weights))
-        )
-        outputs = leaves((args[0] if is_in_place(func) else output,), Tensor)
+        outputs = leaves((args[0] if works_in_place(func, kwargs) else output,), Tensor)
+        name = function_name(func)
+        counterpart = out_of_place(func, kwargs) if works_in_place(func, kwargs) else None
+        if counterpart is not None:
+            can_follow = counterpart[0] not in INDEX_FUNCTIONS
+            func, kwargs = counterpart
+        else:
+            can_follow = not works_in_place(func, kwargs)
+        if func not in INDEX_FUNCTIONS:
+            can_follow &= isinstance(output, Tensor)
+            can_follow &= self._linear or is_affine(func, args, weights)
         for index, result in enumerate(outputs):
             axes: dict[int, dict[int, int | None]] = {}
             for weight, origin in origins:
@@ -171,7 +176,7 @@ class Uses:
                     }
                     before = axes.get(parameter)
                     axes[parameter] = found if before is None else _common(before, found)
-            mixing = None if all(axes.values()) else function_name(func)
+            mixing = None if all(axes.values()) else name
             self._origins[result] = _Origin(axes, mixed_by or mixing)
 
     def _origin(self, weight: Tensor) -> _Origin:
