@@ -47,7 +47,14 @@ _DRAWING_FUNCTIONS = functions((torch, torch.Tensor, F), "dropout alpha_dropout"
 
 def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
     """Whether a call does not let weights take part in what is differentiated."""
-    if func in _PROPERTY_FUNCTIONS or not torch.is_grad_enabled():
+    return not torch.is_grad_enabled() or reads_no_values(func, args, weights)
+
+
+def reads_no_values(
+    func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]
+) -> bool:
+    """Whether the result of a call does not depend on the values of weights."""
+    if func in _PROPERTY_FUNCTIONS:
         return True
     if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
         return True
