@@ -27,10 +27,12 @@ class DSTNTrial(optuna.Trial):
     Attributes:
         deferred: The parameters that are not stored yet.
         is_pruned: Whether the pruner has told this trial to stop.
+        has_failed: Whether the objective ends with an exception.
     """
 
     deferred: DeferredParameters
     is_pruned = False
+    has_failed = False
 
     @classmethod
     def adopt(cls, trial: optuna.Trial) -> DSTNTrial:
