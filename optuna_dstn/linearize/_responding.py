@@ -54,6 +54,7 @@ from optuna_dstn.space import NamedColumns
 from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced, results_of
 from optuna_dstn.tensors._dual import is_dual
 from optuna_dstn.tensors._in_place import is_in_place, works_in_place
+from optuna_dstn.tensors._sparse import sparse_product
 
 
 class Responding(TorchCallMode[Tracked]):
@@ -335,6 +336,9 @@ def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             the function as the user's code does.
     """
     try:
+        product = sparse_product(func, args, kwargs)
+        if product is not None:
+            return product
         if func not in forward_ad_rules and not works_in_place(func, kwargs):
             output = tangent_in_graph(func, args, kwargs)
             if output is not None:

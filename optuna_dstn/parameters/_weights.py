@@ -23,6 +23,7 @@ from optuna_dstn.tensors._arguments import leaves, replaced
 from optuna_dstn.tensors._dual import dual, split
 from optuna_dstn.tensors._function_names import functions
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
+from optuna_dstn.tensors._sparse import sparse_product
 
 
 METADATA_FUNCTIONS = functions(
@@ -241,7 +242,9 @@ def _derivative(
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with repeated_random_numbers(terms[0][0]) if again else nullcontext():
-        moved = (rule or func)(*own_args, **own_kwargs)
+        moved = sparse_product(func, own_args, own_kwargs)
+        if moved is None:
+            moved = (rule or func)(*own_args, **own_kwargs)
     if not isinstance(moved, Tensor):
         return None
     output, change = split(moved)

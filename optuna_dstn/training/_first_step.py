@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._batch import part_of
+from optuna_dstn.batch._batch import part_of, tensors_of
 from optuna_dstn.batch._clear_size import (
     KnownLengths,
     UndividedBatchError,
@@ -45,6 +45,12 @@ def _is_flat(parameters: Iterable[Tensor]) -> bool:
     """Whether parameters have a gradient, and all of it is zero."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     return bool(gradients) and not any(bool(g.to_dense().any()) for g in gradients)
+
+
+def _are_relations(layout: BatchLayout, batch: Any) -> bool:
+    """Whether two axes are as long as the batch only in matrices of examples by examples."""
+    squares = {tuple(t.shape) for t in tensors_of(batch)} & {(layout.examples, layout.examples)}
+    return layout.doubtful_shapes <= squares
 
 
 @dataclass
@@ -153,7 +159,8 @@ class FirstStep:
 
         Returns:
             The discovery of the repetition, and its layout; ``None`` if the repetition fails
-            because of a constant that fits the whole batch alone, which is then one of the batch.
+            because of a constant or of a matrix of examples by examples, such as the adjacency of
+            the nodes of a graph, which fits the whole batch alone.
         """
         context = self.context
         size = clear_size(whole, whole.examples - 1, KnownLengths())
@@ -172,7 +179,7 @@ class FirstStep:
                 ):
                     context.loss_fn(context.model, part)
         except UndividedBatchError:
-            if whole.doubtful_shapes or whole.is_misled:
+            if whole.is_misled or not _are_relations(whole, batch):
                 raise
             return None
         return discovery, layout
