@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optuna_dstn._errors import HyperparameterError, first_line
+from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.hyperparameter._number import Hyperparameter
+from optuna_dstn.linearize._dual_calls import run
 from optuna_dstn.linearize._prediction import Prediction
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode, Tracked, run_in_validation
 from optuna_dstn.linearize._tracked_tensors import (
@@ -48,13 +49,11 @@ from optuna_dstn.rules import (
     hyperparameter_rules,
     layer_rules,
     penalty_rules,
-    tangent_in_graph,
 )
 from optuna_dstn.space import NamedColumns
 from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced, results_of
 from optuna_dstn.tensors._dual import is_dual
 from optuna_dstn.tensors._in_place import is_in_place, works_in_place
-from optuna_dstn.tensors._sparse import sparse_product
 
 
 class Responding(TorchCallMode[Tracked]):
@@ -326,26 +325,6 @@ class RespondingValidation(Responding[str]):
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         return run_in_validation(self, func, args, kwargs)
-
-
-def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a call whose arguments may be dual numbers.
-
-    Raises:
-        NotImplementedError: If the function has no derivative in forward mode. The message names
-            the function as the user's code does.
-    """
-    try:
-        product = sparse_product(func, args, kwargs)
-        if product is not None:
-            return product
-        if func not in forward_ad_rules and not works_in_place(func, kwargs):
-            output = tangent_in_graph(func, args, kwargs)
-            if output is not None:
-                return output
-        return forward_ad_rules.get(func, func)(*args, **kwargs)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"{function_name(func)}: {first_line(error)}") from error
 
 
 def _responds(tensor: Tensor) -> bool:
