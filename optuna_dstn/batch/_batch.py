@@ -85,6 +85,8 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
     Raises:
         TypeError: If the batch holds an object that is no tensor, number, text or container.
     """
+    if isinstance(batch, Tensor) and batch.layout is not torch.strided:
+        return _part_of_sparse(batch, examples, size)
     if isinstance(batch, Tensor):
         if batch.ndim > axis and batch.shape[axis] == size:
             return batch[(slice(None),) * axis + (examples,)]
@@ -112,6 +114,23 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         "response. Let the loader yield tensors in tuples, lists or dicts, or set "
         "TunerConfig(response_fraction=1)."
     )
+
+
+def _part_of_sparse(matrix: Tensor, examples: slice, size: int) -> Tensor:
+    """Return the rows of a sparse matrix that belong to some examples, if it has rows of examples.
+
+    Raises:
+        TypeError: If PyTorch cannot select rows of a matrix of this layout.
+    """
+    if matrix.shape[0] != size:
+        return matrix
+    rows = torch.arange(size, device=matrix.device)[examples]
+    try:
+        return matrix.index_select(0, rows)
+    except (RuntimeError, NotImplementedError) as error:
+        raise TypeError(
+            f"The batch holds a tensor of layout {matrix.layout}, of which no part can be taken."
+        ) from error
 
 
 def _is_one_for_each(items: Any, size: int, axis: int) -> bool:

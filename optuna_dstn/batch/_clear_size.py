@@ -39,10 +39,11 @@ class KnownLengths(NamedTuple):
         Args:
             whole: The layout of the pass on the whole batch.
             part: That of the pass on a part of the batch, on which lengths tell; both with their
-                batch axes recorded. ``None`` if lengths tell on the whole batch.
+                batch axes recorded. ``None`` if lengths tell on the whole batch, but for
+                matrices of examples by examples.
         """
         if part is None:
-            return cls(frozenset(whole.other_lengths))
+            return cls(frozenset(whole.other_lengths), frozenset(whole.doubtful_shapes))
         if whole.batch_axes == part.batch_axes:
             return cls(
                 frozenset(part.other_lengths),

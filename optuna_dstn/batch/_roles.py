@@ -69,7 +69,9 @@ class TensorRoles:
         axis = self.batch.axis_of(tensor, taken) if isinstance(tensor, Tensor) else None
         if axis is None:
             return False
-        return not self.is_constant(tensor) or torch.equal(
+        if not self.is_constant(tensor):
+            return True
+        return tensor.layout is torch.strided and torch.equal(
             tensor, tensor.narrow(axis, 0, 1).expand_as(tensor)
         )
 

@@ -59,6 +59,7 @@ class Discovery(TorchCallMode[_Read]):
         shared: The names of hyperparameters that a call reads where no tensor has a batch axis (a
             mean loss, a weight matrix). Their perturbation is one draw for the whole batch.
         uses: How each parameter takes part in the pass, by ``id``.
+        hidden: ``id`` of each parameter that takes part inside a custom autograd function.
         has_warned: Whether the user has been warned of a penalty that the response does not see.
     """
 
@@ -85,6 +86,7 @@ class Discovery(TorchCallMode[_Read]):
         self._order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
+        self.hidden = self._uses.hidden
         # Tensors that were computed from parameters and a hyperparameter, and not yet from data.
         self._reads_of_weights: ByIdentity[_Read] = ByIdentity()
         # The results of l2_penalty and l1_penalty, which the response does see.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from optuna_dstn.batch._roles import TensorRoles
@@ -16,11 +17,16 @@ from optuna_dstn.parameters._meeting_examples import (
     preferred_axes,
 )
 from optuna_dstn.parameters._slicewise import follow, is_affine
-from optuna_dstn.parameters._weights import METADATA_FUNCTIONS, is_of_weights, looks_only
+from optuna_dstn.parameters._weights import (
+    METADATA_FUNCTIONS,
+    is_of_weights,
+    looks_only,
+    reads_no_values,
+)
 from optuna_dstn.rules import layer_rules
 from optuna_dstn.tensors._arguments import Function, function_name, leaves
 from optuna_dstn.tensors._identity import ByIdentity
-from optuna_dstn.tensors._in_place import is_in_place
+from optuna_dstn.tensors._in_place import out_of_place, works_in_place
 
 
 @dataclass
@@ -68,10 +74,14 @@ class Uses:
 
     Attributes:
         of_parameters: The use of each parameter, by ``id``.
+        hidden: ``id`` of each parameter that takes part inside the ``forward`` of a custom
+            ``torch.autograd.Function``. PyTorch drops tangents there, and the gradient comes from
+            the user's ``backward``, so that such a parameter cannot respond.
     """
 
     def __init__(self, roles: TensorRoles, *, linear: bool) -> None:
         self.of_parameters: dict[int, ParameterUse] = {}
+        self.hidden: set[int] = set()
         self._roles = roles
         self._linear = linear
         self._origins: ByIdentity[_Origin] = ByIdentity()
@@ -104,6 +114,9 @@ class Uses:
             Whether the call combines parameters with examples. If so, its result is an activation;
             otherwise the result may be a weight too.
         """
+        if _is_inside_custom_function():
+            self._hide([t for t in tensors if self._roles.is_weight(t)], func, args)
+            return False
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
             known = rule.sees_examples(self._roles, args, kwargs)
@@ -111,7 +124,7 @@ class Uses:
                 if self._roles.is_weight(argument):
                     self._add(argument, axes if known else (), func)
             return True
-        in_place = is_in_place(func)
+        in_place = works_in_place(func, kwargs)
         outputs = leaves(args[:1] if in_place else (output,), Tensor)
         weights = [t for t in tensors if self._roles.is_weight(t)]
         if not weights or looks_only(func, args, weights):
@@ -137,6 +150,11 @@ class Uses:
             return like is not None
         return False
 
+    def _hide(self, weights: list[Tensor], func: Function, args: tuple[Any, ...]) -> None:
+        """Note parameters that take part where no tangent can follow."""
+        if weights and not reads_no_values(func, args, weights):
+            self.hidden.update(own for weight in weights for own in self._origin(weight).axes)
+
     def _note_origin(
         self,
         func: Function,
@@ -148,12 +166,17 @@ class Uses:
         """Note where the units of parameters lie in tensors that were computed from them alone."""
         origins = [(weight, self._origin(weight)) for weight in weights]
         mixed_by = next((origin.mixed_by for _, origin in origins if origin.mixed_by), None)
-        can_follow = func in INDEX_FUNCTIONS or (
-            isinstance(output, Tensor)
-            and not is_in_place(func)
-            and (self._linear or is_affine(func, args, weights))
-        )
-        outputs = leaves((args[0] if is_in_place(func) else output,), Tensor)
+        outputs = leaves((args[0] if works_in_place(func, kwargs) else output,), Tensor)
+        name = function_name(func)
+        counterpart = out_of_place(func, kwargs) if works_in_place(func, kwargs) else None
+        if counterpart is not None:
+            can_follow = counterpart[0] not in INDEX_FUNCTIONS
+            func, kwargs = counterpart
+        else:
+            can_follow = not works_in_place(func, kwargs)
+        if func not in INDEX_FUNCTIONS:
+            can_follow &= isinstance(output, Tensor)
+            can_follow &= self._linear or is_affine(func, args, weights)
         for index, result in enumerate(outputs):
             axes: dict[int, dict[int, int | None]] = {}
             for weight, origin in origins:
@@ -171,7 +194,7 @@ class Uses:
                     }
                     before = axes.get(parameter)
                     axes[parameter] = found if before is None else _common(before, found)
-            mixing = None if all(axes.values()) else function_name(func)
+            mixing = None if all(axes.values()) else name
             self._origins[result] = _Origin(axes, mixed_by or mixing)
 
     def _origin(self, weight: Tensor) -> _Origin:
@@ -197,6 +220,14 @@ class Uses:
                 use.axes = common
             else:
                 use.shared_in_batch.add(origin.mixed_by or function_name(func))
+
+
+def _is_inside_custom_function() -> bool:
+    """Whether the ``forward`` of a custom ``torch.autograd.Function`` is running.
+
+    PyTorch switches forward mode off there; ``torch.no_grad()`` leaves it on.
+    """
+    return not (torch._C._is_fwd_grad_enabled() or torch.is_inference_mode_enabled())
 
 
 def _common(

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
-from optuna_dstn.discovery._parameter_uses import ParameterUse
 
 
 _NOT_READ = (
@@ -25,6 +24,10 @@ _IDLE = "what it penalises does not respond"
 FROZEN = "it does not require grad"
 NOT_HELD = "it is not in the optimizer"
 NO_PART = "it took no part in the first step"
+HIDDEN = (
+    "a custom torch.autograd.Function uses it, whose inside is hidden from the response "
+    "(optuna_dstn.register_rule can show it)"
+)
 
 
 OpenParameters = Mapping[str, tuple[BaseDistribution, float]]
@@ -121,7 +124,7 @@ def make_plan(
             hyperparameter to be tuned has a single value, is enqueued on an edge of its range, is
             used as a size too, or comes from another trial.
     """
-    responding, not_responding = _responding(discovery.uses, model, optimizer, each_example)
+    responding, not_responding = _responding(discovery, model, optimizer, each_example)
     readers = {name: set(functions) for name, functions in discovery.readers.items()}
     idle: set[str] = set()
     for name, functions, parameters in _penalties(discovery, decaying, optimizer):
@@ -232,8 +235,9 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
 
 
 def _responding(
-    uses: Mapping[int, ParameterUse], model: nn.Module, optimizer: Optimizer, each_example: bool
+    discovery: Discovery, model: nn.Module, optimizer: Optimizer, each_example: bool
 ) -> tuple[tuple[dict[str, nn.Parameter], ...], dict[str, str]]:
+    uses = discovery.uses
     group_of = {
         id(parameter): index
         for index, group in enumerate(optimizer.param_groups)
@@ -246,6 +250,8 @@ def _responding(
             not_responding[name] = FROZEN
         elif id(parameter) not in group_of:
             not_responding[name] = NOT_HELD
+        elif id(parameter) in discovery.hidden and parameter.grad is not None:
+            not_responding[name] = HIDDEN
         elif id(parameter) not in uses:
             outside = "it takes part outside of model(...) only"
             not_responding[name] = NO_PART if parameter.grad is None else outside

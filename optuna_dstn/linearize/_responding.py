@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optuna_dstn._errors import HyperparameterError, first_line
+from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.hyperparameter._number import Hyperparameter
+from optuna_dstn.linearize._dual_calls import run
 from optuna_dstn.linearize._prediction import Prediction
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode, Tracked, run_in_validation
 from optuna_dstn.linearize._tracked_tensors import (
@@ -39,6 +40,7 @@ from optuna_dstn.parameters._weights import (
     looks_only,
     responding_results,
 )
+from optuna_dstn.parameters._written_weights import move_shared_in_batch, write_weight
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules import (
     HyperparameterRule,
@@ -47,12 +49,11 @@ from optuna_dstn.rules import (
     hyperparameter_rules,
     layer_rules,
     penalty_rules,
-    tangent_in_graph,
 )
 from optuna_dstn.space import NamedColumns
 from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced, results_of
 from optuna_dstn.tensors._dual import is_dual
-from optuna_dstn.tensors._in_place import is_in_place
+from optuna_dstn.tensors._in_place import is_in_place, works_in_place
 
 
 class Responding(TorchCallMode[Tracked]):
@@ -120,8 +121,12 @@ class Responding(TorchCallMode[Tracked]):
             The result of the call, and whether the call combines the parameters with examples.
         """
         deltas = self.deltas
-        if is_in_place(func) and args[0] in deltas:
-            _move_shared_in_batch(deltas, args[0])
+        if works_in_place(func, kwargs) and args[0] in deltas:
+            if self._are_weights_alone(own, tensors, func):
+                output = write_weight(deltas, own, func, args, kwargs, forward_ad_rules)
+                if output is not None:
+                    return output, False
+            move_shared_in_batch(deltas, args[0])
             own = [t for t in own if t in deltas]
         like = examples_met(func, args, kwargs, own, self._roles) if own else None
         if like is not None and func in EXPANDING_FUNCTIONS:
@@ -129,14 +134,10 @@ class Responding(TorchCallMode[Tracked]):
             if output is not None:
                 return output, True
             like = None
-        others = [] if func in METADATA_FUNCTIONS else [t for t in tensors if t not in deltas]
-        if (
-            is_of_weights(func, tensors, own, self._roles)
-            and not any(_responds(t) for t in others)
-            and (output := responding_results(deltas, own, func, args, kwargs, forward_ad_rules))
-            is not None
-        ):
-            return output, False
+        if self._are_weights_alone(own, tensors, func):
+            output = responding_results(deltas, own, func, args, kwargs, forward_ad_rules)
+            if output is not None:
+                return output, False
         move = (
             deltas.shared_in_batch
             if like is None
@@ -145,12 +146,10 @@ class Responding(TorchCallMode[Tracked]):
         args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
         return run(func, args, kwargs), like is not None
 
-
-def _move_shared_in_batch(deltas: Deltas, computed: Tensor) -> None:
-    """Add one Δ for the whole batch, in place, to a tensor that was computed from parameters."""
-    moved = deltas.shared_in_batch(computed)
-    deltas.forget(computed)
-    computed.copy_(moved)
+    def _are_weights_alone(self, own: list[Tensor], tensors: list[Tensor], func: Function) -> bool:
+        """Whether a call combines the weights ``own`` with nothing else that responds."""
+        others = [] if func in METADATA_FUNCTIONS else [t for t in tensors if t not in self.deltas]
+        return is_of_weights(func, tensors, own, self._roles) and not any(map(_responds, others))
 
 
 class PerturbedValues(Responding[PerExample]):
@@ -326,23 +325,6 @@ class RespondingValidation(Responding[str]):
         self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         return run_in_validation(self, func, args, kwargs)
-
-
-def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a call whose arguments may be dual numbers.
-
-    Raises:
-        NotImplementedError: If the function has no derivative in forward mode. The message names
-            the function as the user's code does.
-    """
-    try:
-        if func not in forward_ad_rules and not is_in_place(func):
-            output = tangent_in_graph(func, args, kwargs)
-            if output is not None:
-                return output
-        return forward_ad_rules.get(func, func)(*args, **kwargs)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"{function_name(func)}: {first_line(error)}") from error
 
 
 def _responds(tensor: Tensor) -> bool:

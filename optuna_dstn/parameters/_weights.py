@@ -23,6 +23,7 @@ from optuna_dstn.tensors._arguments import leaves, replaced
 from optuna_dstn.tensors._dual import dual, split
 from optuna_dstn.tensors._function_names import functions
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
+from optuna_dstn.tensors._sparse import sparse_product
 
 
 METADATA_FUNCTIONS = functions(
@@ -47,7 +48,14 @@ _DRAWING_FUNCTIONS = functions((torch, torch.Tensor, F), "dropout alpha_dropout"
 
 def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
     """Whether a call does not let weights take part in what is differentiated."""
-    if func in _PROPERTY_FUNCTIONS or not torch.is_grad_enabled():
+    return not torch.is_grad_enabled() or reads_no_values(func, args, weights)
+
+
+def reads_no_values(
+    func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]
+) -> bool:
+    """Whether the result of a call does not depend on the values of weights."""
+    if func in _PROPERTY_FUNCTIONS:
         return True
     if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
         return True
@@ -234,7 +242,9 @@ def _derivative(
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with repeated_random_numbers(terms[0][0]) if again else nullcontext():
-        moved = (rule or func)(*own_args, **own_kwargs)
+        moved = sparse_product(func, own_args, own_kwargs)
+        if moved is None:
+            moved = (rule or func)(*own_args, **own_kwargs)
     if not isinstance(moved, Tensor):
         return None
     output, change = split(moved)

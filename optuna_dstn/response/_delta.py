@@ -114,6 +114,25 @@ class Deltas:
         self._computed.append(computed)
         self._terms[id(computed)] = terms
 
+    def overwrite(
+        self, computed: Tensor, terms: Sequence[Delta] | None, of_others: Sequence[Delta]
+    ) -> None:
+        """Record that values were written into a tensor that was computed from parameters.
+
+        Args:
+            computed: The tensor.
+            terms: Its terms from now on; ``None`` if the tensor itself carries the change.
+            of_others: The terms of the tensors that share the memory of ``computed``.
+        """
+        memory = computed.untyped_storage().data_ptr()
+        for other in self._computed:
+            if other in self and other.untyped_storage().data_ptr() == memory:
+                self._terms[id(other)] = of_others
+        if terms is None:
+            self.forget(computed)
+        else:
+            self._terms[id(computed)] = terms
+
     def along(self, axis: int) -> Deltas:
         """Return a copy for tensors whose examples are known to lie along ``axis``."""
         deltas = copy.copy(self)

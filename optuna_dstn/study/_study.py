@@ -109,6 +109,8 @@ class DSTNStudy(optuna.Study):
         skip_if_finished: bool = False,
     ) -> FrozenTrial:
         """Finish a trial, with the tuned values in its ``params``; see ``optuna.Study.tell``."""
+        if isinstance(trial, DSTNTrial):
+            trial.has_failed = state in (TrialState.FAIL, TrialState.PRUNED)
         self._finish(trial)
         return super().tell(trial, values, state, skip_if_finished)
 
@@ -149,6 +151,10 @@ class DSTNStudy(optuna.Study):
                 value = func(trial)
                 self._warn_if_nothing_was_tuned(trial)
                 return value
+            except BaseException:
+                if isinstance(trial, DSTNTrial):
+                    trial.has_failed = True
+                raise
             finally:
                 self._finish(trial)
 

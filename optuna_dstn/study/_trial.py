@@ -29,11 +29,13 @@ class DSTNTrial(optuna.Trial):
         final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
         is_pruned: Whether the pruner has told this trial to stop.
+        has_failed: Whether the objective ends with an exception.
     """
 
     deferred: DeferredParameters
     final_values: FinalValues | None = None
     is_pruned = False
+    has_failed = False
 
     @classmethod
     def adopt(cls, trial: optuna.Trial) -> DSTNTrial:

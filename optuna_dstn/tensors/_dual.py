@@ -13,13 +13,17 @@ from torch import Tensor
 
 def split(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the primal and the tangent of a tensor; the tangent of a plain tensor is ``None``."""
+    if tensor.layout is not torch.strided:  # a sparse tensor is never a dual number
+        return tensor, None
     primal, tangent = torch._unpack_dual(tensor, 0)
     return (tensor, None) if tangent is None else (primal, tangent)
 
 
 def is_dual(tensor: Tensor | None) -> bool:
     """Whether a tensor is a dual number."""
-    return tensor is not None and torch._unpack_dual(tensor, 0)[1] is not None
+    if tensor is None or tensor.layout is not torch.strided:
+        return False
+    return torch._unpack_dual(tensor, 0)[1] is not None
 
 
 def is_in_graph(primal: Tensor) -> bool:

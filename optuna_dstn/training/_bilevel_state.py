@@ -57,6 +57,7 @@ class BilevelState:
         tuned_tensors: λ and, if σ is tuned, ρ with σ = softplus(ρ).
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
         layout: The shapes that the last pass of the weights has met.
+        starts_flat: Whether the first gradient of the weights was zero.
         names_read: Names of the hyperparameters that the perturbed passes have read so far;
             ``None`` before the first of them.
     """
@@ -103,6 +104,7 @@ class BilevelState:
         # trained.
         self.hyper_optimizer = Adam(groups, betas=(0.0, 0.99))
         self.tuned_tensors: list[Tensor] = [t for group in groups for t in group["params"]]
+        self.starts_flat = False
         self.names_read: set[str] | None = None
 
     @property

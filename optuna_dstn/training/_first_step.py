@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._batch import part_of
+from optuna_dstn.batch._batch import part_of, tensors_of
 from optuna_dstn.batch._clear_size import (
     KnownLengths,
     UndividedBatchError,
@@ -29,6 +31,26 @@ from optuna_dstn.training._model_state import Snapshot
 from optuna_dstn.training._outer_variables import OuterVariables
 from optuna_dstn.training._validation import Validation
 from optuna_dstn.training._weight_step import WeightStep
+
+
+_FLAT = (
+    "In the first training batch the gradient of the loss is zero in every parameter that responds "
+    "to the hyperparameters, as where a ReLU lets nothing through or an output saturates. Training "
+    "goes on. If the loss does not fall, look at the scale of the inputs and at the initial "
+    "weights and biases."
+)
+
+
+def _is_flat(parameters: Iterable[Tensor]) -> bool:
+    """Whether parameters have a gradient, and all of it is zero."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return bool(gradients) and not any(bool(g.to_dense().any()) for g in gradients)
+
+
+def _are_relations(layout: BatchLayout, batch: Any) -> bool:
+    """Whether two axes are as long as the batch only in matrices of examples by examples."""
+    squares = {tuple(t.shape) for t in tensors_of(batch)} & {(layout.examples, layout.examples)}
+    return layout.doubtful_shapes <= squares
 
 
 @dataclass
@@ -93,6 +115,9 @@ class FirstStep:
         self.validation.require_loss(self.hyperparameters.values)
         bilevel = self._begin(plan)
         bilevel.layout = layout
+        bilevel.starts_flat = _is_flat(bilevel.responding_parameters)
+        if bilevel.starts_flat:
+            logger.warning(_FLAT)
         return loss, bilevel
 
     def resume(self, saved: Mapping[str, Any]) -> BilevelState:
@@ -134,7 +159,8 @@ class FirstStep:
 
         Returns:
             The discovery of the repetition, and its layout; ``None`` if the repetition fails
-            because of a constant that fits the whole batch alone, which is then one of the batch.
+            because of a constant or of a matrix of examples by examples, such as the adjacency of
+            the nodes of a graph, which fits the whole batch alone.
         """
         context = self.context
         size = clear_size(whole, whole.examples - 1, KnownLengths())
@@ -153,7 +179,7 @@ class FirstStep:
                 ):
                     context.loss_fn(context.model, part)
         except UndividedBatchError:
-            if whole.doubtful_shapes or whole.is_misled:
+            if whole.is_misled or not _are_relations(whole, batch):
                 raise
             return None
         return discovery, layout

@@ -101,13 +101,14 @@ class PerturbedLoss:
         Args:
             *gates: The gates.
             is_first: Whether this is the first step of the response, in which a gradient of zero
-                does not count.
+                does not count, unless that of the weights is zero too.
 
         Raises:
             HyperparameterError: If no gradient has.
         """
+        may_be_zero = not is_first or self.bilevel.starts_flat
         for tensor in (*gates, *self.bilevel.response.parameters()):
-            if tensor.grad is not None and (not is_first or bool(tensor.grad.any())):
+            if tensor.grad is not None and (may_be_zero or bool(tensor.grad.any())):
                 return
         raise HyperparameterError(_NO_GRADIENT)
 

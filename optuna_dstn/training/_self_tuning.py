@@ -174,7 +174,8 @@ class SelfTuning(Training):
     def final_hyperparameters(self) -> dict[str, float]:
         """Return the values at the end of the trial; warn if the trial was too short to tune."""
         has_begun = self._bilevel is not None
-        if has_begun and not self.hyperparameter_steps and not self._trial.is_pruned:
+        is_cut_short = self._trial.is_pruned or self._trial.has_failed
+        if has_begun and not self.hyperparameter_steps and not is_cut_short:
             logger.warning(
                 f"Trial {self._trial.number} ended after {self.context.progress.steps} steps, "
                 f"before its first step on the hyperparameters: {', '.join(self.tuned)} kept their "

@@ -426,3 +426,46 @@ def test_a_rule_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(hyperparameter_rules, Tensor.mul, rule)
     message = error_of_steps(make_net(lambda h, x: x * h))
     says(message, "fails with one value of h for each of the 8", "(no memory)", "float(...)")
+
+
+@pytest.mark.parametrize("method", ["delta-stn", "centered-stn", "stn"])
+def test_a_model_that_is_dead_in_the_first_batch(method: str, caplog: Any) -> None:
+    """A gradient of zero is no missing gradient: training goes on, and the model may recover."""
+    models: list[Any] = []
+
+    class Dead(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(super().forward(x) + self.shift)
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = Dead(trial.suggest_float("h", 0.0, 0.9), drop)
+        model.register_buffer("shift", torch.tensor(-50.0))
+        models.append(model)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    tuners: list[Tuner] = []
+
+    def steps() -> None:
+        config = replace(SOON, method=method)
+        tuners.append(started(make, loss_fn, [BATCH], start={"h": 0.3}, config=config))
+        for step in range(6):
+            models[0].shift.fill_(-50.0 if step < 2 else 1.0)
+            tuners[0].step(BATCH)
+
+    (warning,) = warnings_of(caplog, steps)
+    says(warning, "the gradient of the loss is zero in every parameter", "Training goes on")
+    assert abs(tuners[0].hyperparameters["h"] - 0.3) > 1e-3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, optuna.TrialPruned])
+def test_a_training_that_an_exception_ends_is_not_called_short(error: Any, caplog: Any) -> None:
+    def objective(trial: Any) -> float:
+        model, optimizer = make_net(drop)(trial)
+        Tuner(trial, model, optimizer, loss_fn, [BATCH]).step(BATCH)
+        raise error
+
+    def optimize() -> None:
+        study = optuna_dstn.create_study()
+        study.optimize(objective, n_trials=1, catch=(RuntimeError,))
+
+    assert not [text for text in warnings_of(caplog, optimize) if "ended after" in text]

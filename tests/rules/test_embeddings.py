@@ -276,3 +276,55 @@ def test_sparse_gradients(make_optimizer: Any) -> None:
         before = before or tuner.hyperparameters["rate"]
     assert tuner.summary().responding == ("table.weight",)
     assert tuner.hyperparameters["rate"] != before
+
+
+class Quantiser(nn.Module):
+    """The rows of a table meet the data as the units of a layer, and are then looked up."""
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.first, self.table = nn.Linear(3, width), nn.Embedding(codes, width)
+        self.last = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, e = self.first(x), self.table.weight
+        distances = z.pow(2).sum(-1, keepdim=True) + e.pow(2).sum(1) - 2 * z @ e.t()
+        near = distances.sin()[..., :2]
+        return self.last(self.table(distances.argmin(-1)).tanh()) + near
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("steps", [(), (6,)])
+@pytest.mark.parametrize(("codes", "width"), [(11, 4), (8, 8), (4, 11)])
+def test_a_table_that_meets_data_by_its_rows(
+    codes: int, width: int, steps: tuple[int, ...], linear: bool, terms: int
+) -> None:
+    x = torch.randn(EXAMPLES, *steps, 3)
+    case = AnyModel(Quantiser(codes, width), x, linear=linear, terms=terms)
+    assert case.axes["table.weight"] == 0
+    assert linear != bool(case.shared_in_batch)  # e² is linearised for each example only
+    case.require_right()
+
+
+def test_a_table_that_meets_data_by_its_rows_sequence_first() -> None:
+    case = AnyModel(Quantiser(11, 4), torch.randn(6, EXAMPLES, 3), batch_axis=1)
+    assert not case.shared_in_batch
+    case.require_right()
+
+
+def test_bags_of_a_table_that_meets_data_by_its_rows() -> None:
+    class Bagged(Quantiser):
+        slow = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            e = self.table.weight
+            index = (self.first(x) @ e.t() - e.pow(2).sum(1)).argmax(-1)
+            found = e[index].mean(1) if self.slow else F.embedding_bag(index, e, mode="mean")
+            return self.last(found)
+
+    case = AnyModel(Bagged(11, 4), torch.randn(EXAMPLES, 6, 3))
+    assert set(case.shared_in_batch) == {"table.weight"}
+    mine = case.by_engine()
+    case.model.slow = True
+    torch.testing.assert_close(mine, case.by_examples(), rtol=1e-10, atol=1e-12)

@@ -63,6 +63,28 @@ def test_norms_of_each_example(name: str, linear: bool) -> None:
     case.require_right()
 
 
+@pytest.mark.parametrize(
+    "write",
+    [nn.LeakyReLU(0.3, inplace=True), nn.SiLU(inplace=True), nn.ReLU(inplace=True)],
+    ids=["leaky relu", "silu", "relu"],
+)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.InstanceNorm2d(4),
+        lambda: nn.InstanceNorm2d(4, affine=True),
+        lambda: nn.GroupNorm(2, 4, affine=False),
+        lambda: nn.LayerNorm((4, 2, 3), elementwise_affine=False),
+        lambda: nn.RMSNorm((4, 2, 3), elementwise_affine=False),
+        lambda: nn.BatchNorm2d(4, affine=False).eval(),
+    ],
+    ids=["instance", "instance with weights", "group", "layer", "RMS", "batch in evaluation"],
+)
+def test_an_operation_in_place_follows(norm: Callable[[], nn.Module], write: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm(), write, nn.Flatten(), nn.Linear(24, 2))
+    AnyModel(model, torch.randn(EXAMPLES, 3, 2, 3)).require_right()
+
+
 @pytest.mark.parametrize("linear", [True, False])
 @pytest.mark.parametrize(
     ("norm", "spatial", "shape"),

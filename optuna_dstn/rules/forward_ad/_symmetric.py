@@ -44,6 +44,8 @@ def symmetric(
     change = _Product.apply(  # type: ignore[no-untyped-call]
         tangent, lambda v: _pulled_back(output, leaf, v)
     )
+    if change._is_view():  # PyTorch lets no model write into a view that a custom function returns
+        change = change.clone()
     return dual(output.detach(), change)
 
 

@@ -1,4 +1,8 @@
-"""Lookups in a table E of V rows, whose D columns (the features) are the units."""
+"""Lookups in a table E of V rows, whose D columns (the features) are the units.
+
+Where another function makes the rows the units, a lookup follows: a vector quantiser measures the
+distance of the data to each row before the lookup.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from optuna_dstn.rules._registry import Examples, registry
 from optuna_dstn.tensors._dual import is_dual, split
 
 
-@registry.layer(F.embedding, responding={"weight": (1,)})
+@registry.layer(F.embedding, responding={"weight": (1, 0)})
 def embedding(
     deltas: Deltas,
     input: Tensor,
@@ -26,7 +30,9 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """y = E[i], ẏ = Σ (Uε)⊙R[i]; the row of ``padding_idx`` does not learn, so its ẏ is 0.
+    """y = E[i], ẏ = Σ (Uε)⊙R[i], or Σ (Uε)[i]·R[i] if the rows of E are its units.
+
+    The row of ``padding_idx`` does not learn, so its ẏ is 0.
 
     As in every forward pass, ``max_norm`` first shortens the rows i of E in place. Like PyTorch,
     the rule leaves the derivative of that out. The gradient of R is dense.
@@ -37,7 +43,11 @@ def embedding(
     change: Tensor | None = None
     for term in deltas.of(weight):
         row = output if term.direction is weight else F.embedding(input, term.direction)
-        moved = _beside(deltas, term, output, input) * row
+        if term.axis == 0 and term.gate.shape[1] > 1:
+            gate = _of_rows(deltas, term, input).to(output.dtype)
+        else:
+            gate = _beside(deltas, term, output, input)
+        moved = gate * row
         change = moved if change is None else change + moved
     if change is not None and padding_idx is not None:
         padding = padding_idx % len(weight)
@@ -58,6 +68,16 @@ def _beside(deltas: Deltas, term: Delta, output: Tensor, index: Tensor | None = 
     batch = deltas.batch
     axis = 0 if index is None else batch.axis_of(index)
     return batch.align(term.gate, output, (output.ndim - 1,), axis).to(output.dtype)
+
+
+def _of_rows(deltas: Deltas, term: Delta, index: Tensor) -> Tensor:
+    """Return the gates (Uε)[i] of the rows that each example looks up, shape (*index, 1)."""
+    axis = deltas.batch.axis_of(index)
+    assert axis is not None, "the rule is for examples"
+    gates = deltas.batch.per_row(term.gate, index)
+    examples_first = index.movedim(axis, 0)
+    found = gates.gather(1, examples_first.reshape(len(gates), -1).long())
+    return found.view(examples_first.shape).movedim(0, axis).unsqueeze(-1)
 
 
 def _bags(
@@ -114,7 +134,7 @@ def embedding_bag(
         )
 
     output = bag(weight, scale, max_norm=max_norm, norm_type=norm_type)
-    terms = deltas.of(weight)
+    terms = [_of_features(term) for term in deltas.of(weight)]
     if mode == "max" and terms:
         rows, starts = _flat(input, offsets, include_last_offset)
         return _greatest(deltas, weight, terms, output, rows, starts, padding_idx)
@@ -124,6 +144,17 @@ def embedding_bag(
         moved = _beside(deltas, term, output) * moved
         change = moved if change is None else change + moved
     return deltas.moved(output, change)
+
+
+def _of_features(term: Delta) -> Delta:
+    """Return a term that the rule can serve: with the mean gates of rows, if these are the units.
+
+    A parameter whose units two functions place along different axes has one Δ for the whole batch,
+    so the mean is the Δ of each example.
+    """
+    if term.axis == 1 or term.gate.shape[1] == 1:
+        return term
+    return Delta(torch.ones_like(term.gate[:, :1]), term.batch_mean(), 1)
 
 
 def _flat(

@@ -63,7 +63,7 @@ def _units(axes: int, output: int, input: int) -> Units:
     return Units({**before, kept: output}, {summed: input}, output)
 
 
-_MATMUL = functions((torch, Tensor), "matmul mm bmm mv __matmul__")
+_MATMUL = functions((torch, Tensor, torch.sparse), "matmul mm bmm mv __matmul__")
 
 
 @registry.layer(*_MATMUL, responding=_factors, examples=_other_than_weight)
