@@ -17,7 +17,7 @@ def test_gradients_are_let_go_before_the_other_optimizers() -> None:
 
     def loss_fn(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         if model.training and tuner.summary is not None and tuner.tuned:
-            response = tuner._training._settled.response  # type: ignore[attr-defined]
+            response = tuner._training.bilevel.response  # type: ignore[attr-defined]
             alive.append(
                 (
                     any(p.grad is not None for p in model.parameters()),
