@@ -85,8 +85,10 @@ class Phases:
         self.follow(training.context.optimizer, "step", "optimizer")
         if isinstance(training, SelfTuning):
             steps = training.steps
-            self.follow(steps.weights, "train_on", "weight step")
+            if steps.joint is not None:
+                self.follow(steps.joint, "train_on", "weight step")
             if steps.response is not None:
+                self.follow(training, "add_gradient", "weight step")
                 self.follow(steps.response, "add_gradient", "response step")
                 self.follow(steps.response.perturbed_loss, "add_gradient", "half")
             self.follow(steps.hyperparameters, "take", "λ step")

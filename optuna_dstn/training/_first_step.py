@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -30,7 +30,20 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._model_state import Snapshot
 from optuna_dstn.training._outer_variables import OuterVariables
 from optuna_dstn.training._validation import Validation
-from optuna_dstn.training._weight_step import WeightStep
+
+
+class _FirstPass(NamedTuple):
+    """A forward pass, as the discovery has seen it.
+
+    Attributes:
+        layout: The shapes that the pass has met.
+        discovery: What the pass has shown.
+        state_before: The state of the model before the pass.
+    """
+
+    layout: BatchLayout
+    discovery: Discovery
+    state_before: Snapshot
 
 
 _FLAT = (
@@ -57,6 +70,9 @@ def _are_relations(layout: BatchLayout, batch: Any) -> bool:
 class FirstStep:
     """Makes the bilevel state, from an ordinary step on the weights or from a saved plan.
 
+    The ordinary step calls :meth:`forward`, then :meth:`make_plan` after the backward pass, and
+    then :meth:`begin`.
+
     Attributes:
         trial: A trial of a Δ-STN study.
         context: The user's objects and settings.
@@ -68,35 +84,43 @@ class FirstStep:
     context: TrainingContext
     hyperparameters: CurrentHyperparameters
     validation: Validation
+    _pass: _FirstPass | None = field(default=None, init=False)
+    _plan: tuple[TuningPlan, BatchLayout] | None = field(default=None, init=False)
 
-    def train_on(self, batch: Any, state_before: Snapshot) -> tuple[float, BilevelState]:
-        """Train the weights on the first batch, and find what is tuned and what responds.
+    @contextmanager
+    def forward(self, batch: Any, state_before: Snapshot) -> Iterator[None]:
+        """Watch a forward pass inside, to find what it does with the hyperparameters.
+
+        Args:
+            batch: The first batch.
+            state_before: The state of the model before the pass.
+
+        Raises:
+            HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
+        """
+        layout = self.context.layout_of(batch, records_axes=True)
+        discovery = self._discovery(layout)
+        outer_variables = OuterVariables(self.context.loss_fn, self.context.model_state)
+        with inside(self.context.model, discovery), discovery:
+            yield
+        outer_variables.warn_of_changes()
+        self._pass = _FirstPass(layout, discovery, state_before)
+
+    def make_plan(self, batch: Any) -> None:
+        """Plan what is tuned and what responds, while the gradients are there.
 
         If another axis of a tensor is as long as the batch, a second pass on fewer examples finds
         what is tuned and what responds.
 
         Args:
             batch: The first batch.
-            state_before: The state of the model before the step.
-
-        Returns:
-            The training loss of the batch, before the step, and the bilevel state.
 
         Raises:
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned, or
-                nothing is tuned, or the validation loss does not show the effect of tuning.
+                nothing is tuned.
         """
-        layout = self.context.layout_of(batch, records_axes=True)
-        discovery = self._discovery(layout)
-
-        @contextmanager
-        def forward_mode(_: Any) -> Iterator[None]:
-            with inside(self.context.model, discovery), discovery:
-                yield
-
-        outer_variables = OuterVariables(self.context.loss_fn, self.context.model_state)
-        loss = WeightStep(self.context, forward_mode).train_on(batch)
-        outer_variables.warn_of_changes()
+        assert self._pass is not None, "forward makes it"
+        (layout, discovery, state_before), self._pass = self._pass, None
         part = None
         if not discovery.lengths_tell:
             repetition = self._repeated_on_part(batch, layout, state_before, discovery.has_warned)
@@ -112,13 +136,23 @@ class FirstStep:
             lengths=KnownLengths.found(layout, part),
             each_example=self.trial.config.perturbation == "example",
         )
+        self._plan = plan, layout
+
+    def begin(self) -> BilevelState:
+        """Return the bilevel state of the plan that :meth:`make_plan` made.
+
+        Raises:
+            HyperparameterError: If the validation loss does not show the effect of tuning.
+        """
+        assert self._plan is not None, "make_plan makes it"
+        (plan, layout), self._plan = self._plan, None
         self.validation.require_loss(self.hyperparameters.values)
         bilevel = self._begin(plan)
         bilevel.layout = layout
         bilevel.starts_flat = _is_flat(bilevel.responding_parameters)
         if bilevel.starts_flat:
             logger.warning(_FLAT)
-        return loss, bilevel
+        return bilevel
 
     def resume(self, saved: Mapping[str, Any]) -> BilevelState:
         """Make the bilevel state from a saved plan.

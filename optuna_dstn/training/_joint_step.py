@@ -27,7 +27,6 @@ from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
-from optuna_dstn.training._weight_step import WeightStep
 
 
 @dataclass
@@ -41,7 +40,6 @@ class JointStep:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
         perturbed_loss: The loss that the step differentiates.
-        first_step: An ordinary step on the weights, for the first step.
         has_warned_of_part: Whether the user knows that the weights train on parts of the batches.
 
     Raises:
@@ -52,7 +50,6 @@ class JointStep:
     context: TrainingContext
     bilevel: BilevelState
     perturbed_loss: PerturbedLoss
-    first_step: WeightStep
     has_warned_of_part: bool = False
 
     def __post_init__(self) -> None:
@@ -65,8 +62,6 @@ class JointStep:
             The training loss of the batch at the perturbed hyperparameters, before the step.
         """
         context, progress, bilevel = self.context, self.context.progress, self.bilevel
-        if progress.steps == 0:
-            return self.first_step.train_on(batch)
         bilevel.hyperparameters.weight_decay.require_terms()
         whole = batch_size(batch, context.batch_axis)
         batch, examples = bilevel.part_with_clear_axes(batch)
@@ -95,11 +90,6 @@ class JointStep:
             if progress.is_last_of_step:
                 self._apply_gradients(deltas)
         return loss.item()
-
-    def finish(self) -> None:
-        """Complete the first step; :meth:`train_on` completes the others itself."""
-        if self.context.progress.steps == 0:
-            self.first_step.finish()
 
     def follow(self, change: Tensor) -> None:
         """Move the model's weights by Φ times a change of λ, shape (h,)."""

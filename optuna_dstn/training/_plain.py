@@ -11,7 +11,6 @@ import optuna
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
-from optuna_dstn.training._weight_step import WeightStep
 
 
 class PlainTraining(Training):
@@ -25,21 +24,12 @@ class PlainTraining(Training):
     def __init__(self, trial: optuna.trial.BaseTrial, context: TrainingContext) -> None:
         super().__init__(context)
         self._trial = trial
-        self._weight_step = WeightStep(context, lambda batch: self._training_mode())
 
     @property
     def method(self) -> str:
         return "plain"
 
-    def step(self, batch: Any) -> float:
-        loss = self._weight_step.train_on(batch)
-        if self.context.progress.is_last_of_step:
-            self._weight_step.finish()
-        self.context.progress.count_batch()
-        return loss
-
-    def _training_mode(self) -> AbstractContextManager[Any]:
-        """Return the context in which the training loss is computed."""
+    def forward(self, batch: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
     def validation_mode(self) -> AbstractContextManager[Any]:

@@ -58,14 +58,20 @@ class Progress:
 
     @property
     def is_accumulating(self) -> bool:
-        """Whether a step takes more than one batch."""
-        return self.batches_per_step > 1
+        """Whether the step is known to take more than one batch, before the present one counts.
 
-    def count_batch(self) -> bool:
-        """Count the present batch; return whether it has completed a step."""
-        self.batches_seen = (self.batches_seen + 1) % self.batches_per_step
-        self.steps += self.is_first_of_step
-        return self.is_first_of_step
+        A loop of the user's own need not say how many batches make a step.
+        """
+        return self.batches_per_step > 1 or self.batches_seen > 0
+
+    def count_batch(self) -> None:
+        """Count a batch of the step that is under way."""
+        self.batches_seen += 1
+
+    def count_step(self) -> None:
+        """Count the step that is under way; the next batch begins another one."""
+        self.batches_seen = 0
+        self.steps += 1
 
     @contextmanager
     def working_on(self, batches: Iterable[Any], source: str) -> Iterator[None]:

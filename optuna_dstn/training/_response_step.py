@@ -2,7 +2,7 @@
 
 Both model the best response around the current λ0 as w0 + Θ(λ − λ0), and alternate
 
-1. w0: a gradient step on L_T(λ0, w0), unperturbed (:mod:`._weight_step`);
+1. w0: a gradient step on L_T(λ0, w0), unperturbed (:mod:`._training`);
 2. Θ:  every ``response_interval`` steps, a gradient step on E_ε L_T(λ0 + ε, w0 + Θε);
 3. λ, σ: see :mod:`._hyperparameter_step`
 
@@ -57,8 +57,7 @@ class ResponseStep:
         cancels, because both draw the same random numbers (dropout masks, noise).
         """
         context, bilevel = self.context, self.bilevel
-        if not self.context.progress.is_accumulating:
-            context.optimizer.zero_grad()  # frees memory for the gradients of the response
+        is_first = bilevel.names_read is None
         whole = batch_size(batch, context.batch_axis)
         batch, examples = self._part_for_response(batch, whole)
         with torch.no_grad():
@@ -72,7 +71,7 @@ class ResponseStep:
                 self.perturbed_loss.add_gradient(
                     batch, examples, values[:examples], deltas, share=0.5
                 )
-            if self.context.progress.steps == 0 and self.context.progress.is_first_of_step:
+            if is_first:
                 self.perturbed_loss.require_gradient(gates, is_first=True)
             deltas = bilevel.deltas(-gates, examples)
 
@@ -85,13 +84,16 @@ class ResponseStep:
             self.perturbed_loss.require_gradient(gates, is_first=False)
 
     def finish(self) -> None:
-        """Step along the gradient that the batches of a step have added up."""
+        """Step along the mean gradient of the batches of a step."""
+        progress = self.context.progress
         response_optimizer = self.bilevel.response_optimizer
+        if progress.batches_seen != progress.batches_per_step:  # the user accumulates as they like
+            for tensor in self.bilevel.response.parameters():
+                if tensor.grad is not None:
+                    tensor.grad *= progress.batches_per_step / progress.batches_seen
         norm = response_optimizer.clip(self.context.max_grad_norm)
         advice = NO_SECOND_DERIVATIVE if self.bilevel.is_linear else ""
-        self.context.progress.require_finite(
-            norm, "gradient of the response's training loss", advice
-        )
+        progress.require_finite(norm, "gradient of the response's training loss", advice)
         response_optimizer.step()
         response_optimizer.zero_grad()  # frees memory for the gradients of the weights
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch.optim import Optimizer
@@ -46,13 +46,17 @@ class ScheduledTraining(PlainTraining):
     def method(self) -> str:
         return "schedule"
 
-    def step(self, batch: Any) -> float:
+    @contextmanager
+    def forward(self, batch: Any) -> Iterator[None]:
         self._settings.apply(self._values)
-        loss = super().step(batch)
+        with _ScheduledValues(self._values, self._functions):
+            yield
+
+    def after_backward(self, batch: Any) -> None:
         if not self._is_checked:
             self._require_followed()
             self._is_checked = True
-        return loss
+        super().after_backward(batch)
 
     def _require_followed(self) -> None:
         """Check that the first step read every hyperparameter that changes later."""
@@ -68,9 +72,6 @@ class ScheduledTraining(PlainTraining):
                 "make the Tuner before optimizer.load_state_dict), or drop its column from the "
                 "schedule and give a fixed value in params."
             )
-
-    def _training_mode(self) -> AbstractContextManager[Any]:
-        return _ScheduledValues(self._values, self._functions)
 
     def validation_mode(self) -> AbstractContextManager[Any]:
         return _ScheduledValues(self._values, {})

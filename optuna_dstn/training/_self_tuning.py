@@ -7,9 +7,9 @@ weights w, on their response to λ and on λ alternate. The methods differ in th
 ============== ==================== ==================== =======================
 method         weights              response             hyperparameters
 ============== ==================== ==================== =======================
-"delta-stn"    ``WeightStep``       ``ResponseStep``,    ``HyperparameterStep``
+"delta-stn"    an ordinary step     ``ResponseStep``,    ``HyperparameterStep``
                                     network linearised
-"centered-stn" ``WeightStep``       ``ResponseStep``     ``HyperparameterStep``
+"centered-stn" an ordinary step     ``ResponseStep``     ``HyperparameterStep``
 "stn"          ``JointStep``        with the weights     ``HyperparameterStep``,
                                                          weights follow λ
 ============== ==================== ==================== =======================
@@ -17,8 +17,8 @@ method         weights              response             hyperparameters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -39,33 +39,50 @@ from optuna_dstn.training._response_step import ResponseStep
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
 from optuna_dstn.training._validation import Validation
-from optuna_dstn.training._weight_step import WeightStep
+
+
+NO_PARTS = (
+    'Tuner.forward(batch) under TunerConfig(method="stn"): this method trains weights and response '
+    "in one pass, which has no parts. Call Tuner.step(batch) in place of the loop's own step, or "
+    'take the method "delta-stn" or "centered-stn".'
+)
 
 
 class Steps(NamedTuple):
-    """The steps that a method takes.
+    """The steps that a method takes besides the ordinary step on the weights.
 
     Attributes:
-        weights: The step on the weights; in "stn" also on the response.
-        response: The step on the response; ``None`` if the response has no step of its own.
+        joint: In "stn" the step on weights and response, in place of the ordinary one.
+        response: In the other methods the step on the response.
         hyperparameters: The step on the hyperparameters.
     """
 
-    weights: WeightStep | JointStep
+    joint: JointStep | None
     response: ResponseStep | None
     hyperparameters: HyperparameterStep
 
 
 def _steps_of(context: TrainingContext, bilevel: BilevelState, validation: Validation) -> Steps:
     """Return the steps of the method that ``bilevel.config`` names."""
-    weights = WeightStep(context, bilevel.forward_mode)
     perturbed_loss = PerturbedLoss(context, bilevel)
     if bilevel.config.method == "stn":
-        joint = JointStep(context, bilevel, perturbed_loss, first_step=weights)
+        joint = JointStep(context, bilevel, perturbed_loss)
         hyperparameters = HyperparameterStep(context, bilevel, validation, joint.follow)
         return Steps(joint, None, hyperparameters)
     response = ResponseStep(context, bilevel, perturbed_loss)
-    return Steps(weights, response, HyperparameterStep(context, bilevel, validation))
+    return Steps(None, response, HyperparameterStep(context, bilevel, validation))
+
+
+class _WaitingPass(NamedTuple):
+    """A pass of the response that is still to be run.
+
+    Attributes:
+        batch: The batch of the pass.
+        state_before: The state of the model before the weights' pass on the batch.
+    """
+
+    batch: Any
+    state_before: Snapshot
 
 
 class SelfTuning(Training):
@@ -94,38 +111,84 @@ class SelfTuning(Training):
         self._first_step = FirstStep(trial, context, self._current, self._validation)
         self._bilevel: BilevelState | None = None
         self._steps: Steps | None = None
+        self._state_before: Snapshot | None = None  # before the last forward pass
+        self._waiting: _WaitingPass | None = None
 
     # -- the loop --------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> float:
-        model_state, progress = self.context.model_state, self.context.progress
-        is_response_due = self._is_response_due()
-        needs_state = is_response_due or self._bilevel is None
-        state_before = model_state.snapshot() if needs_state else None
-        loss = self._train_weights(batch, state_before)
-        response = self.steps.response if is_response_due else None
-        if response is not None and state_before is not None:
-            with model_state.rewound(state_before):
-                response.add_gradient(batch)
-        if progress.is_last_of_step:
-            self.steps.weights.finish()
-            if response is not None:
-                response.finish()
-        if progress.count_batch() and self._are_hyperparameters_due():
-            self._train_hyperparameters()
+        progress = self.context.progress
+        # STN's first step is an ordinary one, which shows what is tuned.
+        if self._config.method != "stn" or progress.steps == 0:
+            return super().step(batch)
+        assert self.steps.joint is not None, "the method has one"
+        self._current.write_to_optimizer()
+        self.bilevel.require_unchanged()
+        loss = self.steps.joint.train_on(batch)
+        self.bilevel.watch.warn_of_late()
+        is_last = progress.is_last_of_step
+        progress.count_batch()
+        if is_last:
+            self._finish_step()
         return loss
 
-    def _train_weights(self, batch: Any, state_before: Snapshot | None) -> float:
+    @contextmanager
+    def forward(self, batch: Any) -> Iterator[None]:
+        self._run_waiting_pass()  # a second batch before the step: the gradients accumulate
+        needs_state = self._is_response_due() or self._bilevel is None
+        self._state_before = self.context.model_state.snapshot() if needs_state else None
         self._current.write_to_optimizer()
+        with self._forward_mode(batch):
+            yield
+
+    def _forward_mode(self, batch: Any) -> AbstractContextManager[Any]:
         if self._bilevel is None:
-            assert state_before is not None, "the first step takes it"
-            loss, bilevel = self._first_step.train_on(batch, state_before)
-            self._begin(bilevel)
-            return loss
+            assert self._state_before is not None, "the first step takes it"
+            return self._first_step.forward(batch, self._state_before)
         self._bilevel.require_unchanged()
-        loss = self.steps.weights.train_on(batch)
-        self._bilevel.watch.warn_of_late()
-        return loss
+        return self._bilevel.forward_mode(batch)
+
+    def after_backward(self, batch: Any) -> None:
+        """Add the response's gradient on a batch.
+
+        If the batch may be the only one of its step, the pass of the response waits for
+        :meth:`after_step`. Then the pass runs at the weights after the step.
+        """
+        if self._bilevel is None:
+            self._first_step.make_plan(batch)
+        else:
+            self._bilevel.watch.warn_of_late()
+        state, self._state_before = self._state_before, None
+        if state is not None:
+            self._waiting = _WaitingPass(batch, state)
+        if self.context.progress.is_accumulating:
+            self._run_waiting_pass()
+        super().after_backward(batch)
+
+    def after_step(self) -> None:
+        self._run_waiting_pass(is_step_taken=True)
+        if self._is_response_due() and self.steps.response is not None:
+            self.steps.response.finish()
+        self._finish_step()
+
+    def _run_waiting_pass(self, *, is_step_taken: bool = False) -> None:
+        """Add the response's gradient on the batch that waits, if one does."""
+        if self._waiting is None:
+            return
+        (batch, state_before), self._waiting = self._waiting, None
+        if self._bilevel is None:
+            self._begin(self._first_step.begin())
+        if self.steps.response is None:
+            return
+        if is_step_taken:
+            self.context.optimizer.zero_grad()  # frees memory for the gradients of the response
+        with self.context.model_state.rewound(state_before):
+            self.steps.response.add_gradient(batch)
+
+    def _finish_step(self) -> None:
+        super().after_step()
+        if self._are_hyperparameters_due():
+            self._train_hyperparameters()
 
     def _is_response_due(self) -> bool:
         has_own_step = self._config.method != "stn"
@@ -218,6 +281,11 @@ class SelfTuning(Training):
         )
 
     def state_dict(self) -> dict[str, Any]:
+        if self._waiting is not None:
+            raise RuntimeError(
+                "Tuner.state_dict() between Tuner.after_backward(batch) and Tuner.after_step(): "
+                "the step is not complete. Save the state after Tuner.after_step()."
+            )
         state: dict[str, Any] = {
             **self._progress_state(),
             "hyperparameter_steps": self.hyperparameter_steps,

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from optuna_dstn.batch._batch import batch_size, mean_loss
+from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._summary import Summary
 
@@ -31,9 +33,51 @@ class Training(ABC):
     def method(self) -> str:
         """The method of the ``TunerConfig``, or ``"plain"`` or ``"schedule"``."""
 
-    @abstractmethod
     def step(self, batch: Any) -> float:
-        """Train on one batch and return its training loss, before the step."""
+        """Train on one batch and return its training loss, before the step.
+
+        This is the loop of the user, with the three parts below in their places.
+        """
+        progress = self.context.progress
+        loss = self.add_gradient(batch)
+        is_last = progress.is_last_of_step
+        self.after_backward(batch)
+        if is_last:
+            self._apply_gradient()
+            self.after_step()
+        return loss
+
+    def add_gradient(self, batch: Any) -> float:
+        """Add the weights' gradient on a batch, and return the training loss of the batch."""
+        context, progress = self.context, self.context.progress
+        examples = batch_size(batch, context.batch_axis)
+        if progress.is_first_of_step:
+            context.optimizer.zero_grad()
+        with self.forward(batch):
+            output = context.loss_fn(context.model, batch)
+        loss = mean_loss(output, examples, "loss_fn")
+        value = loss.item()
+        progress.require_finite(value, "training loss")
+        (loss / progress.batches_per_step).backward()
+        return value
+
+    def _apply_gradient(self) -> None:
+        context = self.context
+        norm = clipped_gradient_norm(context.optimizer, context.max_grad_norm)
+        context.progress.require_finite(norm, "gradient of the training loss")
+        context.optimizer.step()
+
+    @abstractmethod
+    def forward(self, batch: Any) -> AbstractContextManager[None]:
+        """Return the context of the forward pass on a batch, at the current hyperparameters."""
+
+    def after_backward(self, batch: Any) -> None:
+        """Do what the training needs after the backward pass on a batch, and count the batch."""
+        self.context.progress.count_batch()
+
+    def after_step(self) -> None:
+        """Do what the training needs after a step of the optimizer, and count the step."""
+        self.context.progress.count_step()
 
     @abstractmethod
     def validation_mode(self) -> AbstractContextManager[Any]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.schedule._replay import ReplayTrial
-from optuna_dstn.schedule._schedule import Schedule
-from optuna_dstn.study._attributes import DIRECTION, SCHEDULE
+from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
-from optuna_dstn.training._best_evaluation import BestEvaluation
 from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
 from optuna_dstn.training._context import TrainingContext
-from optuna_dstn.training._evaluation import LossFunction, mean_over
+from optuna_dstn.training._evaluation import LossFunction
+from optuna_dstn.training._evaluations import Evaluations
 from optuna_dstn.training._loader_checks import (
     explaining_single_example,
     require_loader,
@@ -30,9 +30,11 @@ from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._scheduled import ScheduledTraining
-from optuna_dstn.training._self_tuning import SelfTuning
+from optuna_dstn.training._self_tuning import NO_PARTS, SelfTuning
+from optuna_dstn.training._step_order import StepOrder
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
+from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
@@ -129,7 +131,6 @@ class Tuner:
     ) -> None:
         check_arguments(trial, model, optimizer, loss_fn, valid_loader)
         self._trial = trial
-        self._metric_fn = metric_fn
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
@@ -147,12 +148,13 @@ class Tuner:
             response_optimizer=response_optimizer,
         )
         check_settings(self._context, metric_fn)
-        self._direction = direction_of(trial, direction, has_metric=metric_fn is not None)
-        self._best: BestEvaluation | None = None
-        self._schedule = Schedule()
-        self._training = self._start(trial)
+        direction = direction_of(trial, direction, has_metric=metric_fn is not None)
+        self._training = self._start(trial, direction)
+        self._evaluations = Evaluations(trial, self._training, metric_fn, direction)
+        self._order = StepOrder(optimizer)
+        self._mode = TrainingModeCheck(model)
 
-    def _start(self, trial: optuna.trial.BaseTrial) -> Training:
+    def _start(self, trial: optuna.trial.BaseTrial, direction: str | None) -> Training:
         """Return the way of training that the trial asks for."""
         if isinstance(trial, ReplayTrial):
             require_eager(self._context.model)
@@ -160,8 +162,8 @@ class Tuner:
         if isinstance(trial, DSTNTrial):
             require_eager(self._context.model)
             training = SelfTuning(trial, self._context)
-            trial.follow(lambda: self._final_hyperparameters(training))
-            trial.set_user_attr(DIRECTION, self._direction)
+            trial.follow(lambda: self._evaluations.final_hyperparameters(training))
+            trial.set_user_attr(DIRECTION, direction)
             return training
         return PlainTraining(trial, self._context)
 
@@ -190,6 +192,8 @@ class Tuner:
         """
         require_one_batch(batch)
         context = self._context
+        self._order.whole_step(is_first_batch=context.progress.is_first_of_step)
+        self._mode.warn_of_evaluation_mode()
         with (
             running(self._trial, "Tuner.step(batch)"),
             explaining_single_example(),
@@ -197,6 +201,75 @@ class Tuner:
             context.progress.working_on([batch], "The training batch"),
         ):
             return self._training.step(batch)
+
+    @contextmanager
+    def forward(self, batch: Any) -> Iterator[None]:
+        """Run the forward pass of a loop of your own inside, at the current hyperparameters.
+
+        :meth:`step` is the composition of this and the two next methods with a loop's usual lines.
+        With the parts, scaling, accumulation, clipping and hooks are the loop's own:
+
+        >>> for batch in train_loader:  # doctest: +SKIP
+        ...     optimizer.zero_grad()
+        ...     with tuner.forward(batch):
+        ...         loss = loss_fn(model, batch)
+        ...     loss.backward()
+        ...     tuner.after_backward(batch)
+        ...     optimizer.step()
+        ...     tuner.after_step()
+
+        The response calls the Tuner's ``loss_fn`` on the same batch, so compute the same loss here.
+
+        Args:
+            batch: The batch, as :meth:`step` takes it.
+
+        Raises:
+            RuntimeError: If a part of the step before is missing.
+            HyperparameterError: Under the method ``"stn"``, whose step has no parts; or as in
+                :meth:`step`.
+        """
+        if self._training.method == "stn":
+            raise HyperparameterError(NO_PARTS)
+        require_one_batch(batch)
+        self._mode.warn_of_evaluation_mode()
+        with (
+            running(self._trial, "Tuner.forward(batch)"),
+            self._order.forward(),
+            explaining_single_example(),
+            self._training.forward(batch),
+        ):
+            yield
+
+    def after_backward(self, batch: Any) -> None:
+        """Train the response on a batch, after ``loss.backward()`` and before the step.
+
+        Call this for every batch, also where several batches make one step.
+
+        Args:
+            batch: The batch that :meth:`forward` got.
+
+        Raises:
+            RuntimeError: If the forward or the backward pass is missing.
+            TrainingDivergedError: If the loss of the response becomes NaN or infinite.
+            HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
+        """
+        self._order.after_backward()
+        self._training.after_backward(batch)
+
+    def after_step(self) -> None:
+        """Train the response and the hyperparameters, after ``optimizer.step()``.
+
+        The gradients of the weights may be gone afterwards, since their memory is reused.
+
+        Raises:
+            RuntimeError: If :meth:`after_backward` or ``optimizer.step()`` is missing.
+            TrainingDivergedError: If a gradient of the response or of the hyperparameters becomes
+                NaN or infinite.
+            HyperparameterError: If no gradient reaches the response or a hyperparameter.
+        """
+        self._order.after_step()
+        self._training.after_step()
+        self._order.complete()
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean of the validation loss, or of the metric, over all examples of a loader.
@@ -215,55 +288,40 @@ class Tuner:
 
         Raises:
             TrainingDivergedError: If the mean is NaN or infinite.
-            ValueError: If the loader yields no batch.
+            ValueError: If the loader yields no batch, or the study maximises and the mean is that
+                of a loss.
             RuntimeError: If the trial is tuned and has ended; with a ``loader`` this is no error.
         """
         if loader is not None:
             require_loader(loader, "Tuner.evaluate(loader)")
-        is_metric = self._metric_fn is not None
-        context = self._context
-        batches = context.valid_loader if loader is None else loader
-        with self._training.validation_mode():
-            value = mean_over(
-                batches,
-                context.model,
-                context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
-                context.model_state,
-                is_metric=is_metric,
-                batch_axis=context.batch_axis,
-            )
-        what = "metric" if is_metric else "validation loss"
-        with context.progress.working_on(batches, "A batch of the loader"):
-            context.progress.require_finite(value, what)
-        if loader is None:
-            with running(self._trial, "Tuner.evaluate()"):
-                self._record(value)
-        return value
+            return self._evaluations.evaluate(loader)
+        with running(self._trial, "Tuner.evaluate()"):
+            return self._evaluations.evaluate()
 
-    def _record(self, value: float) -> None:
-        training = self._training
-        values = training.hyperparameters
-        if self._best is None or self._is_better(value, self._best.value):
-            self._best = BestEvaluation.of(self._context.model, value, values)
-        # Before the first step nothing is known to be tuned, so that a row would have no columns.
-        if isinstance(self._trial, DSTNTrial) and training.tuned:
-            sigmas = training.sigmas
-            tuned = {name: values[name] for name in sigmas}
-            self._schedule.append(self._context.progress.steps, value, tuned, sigmas)
-            self._trial.deferred.best_values = self._best.hyperparameters
-            self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
+    def record(self, value: float) -> None:
+        """Record a value that you computed yourself, in place of :meth:`evaluate`.
 
-    def _is_better(self, value: float, than: float) -> bool:
-        return value > than if self._direction == "maximize" else value < than
+        The value counts for :attr:`best_value` and :meth:`load_best`, and the trial stores the
+        current hyperparameters with it.
+
+        Args:
+            value: A number, such as the accuracy on the validation data.
+
+        Raises:
+            TrainingDivergedError: If the value is NaN or infinite.
+            ValueError: If the trial has no study and the Tuner no ``direction``.
+        """
+        with running(self._trial, "Tuner.record(value)"):
+            self._evaluations.record(value)
 
     @property
     def best_value(self) -> float:
-        """The best value of :meth:`evaluate` on the validation loader, in the study's direction.
+        """The best value of :meth:`evaluate` or :meth:`record`, in the study's direction.
 
         Raises:
             RuntimeError: Before the first evaluation.
         """
-        return self._best_evaluation().value
+        return self._evaluations.best.value
 
     def load_best(self) -> None:
         """Give the model the weights that it had at the evaluation of :attr:`best_value`.
@@ -271,14 +329,7 @@ class Tuner:
         Raises:
             RuntimeError: Before the first evaluation.
         """
-        self._context.model.load_state_dict(self._best_evaluation().weights)
-
-    def _best_evaluation(self) -> BestEvaluation:
-        if self._best is None:
-            raise RuntimeError(
-                "Nothing was evaluated yet, so there is no best value: call Tuner.evaluate() first."
-            )
-        return self._best
+        self._context.model.load_state_dict(self._evaluations.best.weights)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -298,24 +349,6 @@ class Tuner:
         """
         return self._training.summary()
 
-    def _final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
-        last = training.final_hyperparameters()
-        if self._best is None:
-            return last
-        if self._best.hyperparameters == training.start != last:
-            logger.warning(
-                f"The best evaluation of trial {self._trial.number} came before the first step on "
-                "the hyperparameters, so the trial keeps their start values; those tuned since are "
-                "in optuna_dstn.hyperparameter_schedule(trial). Few validation data, or a start "
-                f"that is hard to improve on, can be the reason{self._doubt_of_direction()}."
-            )
-        return self._best.hyperparameters
-
-    def _doubt_of_direction(self) -> str:
-        if self._metric_fn is None:
-            return ""
-        return f"; or that metric_fn is not to be {self._direction}d, as the study's direction says"
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer.
 
@@ -327,8 +360,7 @@ class Tuner:
             "method": self._training.method,
             "training": self._training.state_dict(),
             "model_state": self._context.model_state.state_dict(),
-            "schedule": self._schedule.to_json(),
-            "best": None if self._best is None else vars(self._best),
+            **self._evaluations.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -344,5 +376,4 @@ class Tuner:
         require_same_format(state, self._training.method)
         self._training.load_state_dict(state["training"])
         self._context.model_state.load_state_dict(state["model_state"])
-        self._schedule = Schedule.from_json(state["schedule"])
-        self._best = None if state["best"] is None else BestEvaluation(**state["best"])
+        self._evaluations.load_state_dict(state)

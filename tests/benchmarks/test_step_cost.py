@@ -74,7 +74,7 @@ def test_the_table_of_phases(tmp_path: Path) -> None:
     assert calls == {
         "· weight step": 1.0,
         "· response step": 0.5,
-        "· optimizer": 0.5,  # the response's; the weights' is a part of their step
+        "· optimizer": 1.5,  # the weights' and the response's
         "· λ step": 0.2,
     }
     assert len(rows[-3:]) == 3

@@ -126,7 +126,7 @@ def test_the_accumulated_gradients_are_means_over_the_batches(
         return [*tuner._context.model.parameters(), *training.bilevel.response.parameters()]
 
     def values(tuner: Tuner, training: Any) -> list[Tensor]:
-        at_origin = training.steps.weights.at_origin() if method == "stn" else nullcontext()
+        at_origin = training.steps.joint.at_origin() if method == "stn" else nullcontext()
         with at_origin:  # STN's model holds the weights of today's λ, and trains those of λ = 0
             return [t.detach().clone() for t in tensors(tuner, training)]
 

@@ -81,7 +81,7 @@ def test_folding_and_unfolding_hardly_rounds() -> None:
             tensor.normal_()
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     for _ in range(1000):
-        with training.steps.weights.at_origin():
+        with training.steps.joint.at_origin():
             pass
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     print("rounding of 1000 steps:", relative_error(after, before))

@@ -258,18 +258,18 @@ def test_a_resumed_run_began_where_the_first_part_did() -> None:
     train(tuner, range(6))
     state = everything(tuner)
     for where in tuner, restored(state, [batch()]):
-        assert where._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
+        assert where._training._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
     other = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.5, "wd": 1e-2})
     train(other, range(1))
     other.load_state_dict(state["tuner"])
-    assert other._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
+    assert other._training._trial.user_attrs["dstn:start"] == {"rate": 0.2, "wd": 1e-3}
 
 
 def test_a_state_of_before_the_first_step_leaves_the_start_to_the_trial() -> None:
     tuner = started(make, loss_fn, [batch()], config=CONFIG, start={"rate": 0.2, "wd": 1e-3})
     resumed = restored(everything(tuner), [batch()])
     train(resumed, range(1))
-    assert resumed._trial.user_attrs["dstn:start"] == {"rate": 0.5, "wd": 1e-2}
+    assert resumed._training._trial.user_attrs["dstn:start"] == {"rate": 0.5, "wd": 1e-2}
 
 
 def test_a_tuner_made_after_the_optimizer_was_restored() -> None:

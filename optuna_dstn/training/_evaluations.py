@@ -1,0 +1,142 @@
+"""The evaluations of a trial: their values, the best one, and the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+
+from optuna_dstn._errors import logger
+from optuna_dstn.schedule._schedule import Schedule
+from optuna_dstn.study._attributes import SCHEDULE
+from optuna_dstn.study._direction import require_known, require_minimized
+from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.training._best_evaluation import BestEvaluation
+from optuna_dstn.training._evaluation import LossFunction, mean_over
+from optuna_dstn.training._self_tuning import SelfTuning
+from optuna_dstn.training._training import Training
+
+
+class Evaluations:
+    """Evaluates a training, keeps the best evaluation, and stores the schedule with the trial.
+
+    Args:
+        trial: The trial.
+        training: The training that is evaluated.
+        metric_fn: The metric in place of the validation loss, or ``None``.
+        direction: ``"minimize"``, ``"maximize"``, or ``None`` for a loss without a study.
+    """
+
+    def __init__(
+        self,
+        trial: optuna.trial.BaseTrial,
+        training: Training,
+        metric_fn: LossFunction | None,
+        direction: str | None,
+    ) -> None:
+        self._trial = trial
+        self._training = training
+        self._metric_fn = metric_fn
+        self._direction = direction
+        self._best: BestEvaluation | None = None
+        self._schedule = Schedule()
+
+    def evaluate(self, loader: Iterable[Any] | None = None) -> float:
+        """Return the mean of the validation loss or the metric, and add that on the own loader.
+
+        Args:
+            loader: Other batches; ``None`` takes the validation loader.
+        """
+        is_metric = self._metric_fn is not None
+        if loader is None and not is_metric:
+            require_minimized(self._direction)
+        context = self._training.context
+        batches = context.valid_loader if loader is None else loader
+        with self._training.validation_mode():
+            value = mean_over(
+                batches,
+                context.model,
+                context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
+                context.model_state,
+                is_metric=is_metric,
+                batch_axis=context.batch_axis,
+            )
+        with context.progress.working_on(batches, "A batch of the loader"):
+            context.progress.require_finite(value, "metric" if is_metric else "validation loss")
+        if loader is None:
+            self._add(value)
+        return value
+
+    def record(self, value: float) -> None:
+        """Add a value that the user computed."""
+        require_known(self._direction, self._trial, "the value")
+        value = float(value)
+        self._training.context.progress.require_finite(value, "recorded value")
+        self._add(value)
+
+    def _add(self, value: float) -> None:
+        """Add an evaluation of the model as the model is now."""
+        training = self._training
+        values = training.hyperparameters
+        if self._best is None or self._is_better(value, self._best.value):
+            self._best = BestEvaluation.of(training.context.model, value, values)
+        # Before the first step nothing is known to be tuned, so that a row would have no columns.
+        if isinstance(self._trial, DSTNTrial) and training.tuned:
+            sigmas = training.sigmas
+            tuned = {name: values[name] for name in sigmas}
+            self._schedule.append(training.context.progress.steps, value, tuned, sigmas)
+            self._trial.deferred.best_values = self._best.hyperparameters
+            self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
+
+    def _is_better(self, value: float, than: float) -> bool:
+        return value > than if self._direction == "maximize" else value < than
+
+    @property
+    def best(self) -> BestEvaluation:
+        """The best evaluation so far, in the direction of the study.
+
+        Raises:
+            RuntimeError: Before the first evaluation.
+        """
+        if self._best is None:
+            raise RuntimeError(
+                "Nothing was evaluated yet, so there is no best value: call Tuner.evaluate() "
+                "first, or Tuner.record(value) with a value of your own."
+            )
+        return self._best
+
+    def final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
+        """Return the values that the trial keeps: those of the best evaluation, or the last ones.
+
+        Args:
+            training: The training, which has ended.
+        """
+        last = training.final_hyperparameters()
+        if self._best is None:
+            return last
+        if self._best.hyperparameters == training.start != last:
+            logger.warning(
+                f"The best evaluation of trial {self._trial.number} came before the first step on "
+                "the hyperparameters, so the trial keeps their start values; those tuned since are "
+                "in optuna_dstn.hyperparameter_schedule(trial). Few validation data, or a start "
+                f"that is hard to improve on, can be the reason{self._doubt_of_direction()}."
+            )
+        return self._best.hyperparameters
+
+    def _doubt_of_direction(self) -> str:
+        if self._metric_fn is None:
+            return ""
+        return f"; or that metric_fn is not to be {self._direction}d, as the study's direction says"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the schedule and the best evaluation."""
+        return {
+            "schedule": self._schedule.to_json(),
+            "best": None if self._best is None else vars(self._best),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._schedule = Schedule.from_json(state["schedule"])
+        self._best = None if state["best"] is None else BestEvaluation(**state["best"])
