@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-STATE_VERSION = 1  # of the format of Tuner.state_dict()
+STATE_VERSION = 2  # of the format of Tuner.state_dict()
 
 
 def require_same_format(state: Mapping[str, Any], method: str) -> None:

@@ -13,7 +13,7 @@ from optuna_dstn._errors import logger
 from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.schedule._schedule import Schedule
-from optuna_dstn.study._attributes import DIRECTION, SCHEDULE
+from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._best_evaluation import BestEvaluation
@@ -229,14 +229,16 @@ class Tuner:
     def _record(self, value: float) -> None:
         training = self._training
         values = training.hyperparameters
-        if self._best is None or self._is_better(value, self._best.value):
+        is_best = self._best is None or self._is_better(value, self._best.value)
+        if is_best:
             self._best = BestEvaluation.of(self._context.model, value, values)
         # Before the first step nothing is known to be tuned, so that a row would have no columns.
         if isinstance(self._trial, DSTNTrial) and training.tuned:
             sigmas = training.sigmas
             tuned = {name: values[name] for name in sigmas}
-            self._schedule.append(self._context.progress.steps, value, tuned, sigmas)
-            self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
+            step = self._context.progress.steps
+            self._schedule.append(step, value, tuned, sigmas, is_best=is_best)
+            self._schedule.write_to(self._trial)
 
     def _is_better(self, value: float, than: float) -> bool:
         return value > than if self._direction == "maximize" else value < than
@@ -285,6 +287,8 @@ class Tuner:
 
     def _final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
         last = training.final_hyperparameters()
+        self._schedule.finish()
+        self._schedule.write_to(self._trial)
         if self._best is None:
             return last
         if self._best.hyperparameters == training.start != last:
@@ -312,7 +316,7 @@ class Tuner:
             "method": self._training.method,
             "training": self._training.state_dict(),
             "model_state": self._context.model_state.state_dict(),
-            "schedule": self._schedule.to_json(),
+            "schedule": self._schedule.state_dict(),
             "best": None if self._best is None else vars(self._best),
         }
 
@@ -329,5 +333,6 @@ class Tuner:
         require_same_format(state, self._training.method)
         self._training.load_state_dict(state["training"])
         self._context.model_state.load_state_dict(state["model_state"])
-        self._schedule = Schedule.from_json(state["schedule"])
+        self._schedule = Schedule.from_state_dict(state["schedule"])
+        self._schedule.write_to(self._trial)
         self._best = None if state["best"] is None else BestEvaluation(**state["best"])

@@ -146,7 +146,7 @@ def test_starts_and_schedule_are_stored_early(storage: BaseStorage) -> None:
     study = started_at(0.3, storage=storage)
     study.optimize(make_objective(2, before_step=look), n_trials=1)
     assert attrs[1][START] == {"dropout": 0.3}
-    assert attrs[5][SCHEDULE]["step"] == [4]
+    assert [row[0] for row in attrs[5][f"{SCHEDULE}:0"]] == [4]
 
 
 # -- optimize --------------------------------------------------------------------------------------
