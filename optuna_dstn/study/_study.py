@@ -123,8 +123,9 @@ class DSTNStudy(optuna.Study):
         """Run trials of an objective; see ``optuna.Study.optimize``.
 
         The tuned values of a trial are stored before it ends, whether it is completed, pruned,
-        failed or interrupted. With ``n_jobs > 1``, passes that use forward-mode differentiation
-        run one at a time.
+        failed or interrupted. A trial in which the process exits does not end: a retry of it
+        (``optuna.storages.RetryHeartbeatStaleTrialCallback``) starts at the same values.
+        With ``n_jobs > 1``, passes that use forward-mode differentiation run one at a time.
         """
         super().optimize(
             self._finishing(func),
@@ -145,9 +146,13 @@ class DSTNStudy(optuna.Study):
             try:
                 value = func(trial)
                 self._warn_if_nothing_was_tuned(trial)
-                return value
-            finally:
+            except (Exception, KeyboardInterrupt):  # what Optuna ends a trial for
                 self._finish(trial)
+                raise
+            # After sys.exit, as when a machine is taken away, the trial stays running. Optuna can
+            # retry it, and a retry with stored values would have nothing left to tune.
+            self._finish(trial)
+            return value
 
         return objective
 
