@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 import functools
 from typing import Any, Literal, cast
 
@@ -77,8 +77,20 @@ class DSTNStudy(optuna.Study):
 
     def _show_deferred(self) -> None:
         """Let the storage of this study show the deferred parameters of its running trials."""
-        self._deferred: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
+        # By trial id, until the trial ends.
+        self._deferred: MutableMapping[int, DeferredParameters] = {}
         self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._deferred))
+
+    def share_storage(self, study: optuna.Study) -> None:
+        """Let another study object over the same trials show and write their deferred parameters.
+
+        A trial that one of the two objects has created can then be told to the other one.
+        """
+        if inner_storage(study._storage) is study._storage:
+            study._storage = self._storage
+        else:  # the other one is a DSTNStudy, or has been wrapped before
+            self._storage = study._storage
+            self._deferred = cast(StorageWithDeferred, study._storage).deferred
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
@@ -273,7 +285,7 @@ def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy
     """Return a Δ-STN study over a study that other code created.
 
     Both studies share the storage, the sampler and the pruner, so each sees the trials of the
-    other. Tell the result of a trial to the study that created the trial.
+    other, and a trial can be told to either of them.
 
     Example:
         >>> study = optuna.create_study()
@@ -300,10 +312,12 @@ def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy
         )
     if config is None and isinstance(study, DSTNStudy):
         config = study.config
-    return DSTNStudy(
+    wrapped = DSTNStudy(
         study_name=study.study_name,
         storage=inner_storage(study._storage),
         sampler=study.sampler,
         pruner=study.pruner,
         config=config,
     )
+    wrapped.share_storage(study)
+    return wrapped

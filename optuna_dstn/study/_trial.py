@@ -26,10 +26,12 @@ class DSTNTrial(optuna.Trial):
 
     Attributes:
         deferred: The parameters that are not stored yet.
+        enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
         is_pruned: Whether the pruner has told this trial to stop.
     """
 
     deferred: DeferredParameters
+    enqueued_names: frozenset[str]
     is_pruned = False
 
     @classmethod
@@ -43,6 +45,7 @@ class DSTNTrial(optuna.Trial):
         self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
         self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
         self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
+        self.enqueued_names = frozenset(self._fixed_params)
         # optuna.storages.RetryHeartbeatStaleTrialCallback copies the parameters of a killed trial,
         # but that trial could not write the numbers. Its user attributes have their start values.
         self._fixed_params = {**self.user_attrs.get(START, {}), **self._fixed_params}
@@ -133,11 +136,6 @@ class DSTNTrial(optuna.Trial):
     def open_parameters(self) -> dict[str, tuple[BaseDistribution, float]]:
         """The distribution and the start value of every number that is not stored yet."""
         return self.deferred.open_numbers
-
-    @property
-    def enqueued_names(self) -> frozenset[str]:
-        """The names of the parameters whose start value the user gave by ``enqueue_trial``."""
-        return frozenset(self._fixed_params)
 
     def parameter_values(self, values: Mapping[str, float]) -> dict[str, Any]:
         """Return the open parameters for given values of open numbers.

@@ -252,6 +252,17 @@ class Tuner:
         """
         return self._best_evaluation().value
 
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The parameters at the evaluation of :attr:`best_value`; the trial ends with these.
+
+        Until the trial has ended, ``trial.params`` has the start values.
+
+        Raises:
+            RuntimeError: Before the first evaluation.
+        """
+        return self._best_evaluation().params(self._trial)
+
     def load_best(self) -> None:
         """Give the model the weights that it had at the evaluation of :attr:`best_value`.
 

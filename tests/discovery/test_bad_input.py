@@ -342,6 +342,13 @@ def test_an_enqueued_start_on_the_edge(start: float, inside: str) -> None:
     says(message, f"'h' is enqueued to start at {start:g}", "[0, 0.9]", f"{{'h': {inside}}}")
 
 
+@pytest.mark.parametrize(("start", "inside"), [(-0.1, "0.045"), (0.95, "0.855")])
+def test_an_enqueued_start_beyond_the_range(start: float, inside: str) -> None:
+    with pytest.warns(UserWarning, match="is out of range"):  # Optuna's, which takes the value
+        message = error_of_steps(make_net(lambda h, x: x * h), start={"h": start})
+    says(message, f"'h' is enqueued to start at {start:g}, outside", f"{{'h': {inside}}}")
+
+
 def test_a_hyperparameter_that_is_a_size_too() -> None:
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = Net(trial.suggest_int("n", 2, 4), lambda n, x: x * n + x[:, n - 1 : n])

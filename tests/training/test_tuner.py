@@ -301,6 +301,54 @@ def test_a_state_of_another_objective_is_refused() -> None:
         other.load_state_dict(tuner.state_dict())
 
 
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_best_params_are_those_that_the_trial_ends_with(direction: str) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("kind", ["a", "b"])
+        size = trial.suggest_int("size", 1, 64)
+        model, optimizer = make(trial)
+        options = {"half": nn.Identity(), "double": nn.Hardtanh(-9, 9)}
+        model = nn.Sequential(optuna_dstn.choice(trial, "input", options), model)
+
+        def penalized(model: nn.Module, batch: Batch) -> Tensor:
+            return loss_fn(model, batch) + optuna_dstn.l2_penalty(model.parameters(), size * 1e-4)
+
+        tuner = Tuner(
+            trial,
+            model,
+            optimizer,
+            penalized,
+            [batch(seed=1)],
+            valid_loss_fn=loss_fn,
+            metric_fn=loss_fn,  # the worse evaluation is the best one where the study maximises
+        )
+        with pytest.raises(RuntimeError, match="Nothing was evaluated yet"):
+            _ = tuner.best_params
+        for _ in range(4):
+            for seed in range(3):
+                tuner.step(batch(seed=seed))
+            tuner.evaluate()
+        seen.append(tuner.best_params)
+        return tuner.best_value
+
+    study = optuna_dstn.create_study(direction=direction, config=CONFIG)
+    study.optimize(objective, n_trials=1)
+    assert seen == [study.best_params]
+    assert {type(value) for value in seen[0].values()} == {str, int, float}
+
+
+def test_the_best_params_of_a_plain_trial_are_its_params() -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    model, optimizer = make(trial)
+    tuner = Tuner(trial, model, optimizer, loss_fn, [batch()])
+    tuner.step(batch())
+    tuner.evaluate()
+    assert tuner.best_params == trial.params
+
+
 @pytest.mark.parametrize("version", [None, 0, 1, "2"])
 def test_a_state_of_another_version_is_refused(version: Any) -> None:
     tuner = started(make, loss_fn, [batch()], config=CONFIG)
