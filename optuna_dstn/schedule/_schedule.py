@@ -64,11 +64,11 @@ class Schedule:
         Args:
             step: The number of weight steps before the evaluation.
             value: The result of the evaluation.
-            hyperparameters: The value of each tuned hyperparameter.
+            hyperparameters: The value of each tuned hyperparameter; others are ignored.
             sigmas: The perturbation scale σ of each tuned hyperparameter.
             is_best: Whether the evaluation is the best one so far.
         """
-        self._names = self._names or list(hyperparameters)
+        self._names = self._names or list(sigmas)
         numbers = [value]
         numbers += [hyperparameters[name] for name in self._names]
         numbers += [sigmas[name] for name in self._names]

@@ -51,6 +51,15 @@ class DeferredParameters:
             raise AttributeError(name)
         return getattr(self._study._storage, name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.final_values is not None:
+            raise TypeError(
+                f"Trial {self.number} cannot be pickled while a Tuner trains it: the tuned values "
+                "are in this process. Give another process what it needs of the trial, such as "
+                "trial.number, dict(trial.params) or Tuner.best_params."
+            )
+        return self.__dict__
+
     def set_trial_param(
         self, trial_id: int, param_name: str, value: float, distribution: BaseDistribution
     ) -> None:
@@ -137,6 +146,11 @@ class DeferredParameters:
         Returns:
             The values of the numbers and the relaxed categories that were written.
         """
+        written = self._write_open()
+        self.final_values = None  # its closure keeps the model in memory
+        return written
+
+    def _write_open(self) -> dict[str, Any]:
         if not self._open:
             return {}
         if self._study._storage.get_trial(self._trial_id).state.is_finished():
@@ -146,7 +160,6 @@ class DeferredParameters:
         numbers = {name: tuned.get(name, start) for name, (_, start) in self.open_numbers.items()}
         final = self.parameter_values(numbers)
         self.store(numbers)
-        self.final_values = None  # its closure keeps the model in memory
         return final
 
     def added_to(self, frozen: FrozenTrial) -> FrozenTrial:

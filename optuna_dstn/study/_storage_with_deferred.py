@@ -53,9 +53,10 @@ class StorageWithDeferred:
         trials, which :func:`optuna_dstn.wrap` was given, ends the trial.
         """
         if state in (TrialState.COMPLETE, TrialState.PRUNED):
-            deferred = self.deferred.pop(trial_id, None)
+            deferred = self.deferred.get(trial_id)
             if deferred is not None:
                 deferred.finish()
+                self.deferred.pop(trial_id, None)
         return self.inner.set_trial_state_values(trial_id, state, values)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:

@@ -51,6 +51,11 @@ class DSTNTrial(optuna.Trial):
         self._fixed_params = {**self.user_attrs.get(START, {}), **self._fixed_params}
         return self
 
+    def __deepcopy__(self, memo: Any) -> DSTNTrial:
+        # A trial stands for one record in the storage. A Tuner of a copy, such as sklearn.clone
+        # makes, would tune the copy's values, and the start values would be stored.
+        return self
+
     # -- as in optuna.Trial ----------------------------------------------------------------------
 
     def suggest_float(

@@ -17,7 +17,7 @@ from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._best_evaluation import BestEvaluation
-from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
+from optuna_dstn.training._checkpoint import STATE_VERSION, refuse_to_pickle, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction, mean_over
 from optuna_dstn.training._model_state import ModelState
@@ -234,10 +234,8 @@ class Tuner:
             self._best = BestEvaluation.of(self._context.model, value, values)
         # Before the first step nothing is known to be tuned, so that a row would have no columns.
         if isinstance(self._trial, DSTNTrial) and training.tuned:
-            sigmas = training.sigmas
-            tuned = {name: values[name] for name in sigmas}
             step = self._context.progress.steps
-            self._schedule.append(step, value, tuned, sigmas, is_best=is_best)
+            self._schedule.append(step, value, values, training.sigmas, is_best=is_best)
             self._schedule.write_to(self._trial)
 
     def _is_better(self, value: float, than: float) -> bool:
@@ -315,6 +313,8 @@ class Tuner:
         if self._metric_fn is None:
             return ""
         return f"; or that metric_fn is not to be {self._direction}d, as the study's direction says"
+
+    __reduce__ = refuse_to_pickle
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer.

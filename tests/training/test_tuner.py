@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 import copy
+import pickle
 from typing import Any
 
 from _logged import warnings_of
@@ -423,3 +425,15 @@ def test_a_warning_says_that_the_best_values_are_from_before_the_tuning(
     assert study.best_params == study.best_trial.user_attrs["dstn:start"]
     assert f"trial {len(saved)} came before the first step on the hyperparameters" in warning
     assert "metric_fn is not to be maximized" in warning
+
+
+@pytest.mark.parametrize("kind", ["plain", "delta-stn"])
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_tuner_cannot_be_copied(kind: str, duplicate: Callable[[Tuner], Any]) -> None:
+    study = optuna.create_study() if kind == "plain" else optuna_dstn.create_study()
+    trial = study.ask()
+    model, optimizer = make(trial)
+    tuner = Tuner(trial, model, optimizer, loss_fn, [batch()])
+    tuner.step(batch())
+    with pytest.raises(TypeError, match=r"A Tuner cannot be .* save the state_dict\(\)"):
+        duplicate(tuner)
