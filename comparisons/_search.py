@@ -14,7 +14,7 @@ import pandas as pd
 from comparisons._budget import Budget, Spent
 from comparisons.problems import Problem, Trained
 import optuna_dstn
-from optuna_dstn.study._attributes import SCHEDULE
+from optuna_dstn.schedule._schedule import has_schedule
 
 
 class Advance(NamedTuple):
@@ -128,4 +128,4 @@ class StudySearch(Search):
         return self._best
 
     def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
-        return trial if SCHEDULE in trial.user_attrs else None
+        return trial if has_schedule(trial) else None

@@ -1,8 +1,12 @@
-"""A process that finishes one trial of a study and hangs in the middle of the next."""
+"""A process that finishes one trial of a study and hangs in the middle of the next.
+
+SIGTERM ends it as schedulers of clusters expect it: by ``sys.exit``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+import signal
 import sys
 import time
 
@@ -19,6 +23,7 @@ def hang(trial: optuna.Trial, step: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     kind, folder = sys.argv[1], Path(sys.argv[2])
     study = optuna_dstn.create_study(
         storage=open_storage(kind, folder), study_name="study", config=QUICK

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import (
+    BaseStorage,
+    JournalStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+)
 from optuna.storages.journal import JournalFileBackend
 import torch
 from torch import Tensor, nn
@@ -125,7 +130,18 @@ QUICK = optuna_dstn.TunerConfig(warmup_steps=0, train_steps=1)
 
 
 def open_storage(kind: str, folder: Path) -> BaseStorage:
-    """Open the ``"sqlite"`` or ``"journal"`` storage in a folder, new or made before."""
+    """Open the ``"sqlite"`` or ``"journal"`` storage in a folder, new or made before.
+
+    ``"heartbeat"`` is the ``"sqlite"`` storage whose trials are retried two seconds after
+    they died.
+    """
+    if kind == "heartbeat":
+        return RDBStorage(
+            f"sqlite:///{folder}/study.db",
+            heartbeat_interval=1,
+            grace_period=2,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
     if kind == "sqlite":
         return RDBStorage(f"sqlite:///{folder}/study.db")
     return JournalStorage(JournalFileBackend(f"{folder}/study.log"))

@@ -221,10 +221,13 @@ def _check_tunable(
             f"nothing to tune. Widen the range, or write the number {low:g} itself."
         )
     is_continuous = isinstance(distribution, FloatDistribution) and distribution.step is None
-    if is_continuous and name in enqueued and start in (low, high):
-        inside = low + 0.05 * (high - low) if start == low else high - 0.05 * (high - low)
+    is_on_edge = is_continuous and start in (low, high)
+    if name in enqueued and (is_on_edge or not low <= start <= high):
+        margin = 0.05 * (high - low) if is_continuous else 0  # a grid may start at its end
+        inside = low + margin if start <= low else high - margin
+        where = "on the edge of its range" if is_on_edge else "outside of its range"
         raise HyperparameterError(
-            f"Hyperparameter {name!r} is enqueued to start at {start:g}, on the edge of its range "
+            f"Hyperparameter {name!r} is enqueued to start at {start:g}, {where} "
             f"[{low:g}, {high:g}], where no gradient can move it. Start inside: "
             f"study.enqueue_trial({{{name!r}: {inside:g}}})."
         )

@@ -19,9 +19,9 @@ from optuna_dstn._errors import HyperparameterError, described
 from optuna_dstn._experimental import experimental
 from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
 from optuna_dstn.hyperparameter._option_probability import OptionProbability, relaxed
-from optuna_dstn.schedule._schedule import hyperparameter_schedule
+from optuna_dstn.schedule._schedule import hyperparameter_schedule, scheduled_names
 from optuna_dstn.space import Range
-from optuna_dstn.study._attributes import DIRECTION, SCHEDULE, START
+from optuna_dstn.study._attributes import DIRECTION, START
 
 
 Result = TypeVar("Result")
@@ -225,7 +225,7 @@ class Timetable:
             ValueError: If the trial holds no schedule.
         """
         frame = hyperparameter_schedule(trial)
-        names = list(trial.user_attrs[SCHEDULE]["hyperparameters"])
+        names = scheduled_names(trial)
         if frame["step"].iloc[0] > 0:
             start: dict[str, float] = {"step": 0}
             for name, value in trial.user_attrs[START].items():

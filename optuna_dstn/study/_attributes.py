@@ -6,5 +6,5 @@ from __future__ import annotations
 START = "dstn:start"  # {name: start value}
 TUNED = "dstn:tuned"  # [name, ...]
 CONFIG = "dstn:config"  # {setting: value}
-SCHEDULE = "dstn:schedule"  # see Schedule.to_json
+SCHEDULE = "dstn:schedule"  # the number of chunks of rows; see schedule/_schedule.py
 DIRECTION = "dstn:direction"  # "minimize" or "maximize"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, MutableMapping, Sequence
 from typing import Any, cast
 
 from optuna.storages import BaseStorage
@@ -22,11 +22,20 @@ class StorageWithDeferred:
         inner: The storage that writes.
         deferred: The deferred parameters of running trials, by trial id. The study adds and removes
             trials.
+
+    Attributes:
+        inner: As given.
+        deferred: As given.
     """
 
-    def __init__(self, inner: BaseStorage, deferred: Mapping[int, DeferredParameters]) -> None:
+    def __init__(
+        self, inner: BaseStorage, deferred: MutableMapping[int, DeferredParameters]
+    ) -> None:
         self.inner = inner
-        self._deferred = deferred
+        self.deferred = deferred
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unchanged, (self.inner,)  # another process has other running trials
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # Optuna asks isinstance(storage, BaseHeartbeat)
@@ -34,6 +43,21 @@ class StorageWithDeferred:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Set the state of a trial; see ``BaseStorage.set_trial_state_values``.
+
+        The study writes the deferred parameters before, unless another study object over the same
+        trials, which :func:`optuna_dstn.wrap` was given, ends the trial.
+        """
+        if state in (TrialState.COMPLETE, TrialState.PRUNED):
+            deferred = self.deferred.get(trial_id)
+            if deferred is not None:
+                deferred.finish()
+                self.deferred.pop(trial_id, None)
+        return self.inner.set_trial_state_values(trial_id, state, values)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial; see ``BaseStorage.get_trial``."""
@@ -47,13 +71,17 @@ class StorageWithDeferred:
     ) -> list[FrozenTrial]:
         """Return the trials of a study; see ``BaseStorage.get_all_trials``."""
         trials = self.inner.get_all_trials(study_id, deepcopy, states)
-        return [self._with_deferred(trial) for trial in trials] if self._deferred else trials
+        return [self._with_deferred(trial) for trial in trials] if self.deferred else trials
 
     def _with_deferred(self, trial: FrozenTrial) -> FrozenTrial:
-        deferred = self._deferred.get(trial._trial_id)
+        deferred = self.deferred.get(trial._trial_id)
         if deferred is None or trial.state != TrialState.RUNNING:
             return trial
         return deferred.added_to(trial)
+
+
+def _unchanged(storage: BaseStorage) -> BaseStorage:
+    return storage
 
 
 def inner_storage(storage: BaseStorage) -> BaseStorage:

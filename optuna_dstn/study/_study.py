@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 import functools
 from typing import Any, Literal, cast
 from weakref import WeakValueDictionary
@@ -78,9 +78,23 @@ class DSTNStudy(optuna.Study):
 
     def _show_deferred(self) -> None:
         """Let the storage of this study show the deferred parameters of its running trials."""
-        self._deferred: dict[int, DeferredParameters] = {}  # by trial id, until the trial ends
-        self._running: WeakValueDictionary[int, DSTNTrial] = WeakValueDictionary()  # by trial id
+        # By trial id, until the trial ends.
+        self._deferred: MutableMapping[int, DeferredParameters] = {}
+        self._running: WeakValueDictionary[int, DSTNTrial] = WeakValueDictionary()
         self._storage = cast(BaseStorage, StorageWithDeferred(self._storage, self._deferred))
+
+    def share_storage(self, study: optuna.Study) -> None:
+        """Let another study object over the same trials show and write their deferred parameters.
+
+        A trial that one of the two objects has created can then be told to the other one.
+        """
+        if inner_storage(study._storage) is study._storage:
+            study._storage = self._storage
+        else:  # the other one is a DSTNStudy, or has been wrapped before
+            self._storage = study._storage
+            self._deferred = cast(StorageWithDeferred, study._storage).deferred
+            if isinstance(study, DSTNStudy):
+                self._running = study._running
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
@@ -128,8 +142,9 @@ class DSTNStudy(optuna.Study):
         """Run trials of an objective; see ``optuna.Study.optimize``.
 
         The tuned values of a trial are stored before it ends, whether it is completed, pruned,
-        failed or interrupted. With ``n_jobs > 1``, passes that use forward-mode differentiation
-        run one at a time.
+        failed or interrupted. A trial in which the process exits does not end: a retry of it
+        (``optuna.storages.RetryHeartbeatStaleTrialCallback``) starts at the same values.
+        With ``n_jobs > 1``, passes that use forward-mode differentiation run one at a time.
         """
         super().optimize(
             self._finishing(func),
@@ -150,13 +165,15 @@ class DSTNStudy(optuna.Study):
             try:
                 value = func(trial)
                 self._warn_if_nothing_was_tuned(trial)
-                return value
-            except BaseException:
+            except (Exception, KeyboardInterrupt):  # what Optuna ends a trial for
                 if isinstance(trial, DSTNTrial):
                     trial.has_failed = True
-                raise
-            finally:
                 self._finish(trial)
+                raise
+            # After sys.exit, as when a machine is taken away, the trial stays running. Optuna can
+            # retry it, and a retry with stored values would have nothing left to tune.
+            self._finish(trial)
+            return value
 
         return objective
 
@@ -277,7 +294,7 @@ def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy
     """Return a Δ-STN study over a study that other code created.
 
     Both studies share the storage, the sampler and the pruner, so each sees the trials of the
-    other. Tell the result of a trial to the study that created the trial.
+    other, and a trial can be told to either of them.
 
     Example:
         >>> study = optuna.create_study()
@@ -304,10 +321,12 @@ def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy
         )
     if config is None and isinstance(study, DSTNStudy):
         config = study.config
-    return DSTNStudy(
+    wrapped = DSTNStudy(
         study_name=study.study_name,
         storage=inner_storage(study._storage),
         sampler=study.sampler,
         pruner=study.pruner,
         config=config,
     )
+    wrapped.share_storage(study)
+    return wrapped

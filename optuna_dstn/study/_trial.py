@@ -28,12 +28,14 @@ class DSTNTrial(optuna.Trial):
         deferred: The parameters that are not stored yet.
         final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
+        enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
         is_pruned: Whether the pruner has told this trial to stop.
         has_failed: Whether the objective ends with an exception.
     """
 
     deferred: DeferredParameters
     final_values: FinalValues | None = None
+    enqueued_names: frozenset[str]
     is_pruned = False
     has_failed = False
 
@@ -48,10 +50,25 @@ class DSTNTrial(optuna.Trial):
         self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
         self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
         self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
+        self.enqueued_names = frozenset(self._fixed_params)
         # optuna.storages.RetryHeartbeatStaleTrialCallback copies the parameters of a killed trial,
         # but that trial could not write the numbers. Its user attributes have their start values.
         self._fixed_params = {**self.user_attrs.get(START, {}), **self._fixed_params}
         return self
+
+    def __deepcopy__(self, memo: Any) -> DSTNTrial:
+        # A trial stands for one record in the storage. A Tuner of a copy, such as sklearn.clone
+        # makes, would tune the copy's values, and the start values would be stored.
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.final_values is not None:
+            raise TypeError(
+                f"Trial {self.number} cannot be pickled while a Tuner trains it: the tuned values "
+                "are in this process. Give another process what it needs of the trial, such as "
+                "trial.number, dict(trial.params) or Tuner.best_params."
+            )
+        return self.__dict__
 
     # -- as in optuna.Trial ----------------------------------------------------------------------
 
@@ -138,11 +155,6 @@ class DSTNTrial(optuna.Trial):
     def open_parameters(self) -> dict[str, tuple[BaseDistribution, float]]:
         """The distribution and the start value of every number that is not stored yet."""
         return self.deferred.open_numbers
-
-    @property
-    def enqueued_names(self) -> frozenset[str]:
-        """The names of the parameters whose start value the user gave by ``enqueue_trial``."""
-        return frozenset(self._fixed_params)
 
     def parameter_values(self, values: Mapping[str, float]) -> dict[str, Any]:
         """Return the open parameters for given values of open numbers.

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import BaseTrial
 from torch import Tensor, nn
+
+from optuna_dstn.hyperparameter._number import plain
+from optuna_dstn.study._trial import DSTNTrial
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,11 @@ class BestEvaluation:
             for name, tensor in model.state_dict().items()
         }
         return cls(value, hyperparameters, weights)
+
+    def params(self, trial: BaseTrial) -> dict[str, Any]:
+        """Return the parameters of the trial at this evaluation, as plain values."""
+        params = {name: plain(value) for name, value in trial.params.items()}
+        params |= {n: value for n, value in self.hyperparameters.items() if n in params}
+        if isinstance(trial, DSTNTrial):
+            params |= trial.parameter_values(self.hyperparameters)  # the option of each choice
+        return params

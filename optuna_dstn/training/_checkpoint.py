@@ -1,4 +1,4 @@
-"""The format of the Tuner's checkpoints."""
+"""The format of the Tuner's checkpoints, which take the place of pickling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-STATE_VERSION = 1  # of the format of Tuner.state_dict()
+STATE_VERSION = 2  # of the format of Tuner.state_dict()
 
 
 def require_same_format(state: Mapping[str, Any], method: str) -> None:
@@ -24,3 +24,12 @@ def require_same_format(state: Mapping[str, Any], method: str) -> None:
             f"trains by {method!r}. Resume under a study of the same kind, with the same "
             "TunerConfig."
         )
+
+
+def refuse_to_pickle(tuner: object) -> Any:
+    """Refuse to pickle or copy a Tuner, whose steps belong to one model and one optimizer."""
+    raise TypeError(
+        "A Tuner cannot be pickled or copied: it trains one model by one optimizer, and holds what "
+        "their steps need. To continue the training elsewhere, save the state_dict() of Tuner, "
+        "model and optimizer, make the three anew there, and load the states."
+    )

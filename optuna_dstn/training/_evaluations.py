@@ -9,7 +9,6 @@ import optuna
 
 from optuna_dstn._errors import logger
 from optuna_dstn.schedule._schedule import Schedule
-from optuna_dstn.study._attributes import SCHEDULE
 from optuna_dstn.study._direction import require_known, require_minimized
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._best_evaluation import BestEvaluation
@@ -79,15 +78,15 @@ class Evaluations:
         """Add an evaluation of the model as the model is now."""
         training = self._training
         values = training.hyperparameters
-        if self._best is None or self._is_better(value, self._best.value):
+        is_best = self._best is None or self._is_better(value, self._best.value)
+        if is_best:
             self._best = BestEvaluation.of(training.context.model, value, values)
         # Before the first step nothing is known to be tuned, so that a row would have no columns.
-        if isinstance(self._trial, DSTNTrial) and training.tuned:
-            sigmas = training.sigmas
-            tuned = {name: values[name] for name in sigmas}
-            self._schedule.append(training.context.progress.steps, value, tuned, sigmas)
+        if isinstance(self._trial, DSTNTrial) and training.tuned and self._best is not None:
+            step = training.context.progress.steps
+            self._schedule.append(step, value, values, training.sigmas, is_best=is_best)
             self._trial.deferred.best_values = self._best.hyperparameters
-            self._trial.set_user_attr(SCHEDULE, self._schedule.to_json())
+            self._schedule.write_to(self._trial)
 
     def _is_better(self, value: float, than: float) -> bool:
         return value > than if self._direction == "maximize" else value < than
@@ -113,6 +112,8 @@ class Evaluations:
             training: The training, which has ended.
         """
         last = training.final_hyperparameters()
+        self._schedule.finish()
+        self._schedule.write_to(self._trial)
         if self._best is None:
             return last
         if self._best.hyperparameters == training.start != last:
@@ -132,11 +133,12 @@ class Evaluations:
     def state_dict(self) -> dict[str, Any]:
         """Return the schedule and the best evaluation."""
         return {
-            "schedule": self._schedule.to_json(),
+            "schedule": self._schedule.state_dict(),
             "best": None if self._best is None else vars(self._best),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._schedule = Schedule.from_json(state["schedule"])
+        self._schedule = Schedule.from_state_dict(state["schedule"])
+        self._schedule.write_to(self._trial)
         self._best = None if state["best"] is None else BestEvaluation(**state["best"])

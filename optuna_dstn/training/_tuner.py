@@ -16,7 +16,7 @@ from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
-from optuna_dstn.training._checkpoint import STATE_VERSION, require_same_format
+from optuna_dstn.training._checkpoint import STATE_VERSION, refuse_to_pickle, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._evaluations import Evaluations
@@ -323,6 +323,17 @@ class Tuner:
         """
         return self._evaluations.best.value
 
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The parameters at the evaluation of :attr:`best_value`; the trial ends with these.
+
+        Until the trial has ended, ``trial.params`` has the start values.
+
+        Raises:
+            RuntimeError: Before the first evaluation.
+        """
+        return self._evaluations.best.params(self._trial)
+
     def load_best(self) -> None:
         """Give the model the weights that it had at the evaluation of :attr:`best_value`.
 
@@ -348,6 +359,8 @@ class Tuner:
             RuntimeError: Under a Δ-STN trial, before the first step.
         """
         return self._training.summary()
+
+    __reduce__ = refuse_to_pickle
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer.

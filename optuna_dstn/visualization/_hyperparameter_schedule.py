@@ -13,8 +13,11 @@ from plotly.subplots import make_subplots
 
 from optuna_dstn._errors import described
 from optuna_dstn.hyperparameter._option_probability import option_of
-from optuna_dstn.schedule._schedule import hyperparameter_schedule
-from optuna_dstn.study._attributes import SCHEDULE
+from optuna_dstn.schedule._schedule import (
+    has_schedule,
+    hyperparameter_schedule,
+    scheduled_names,
+)
 
 
 class _Line(NamedTuple):
@@ -91,14 +94,14 @@ def _get_hyperparameter_schedule_info(
     shown = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if SCHEDULE in trial.user_attrs and (trials is None or trial.number in trials)
+        if has_schedule(trial) and (trials is None or trial.number in trials)
     ]
     known: set[str] = set()
     lines: dict[str, list[_Line]] = {}
     ranges: dict[str, FloatDistribution | IntDistribution] = {}
     for trial in shown:
         frame = hyperparameter_schedule(trial)
-        for name in trial.user_attrs[SCHEDULE]["hyperparameters"]:
+        for name in scheduled_names(trial):
             option = option_of(name, trial.distributions)
             distribution = option or trial.distributions.get(name)
             names = {name} if option is None else {name, option.parameter}

@@ -160,6 +160,13 @@ def test_an_enqueued_start_on_the_edge(start: float, inside: str) -> None:
     says(message, f"'h' is enqueued to start at {start:g}", "[0, 0.9]", f"{{'h': {inside}}}")
 
 
+@pytest.mark.parametrize(("start", "inside"), [(-0.1, "0.045"), (0.95, "0.855")])
+def test_an_enqueued_start_beyond_the_range(start: float, inside: str) -> None:
+    with pytest.warns(UserWarning, match="is out of range"):  # Optuna's, which takes the value
+        message = error_of_steps(make_net(lambda h, x: x * h), start={"h": start})
+    says(message, f"'h' is enqueued to start at {start:g}, outside", f"{{'h': {inside}}}")
+
+
 # -- loaders, batches and losses -----------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ import pytest
 import optuna_dstn
 from optuna_dstn import TunerConfig, choice, hyperparameter_schedule, replay_schedule, wrap
 from optuna_dstn.schedule._schedule import Schedule
-from optuna_dstn.study._attributes import SCHEDULE
 from optuna_dstn.visualization import plot_comparison, plot_hyperparameter_schedule
 
 
@@ -29,7 +28,7 @@ def tuned_study() -> optuna.Study:
             value=0.5,
             params={"dropout": 0.1},
             distributions={"dropout": optuna.distributions.FloatDistribution(0.0, 0.9)},
-            user_attrs={SCHEDULE: schedule.to_json()},
+            user_attrs=schedule.attributes(),
         )
     )
     return study

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import optuna_dstn
-from optuna_dstn.study._attributes import SCHEDULE, START, TUNED
+from optuna_dstn.study._attributes import START, TUNED
 
 
 # Some samplers, pruners and evaluators of Optuna are experimental.
@@ -230,7 +230,7 @@ def test_a_pruned_trial_holds_what_tuning_found(name: str) -> None:
         assert_hybrid(trial, objective.suggested[trial.number])
     for trial in pruned:
         assert 1 <= len(trial.intermediate_values) <= epochs
-        assert len(trial.user_attrs[SCHEDULE]["step"]) == len(trial.intermediate_values)
+        assert len(optuna_dstn.hyperparameter_schedule(trial)) == len(trial.intermediate_values)
 
 
 def test_a_trial_pruned_before_its_first_hyperparameter_step_is_no_mistake(

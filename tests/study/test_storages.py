@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import time
+from typing import Any
 
-from _problems import QUICK, make_objective, open_storage
+from _problems import (
+    QUICK,
+    loss_fn,
+    make_classification_problem,
+    make_objective,
+    mlp,
+    open_storage,
+)
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 import pytest
+import torch
 
 import optuna_dstn
 from optuna_dstn.study._attributes import CONFIG, START, TUNED
@@ -88,3 +99,58 @@ def test_a_retry_after_a_kill_starts_at_the_same_values(tmp_path: Path) -> None:
     study.optimize(make_objective(2), n_trials=1)
     assert study.trials[2].state == TrialState.COMPLETE
     assert_holds_tuning(study.trials[2], rows=2)
+
+
+@pytest.mark.parametrize("kind", ["heartbeat", "journal"])
+def test_a_retry_after_the_process_exited_tunes_again(kind: str, tmp_path: Path) -> None:
+    study, status = interrupted_study(kind, tmp_path, signal.SIGTERM)
+    assert status == signal.SIGTERM
+    left = study.trials[1]
+    assert left.state == TrialState.RUNNING
+    assert set(left.params) == {"lr"}
+    if kind == "heartbeat":
+        time.sleep(3)  # until optimize finds that the heartbeat has stopped
+    else:  # Optuna has no heartbeat in a journal
+        study.tell(1, state=TrialState.FAIL)
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[1])
+    study.optimize(make_objective(2), n_trials=1)
+    retried = study.trials[2]
+    assert [study.trials[1].state, retried.state] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(retried) == 1
+    assert_holds_tuning(retried, rows=2)
+    assert retried.params["dropout"] == pytest.approx(tuned_value(retried), rel=1e-4)
+
+
+def test_a_retry_continues_from_a_checkpoint() -> None:
+    """It has the parameters of the trial that died, and the rows up to the checkpoint."""
+    checkpoint: dict[str, Any] = {}
+    problem = make_classification_problem()
+
+    def objective(trial: optuna.Trial) -> float:
+        model = mlp(trial.suggest_float("dropout", 0.0, 0.9))
+        optimizer = torch.optim.SGD(model.parameters(), lr=trial.suggest_float("lr", 1e-3, 1e-1))
+        tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, problem.valid_loader)
+        is_retry = bool(checkpoint)
+        if is_retry:
+            model.load_state_dict(checkpoint["model"])
+            tuner.load_state_dict(checkpoint["tuner"])
+        for _ in range(1 if is_retry else 3):
+            for batch in problem.train_loader:
+                tuner.step(batch)
+            tuner.evaluate()
+            if not checkpoint:
+                states = {"model": model.state_dict(), "tuner": tuner.state_dict()}
+                checkpoint.update(copy.deepcopy(states))
+        if not is_retry:
+            sys.exit()
+        return tuner.best_value
+
+    study = optuna_dstn.create_study(config=QUICK)
+    study.enqueue_trial({"dropout": 0.3, "lr": 0.05})
+    with pytest.raises(SystemExit):
+        study.optimize(objective, n_trials=1)
+    assert len(optuna_dstn.hyperparameter_schedule(study.trials[0])) == 3
+    study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)
+    optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[0])
+    study.optimize(objective, n_trials=1)
+    assert_holds_tuning(study.trials[1], rows=2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from typing import Any
@@ -146,7 +147,7 @@ def test_starts_and_schedule_are_stored_early(storage: BaseStorage) -> None:
     study = started_at(0.3, storage=storage)
     study.optimize(make_objective(2, before_step=look), n_trials=1)
     assert attrs[1][START] == {"dropout": 0.3}
-    assert attrs[5][SCHEDULE]["step"] == [4]
+    assert [row[0] for row in attrs[5][f"{SCHEDULE}:0"]] == [4]
 
 
 # -- optimize --------------------------------------------------------------------------------------
@@ -403,3 +404,29 @@ def test_the_best_trial_retrains_plainly() -> None:
     retrained = objective(study.best_trial)
     torch.manual_seed(1)
     assert retrained == objective(optuna.trial.FixedTrial(study.best_params))
+
+
+@pytest.mark.parametrize("by_number", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "wrapped again"])
+def test_a_trial_can_be_told_to_the_study_that_was_wrapped(kind: str, by_number: bool) -> None:
+    study = optuna.create_study() if kind == "plain" else optuna_dstn.create_study()
+    wrapped = optuna_dstn.wrap(study, config=QUICK)
+    wrapped.enqueue_trial({"dropout": 0.3, "lr": 0.05})
+    trial = wrapped.ask()
+    value = make_objective()(trial)
+    assert study.trials[0].params["dropout"] == 0.3
+    told = study.tell(trial.number if by_number else trial, value)
+    assert told.params == study.best_params == wrapped.best_params
+    schedule = optuna_dstn.hyperparameter_schedule(study.best_trial)
+    tuned = schedule["dropout"][schedule["value"].idxmin()]
+    assert study.best_params["dropout"] == pytest.approx(tuned, rel=1e-4)
+    assert tuned != 0.3
+
+
+def test_a_study_that_was_wrapped_can_be_pickled() -> None:
+    study = optuna.create_study()
+    optuna_dstn.wrap(study).ask().suggest_float("x", 0.0, 1.0)
+    for copied in (pickle.loads(pickle.dumps(study)), copy.deepcopy(study)):
+        assert type(copied._storage) is type(optuna.create_study()._storage)
+        copied.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+        assert len(copied.trials) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 import pickle
 
@@ -117,7 +118,9 @@ def test_a_retried_trial_starts_where_the_killed_one_did() -> None:
     study.add_trial(
         optuna.create_trial(state=optuna.trial.TrialState.WAITING, user_attrs={START: {"x": 0.125}})
     )
-    assert study.ask().suggest_float("x", 0.0, 1.0) == 0.125
+    trial = study.ask()
+    assert trial.suggest_float("x", 0.0, 1.0) == 0.125
+    assert not trial.enqueued_names
 
 
 def test_suggest_takes_any_distribution(trial: DSTNTrial) -> None:
@@ -132,3 +135,20 @@ def test_a_trial_can_be_pickled() -> None:
     restored = pickle.loads(pickle.dumps(trial))
     assert restored.params == {"x": number}
     assert isinstance(restored.params["x"], Hyperparameter)
+
+
+def test_a_trial_with_a_tuner_cannot_be_pickled(trial: DSTNTrial) -> None:
+    trial.suggest_float("x", 0.0, 1.0)
+    trial.follow(lambda: {"x": 0.75})
+    with pytest.raises(TypeError, match=r"Trial 0 cannot be pickled .* dict\(trial.params\)"):
+        pickle.dumps(trial)
+    pickle.dumps(dict(trial.params))
+    trial.finish()
+    assert pickle.loads(pickle.dumps(trial)).params == {"x": 0.75}
+
+
+def test_a_deep_copy_of_a_trial_is_the_trial(trial: DSTNTrial) -> None:
+    trial.suggest_float("x", 0.0, 1.0)
+    for copied in (copy.deepcopy(trial), copy.copy(trial)):
+        assert copied.deferred is trial.deferred
+    assert copy.deepcopy({"trial": trial})["trial"] is trial

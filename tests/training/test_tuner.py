@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 import copy
+import pickle
 from typing import Any
 
 from _logged import warnings_of
@@ -301,17 +303,65 @@ def test_a_state_of_another_objective_is_refused() -> None:
         other.load_state_dict(tuner.state_dict())
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_best_params_are_those_that_the_trial_ends_with(direction: str) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("kind", ["a", "b"])
+        size = trial.suggest_int("size", 1, 64)
+        model, optimizer = make(trial)
+        options = {"half": nn.Identity(), "double": nn.Hardtanh(-9, 9)}
+        model = nn.Sequential(optuna_dstn.choice(trial, "input", options), model)
+
+        def penalized(model: nn.Module, batch: Batch) -> Tensor:
+            return loss_fn(model, batch) + optuna_dstn.l2_penalty(model.parameters(), size * 1e-4)
+
+        tuner = Tuner(
+            trial,
+            model,
+            optimizer,
+            penalized,
+            [batch(seed=1)],
+            valid_loss_fn=loss_fn,
+            metric_fn=loss_fn,  # the worse evaluation is the best one where the study maximises
+        )
+        with pytest.raises(RuntimeError, match="Nothing was evaluated yet"):
+            _ = tuner.best_params
+        for _ in range(4):
+            for seed in range(3):
+                tuner.step(batch(seed=seed))
+            tuner.evaluate()
+        seen.append(tuner.best_params)
+        return tuner.best_value
+
+    study = optuna_dstn.create_study(direction=direction, config=CONFIG)
+    study.optimize(objective, n_trials=1)
+    assert seen == [study.best_params]
+    assert {type(value) for value in seen[0].values()} == {str, int, float}
+
+
+def test_the_best_params_of_a_plain_trial_are_its_params() -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    model, optimizer = make(trial)
+    tuner = Tuner(trial, model, optimizer, loss_fn, [batch()])
+    tuner.step(batch())
+    tuner.evaluate()
+    assert tuner.best_params == trial.params
+
+
+@pytest.mark.parametrize("version", [None, 0, 1, "2"])
 def test_a_state_of_another_version_is_refused(version: Any) -> None:
     tuner = started(make, loss_fn, [batch()], config=CONFIG)
     state = tuner.state_dict()
-    assert state["version"] == 1
+    assert state["version"] == 2
     if version is None:
         state = {}
     else:
         state["version"] = version
     found = "no version" if version is None else f"version {version!r}"
-    with pytest.raises(ValueError, match=f"has {found}, and this optuna_dstn reads version 1"):
+    with pytest.raises(ValueError, match=f"has {found}, and this optuna_dstn reads version 2"):
         tuner.load_state_dict(state)
 
 
@@ -375,3 +425,15 @@ def test_a_warning_says_that_the_best_values_are_from_before_the_tuning(
     assert study.best_params == study.best_trial.user_attrs["dstn:start"]
     assert f"trial {len(saved)} came before the first step on the hyperparameters" in warning
     assert "metric_fn is not to be maximized" in warning
+
+
+@pytest.mark.parametrize("kind", ["plain", "delta-stn"])
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_tuner_cannot_be_copied(kind: str, duplicate: Callable[[Tuner], Any]) -> None:
+    study = optuna.create_study() if kind == "plain" else optuna_dstn.create_study()
+    trial = study.ask()
+    model, optimizer = make(trial)
+    tuner = Tuner(trial, model, optimizer, loss_fn, [batch()])
+    tuner.step(batch())
+    with pytest.raises(TypeError, match=r"A Tuner cannot be .* save the state_dict\(\)"):
+        duplicate(tuner)

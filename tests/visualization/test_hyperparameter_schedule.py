@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 import pytest
 
 from optuna_dstn.schedule._schedule import Schedule
-from optuna_dstn.study._attributes import SCHEDULE
 from optuna_dstn.visualization import plot_hyperparameter_schedule
 from optuna_dstn.visualization._hyperparameter_schedule import (
     _get_hyperparameter_schedule_info,
@@ -29,11 +28,11 @@ ROWS = [
 ]
 
 
-def schedule_json() -> dict[str, Any]:
+def schedule_attributes() -> dict[str, Any]:
     schedule = Schedule()
     for step, value, hyperparameters in ROWS:
         schedule.append(step, value, hyperparameters, dict.fromkeys(hyperparameters, 1.0))
-    return schedule.to_json()
+    return schedule.attributes()
 
 
 def make_study(direction: str = "minimize", trials: int = 2) -> optuna.Study:
@@ -44,7 +43,7 @@ def make_study(direction: str = "minimize", trials: int = 2) -> optuna.Study:
                 value=0.3,
                 params=ROWS[1][2],
                 distributions=DISTRIBUTIONS,
-                user_attrs={SCHEDULE: schedule_json()},
+                user_attrs=schedule_attributes(),
             )
         )
     study.add_trial(optuna.create_trial(value=1.0))  # one without a schedule
@@ -77,7 +76,9 @@ def test_the_best_of_a_maximised_metric_is_its_largest() -> None:
 
 def test_a_running_trial_without_stored_parameters_draws_nothing_yet() -> None:
     study = make_study(trials=0)
-    study.ask().set_user_attr(SCHEDULE, schedule_json())
+    trial = study.ask()
+    for key, value in schedule_attributes().items():
+        trial.set_user_attr(key, value)
     with pytest.raises(ValueError, match="no hyperparameter schedule"):
         _get_hyperparameter_schedule_info(study, None, None)
 
