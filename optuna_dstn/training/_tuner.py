@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._attributes import DIRECTION
@@ -30,8 +28,9 @@ from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._scheduled import ScheduledTraining
-from optuna_dstn.training._self_tuning import NO_PARTS, SelfTuning
+from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._step_order import StepOrder
+from optuna_dstn.training._step_parts import StepParts
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
 from optuna_dstn.training._training_mode_check import TrainingModeCheck
@@ -43,7 +42,7 @@ from optuna_dstn.training._tuner_checks import (
 )
 
 
-class Tuner:
+class Tuner(StepParts):
     """Trains the model of one trial; under a Δ-STN study it tunes the hyperparameters meanwhile.
 
     Under a trial of a :class:`~optuna_dstn.DSTNStudy`, the Tuner tunes by gradient every suggested
@@ -201,75 +200,6 @@ class Tuner:
             context.progress.working_on([batch], "The training batch"),
         ):
             return self._training.step(batch)
-
-    @contextmanager
-    def forward(self, batch: Any) -> Iterator[None]:
-        """Run the forward pass of a loop of your own inside, at the current hyperparameters.
-
-        :meth:`step` is the composition of this and the two next methods with a loop's usual lines.
-        With the parts, scaling, accumulation, clipping and hooks are the loop's own:
-
-        >>> for batch in train_loader:  # doctest: +SKIP
-        ...     optimizer.zero_grad()
-        ...     with tuner.forward(batch):
-        ...         loss = loss_fn(model, batch)
-        ...     loss.backward()
-        ...     tuner.after_backward(batch)
-        ...     optimizer.step()
-        ...     tuner.after_step()
-
-        The response calls the Tuner's ``loss_fn`` on the same batch, so compute the same loss here.
-
-        Args:
-            batch: The batch, as :meth:`step` takes it.
-
-        Raises:
-            RuntimeError: If a part of the step before is missing.
-            HyperparameterError: Under the method ``"stn"``, whose step has no parts; or as in
-                :meth:`step`.
-        """
-        if self._training.method == "stn":
-            raise HyperparameterError(NO_PARTS)
-        require_one_batch(batch)
-        self._mode.warn_of_evaluation_mode()
-        with (
-            running(self._trial, "Tuner.forward(batch)"),
-            self._order.forward(),
-            explaining_single_example(),
-            self._training.forward(batch),
-        ):
-            yield
-
-    def after_backward(self, batch: Any) -> None:
-        """Train the response on a batch, after ``loss.backward()`` and before the step.
-
-        Call this for every batch, also where several batches make one step.
-
-        Args:
-            batch: The batch that :meth:`forward` got.
-
-        Raises:
-            RuntimeError: If the forward or the backward pass is missing.
-            TrainingDivergedError: If the loss of the response becomes NaN or infinite.
-            HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
-        """
-        self._order.after_backward()
-        self._training.after_backward(batch)
-
-    def after_step(self) -> None:
-        """Train the response and the hyperparameters, after ``optimizer.step()``.
-
-        The gradients of the weights may be gone afterwards, since their memory is reused.
-
-        Raises:
-            RuntimeError: If :meth:`after_backward` or ``optimizer.step()`` is missing.
-            TrainingDivergedError: If a gradient of the response or of the hyperparameters becomes
-                NaN or infinite.
-            HyperparameterError: If no gradient reaches the response or a hyperparameter.
-        """
-        self._order.after_step()
-        self._training.after_step()
-        self._order.complete()
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
         """Return the mean of the validation loss, or of the metric, over all examples of a loader.
