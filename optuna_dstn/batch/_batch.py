@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from optuna_dstn.batch._batch_objects import examples_in_object, part_of_object
 from optuna_dstn.batch._example_lists import (
     contents,
     examples_in_list,
@@ -35,8 +36,8 @@ def batch_size(batch: Any, axis: int = 0) -> int:
     If the first tensors are in a list of one tensor for each example, it is the list's length.
 
     Args:
-        batch: What a loader yields: a tensor, or tuples, lists, mappings and dataclasses with
-            tensors inside.
+        batch: What a loader yields: a tensor, or tuples, lists, mappings, dataclasses and other
+            objects with tensors inside. An object has as many examples as labels ``y``.
         axis: 0, or 1 for sequence-first tensors (T, B, ...).
 
     Raises:
@@ -47,7 +48,7 @@ def batch_size(batch: Any, axis: int = 0) -> int:
         raise ValueError(
             f"The batch (a {type(batch).__name__}) holds no tensor with a batch axis, so its "
             "examples cannot be counted. Let the loader yield a tensor, or a tuple, list or dict "
-            f"of tensors whose {_ORDINALS[axis]} axis is the batch."
+            f"of tensors whose {_ORDINALS[axis]} axis is the batch, such as (labels, batch)."
         )
     return examples
 
@@ -57,6 +58,8 @@ def _first_length(batch: Any, axis: int, beside: tuple[Any, ...]) -> int | None:
         return batch.shape[axis] if batch.ndim > axis else None
     if beside and is_list_of_like_tensors(batch) and batch[0].ndim > axis:
         return examples_in_list(batch, beside, axis)
+    if not isinstance(batch, (tuple, list, Mapping)) and not is_dataclass(batch):
+        return examples_in_object(batch, axis)
     items = contents(batch) or []
     for index, item in enumerate(items):
         others = (*beside, *items[:index], *items[index + 1 :])
@@ -109,6 +112,9 @@ def part_of(batch: Any, examples: slice, size: int, axis: int = 0) -> Any:
         fields = [field.name for field in dataclasses.fields(batch) if field.init]
         parts = {name: part_of(getattr(batch, name), examples, size, axis) for name in fields}
         return dataclasses.replace(batch, **parts)
+    result = part_of_object(batch, examples, size, lambda x: part_of(x, examples, size, axis))
+    if result is not None:
+        return result
     raise TypeError(
         f"The batch holds a {type(batch).__name__}, of which no part can be taken for the "
         "response. Let the loader yield tensors in tuples, lists or dicts, or set "

@@ -8,14 +8,21 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
+from optuna_dstn.batch._batch_objects import tensor_attributes
+
 
 def contents(batch: Any) -> list[Any] | None:
-    """Return the items of a container of any kind; ``None`` if ``batch`` is no container."""
+    """Return the items of a container of any kind, or the tensors that an object holds.
+
+    ``None`` if ``batch`` is no container and holds no tensor.
+    """
     if isinstance(batch, Mapping):
         return list(batch.values())
     if is_dataclass(batch):
         return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-    return list(batch) if isinstance(batch, (tuple, list)) else None
+    if isinstance(batch, (tuple, list)):
+        return list(batch)
+    return list(tensor_attributes(batch).values()) or None
 
 
 def is_dataclass(batch: Any) -> bool:

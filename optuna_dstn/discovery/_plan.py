@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
+from optuna_dstn.discovery._plain_copies import warn_of_plain_copies
 
 
 _NOT_READ = (
@@ -146,6 +147,8 @@ def make_plan(
         for name in opened
         if name not in readers
     }
+    not_read = [name for name, why in kept.items() if why == _NOT_READ]
+    warn_of_plain_copies(model, not_read, {name: start for name, (_, start) in opened.items()})
     reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
     if not any(responding) and (readers or idle):
         raise HyperparameterError(
