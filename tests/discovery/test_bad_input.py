@@ -260,7 +260,9 @@ def test_a_model_left_in_evaluation_mode() -> None:
         model, optimizer = make_net(drop)(trial)
         return model.eval(), optimizer
 
-    says(error_of_steps(make), "suggested as numbers: h", "the model is in training mode")
+    with pytest.warns(UserWarning, match="in evaluation mode"):
+        error = error_of_steps(make)
+    says(error, "suggested as numbers: h", "the model is in training mode")
 
 
 def test_a_hyperparameter_that_comes_late() -> None:
