@@ -134,8 +134,11 @@ class OptimizerWatch:
         ):
             raise RuntimeError(_CLIPPED_IN_VAIN)
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.is_own or self._left is None:
+            return
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:  # it computes another gradient
             return
         gradient = self.first_gradient
         is_left = gradient is not None and gradient is self._left.gradient()

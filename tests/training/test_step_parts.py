@@ -87,6 +87,9 @@ STUDIES: dict[str, Callable[[], optuna.Study]] = {
 }
 
 
+PARTS = pytest.mark.parametrize("study", [delta_stn, optuna.create_study])
+
+
 def by_parts(
     tuner: Tuner,
     model: nn.Module,
@@ -260,6 +263,37 @@ def test_a_batch_may_be_left_out() -> None:
     assert tuner._training.context.progress.steps == 7
 
 
+@pytest.mark.parametrize("is_closure", [True, False])
+@PARTS
+def test_other_shapes_of_the_loop(study: Any, is_closure: bool) -> None:
+    """Some frameworks compute the gradient in a closure; some users call backward in the block."""
+    whole, model, _ = started(asked(study()))
+    for batch in batches(8):
+        whole.step(batch)
+    parts, other, optimizer = started(asked(study()))
+    for batch in batches(8):
+
+        def gradient(batch: Batch = batch) -> Tensor:
+            optimizer.zero_grad()
+            with parts.forward(batch):
+                loss = loss_fn(other, batch)
+                if not is_closure:
+                    loss.backward()
+            if is_closure:
+                loss.backward()
+            parts.after_backward(batch)
+            return loss
+
+        if is_closure:
+            optimizer.step(gradient)
+        else:
+            gradient()
+            optimizer.step()
+        parts.after_step()
+    for mine, theirs in zip(results(parts, other), results(whole, model), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_stn_has_no_parts() -> None:
     tuner, model, _ = started(asked(delta_stn(method="stn")))
     batch = batches(1)[0]
@@ -282,9 +316,6 @@ def test_a_state_between_the_parts_is_refused() -> None:
 
 
 # -- mistakes ------------------------------------------------------------------------------------
-
-
-PARTS = pytest.mark.parametrize("study", [delta_stn, optuna.create_study])
 
 
 class Loop:
