@@ -217,6 +217,7 @@ CASES: dict[str, Case] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The whole model is in evaluation mode")
 @pytest.mark.parametrize("name", CASES)
 def test_a_hyperparameter_in_the_wrong_place_is_named(name: str) -> None:
     call, error, message = CASES[name]

@@ -253,7 +253,7 @@ CASES: dict[str, Case] = {
         "direction='maximize', but the study's is 'minimize': leave it out",
     ),
     "a loss to maximise": (
-        directed(direction="maximize"),
+        lambda: directed(direction="maximize")().evaluate(),
         V,
         "returns a loss.*give .* metric_fn",
     ),

@@ -99,6 +99,11 @@ TORCH: dict[str, Callable[[], object]] = {
     # What torch.autograd.forward_ad calls in the end.
     "_make_dual": lambda: _parts_of_dual()[0].sum(),
     "_unpack_dual": lambda: _parts_of_dual()[1].sum(),
+    # Whether forward mode is on, which a custom autograd.Function switches off in its forward.
+    "_C": lambda: torch._C._is_fwd_grad_enabled(),
+    "_C._is_fwd_grad_enabled": lambda: range(torch._C._is_fwd_grad_enabled()),
+    # Whether a tensor is a view, into which no model writes after a custom function returned it.
+    "Tensor._is_view": lambda: range(torch.zeros(2)[:1]._is_view())[0],
     # How a torch function mode runs a call outside all modes.
     "overrides._pop_mode_temporarily": _is_past_a_mode,
     # What torch.nn.utils.rnn calls.
