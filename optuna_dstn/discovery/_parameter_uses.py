@@ -129,7 +129,7 @@ class Uses:
         weights = [t for t in tensors if self._roles.is_weight(t)]
         if not weights or looks_only(func, args, weights):
             return False
-        if not any(t.is_floating_point() for t in outputs):
+        if not any(t.is_floating_point() or t.is_complex() for t in outputs):
             return False
         writes_to_weight = in_place and any(args[0] is weight for weight in weights)
         like = None if writes_to_weight else examples_met(func, args, kwargs, weights, self._roles)

@@ -7,6 +7,7 @@ import itertools
 import operator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -48,6 +49,7 @@ class ParameterWatch:
         self._dictionaries: list[dict[str, Any]] = [
             dictionary
             for module in self._model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # no layer of it can be replaced
             for dictionary in (module._parameters, module._modules)
         ]
         self._contents = self._present_contents()

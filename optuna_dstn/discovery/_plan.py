@@ -128,7 +128,9 @@ def make_plan(
     responding, not_responding = _responding(discovery, model, optimizer, each_example)
     readers = {name: set(functions) for name, functions in discovery.readers.items()}
     idle: set[str] = set()
-    for name, functions, parameters in _penalties(discovery, decaying, optimizer):
+    penalties = [*_penalties(discovery, decaying, optimizer)]
+    _leave_out_complex(responding, not_responding, penalties)
+    for name, functions, parameters in penalties:
         if any(p is own for group in responding for own in group.values() for p in parameters):
             readers.setdefault(name, set()).update(functions)
         else:
@@ -198,6 +200,20 @@ def _penalties(
         yield name, {f"{type(optimizer).__name__}(weight_decay=)"}, parameters
     for name, parameters in discovery.penalised.items():
         yield name, discovery.penalties[name], parameters
+
+
+def _leave_out_complex(
+    responding: tuple[dict[str, nn.Parameter], ...],
+    not_responding: dict[str, str],
+    penalties: list[tuple[str, set[str], list[Tensor]]],
+) -> None:
+    """Move penalised complex parameters: the terms of penalties are for real ones."""
+    penalised = {id(p) for _, _, parameters in penalties for p in parameters}
+    for group in responding:
+        for name, parameter in [*group.items()]:
+            if parameter.is_complex() and id(parameter) in penalised:
+                del group[name]
+                not_responding[name] = "it is complex, and a penalty on it is tuned"
 
 
 def _check_tunable(

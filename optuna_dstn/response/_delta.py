@@ -58,8 +58,11 @@ class Delta(NamedTuple):
             A scalar.
         """
         units = self.gate.shape[1]
+        direction = self.direction.detach()
+        if direction.is_complex():  # ⟨g, Δ⟩ = Re(ḡΔ), that of the real and imaginary parts
+            gradient, direction = torch.view_as_real(gradient), torch.view_as_real(direction)
         gradient, direction = (
-            t.movedim(self.axis, 0).reshape(units, -1) for t in (gradient, self.direction.detach())
+            t.movedim(self.axis, 0).reshape(units, -1) for t in (gradient, direction)
         )
         # einsum makes no intermediate tensor of the size of p.
         products = torch.einsum("ui,ui->u", gradient, direction)  # of each unit

@@ -59,7 +59,7 @@ class StructuredResponse(Response):
             self._units += units
             like = next(iter(group.values()), first)
             # At least in single precision, as ε is.
-            dtype = torch.promote_types(like.dtype, torch.float32)
+            dtype = torch.promote_types(like.dtype.to_real(), torch.float32)
             gain = like.new_zeros(sum(units), hyperparameters, dtype=dtype)
             self.gains.append(gain.requires_grad_())
 
@@ -133,7 +133,8 @@ def _first_direction(parameter: Tensor, axis: int) -> Tensor:
     units = parameter.shape[axis] if parameter.ndim else 1
     fan_in = parameter.numel() // units
     bound = fan_in**-0.5
-    direction.uniform_(-bound, bound)
+    parts = torch.view_as_real(direction) if direction.is_complex() else direction
+    parts.uniform_(-bound, bound)
     if direction.ndim > 1:
         others = [a for a in range(direction.ndim) if a != axis]
         norm = torch.linalg.vector_norm(parameter.detach(), dim=others, keepdim=True)

@@ -32,6 +32,11 @@ _ALL_FROZEN = (
 )
 
 
+def _real(parameter: Tensor) -> Tensor:
+    """Return the real part of a complex parameter, and any other as it is."""
+    return parameter.real if parameter.is_complex() else parameter
+
+
 class BilevelState:
     """The state of min_λ L_V(w*(λ)), made once the first step has shown what is tuned.
 
@@ -82,7 +87,7 @@ class BilevelState:
             {name: distribution for name, (distribution, _) in tuned.items()},
             {name: start for name, (_, start) in tuned.items()},
             scale=config.initial_scale,
-            like=self.responding_parameters[0].detach(),
+            like=_real(self.responding_parameters[0].detach()),
         )
         # A function that sees one Δ for the whole batch needs one ε for the whole batch.
         is_batchwise = config.perturbation == "batch" or bool(plan.shared_in_batch)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Generator, Tensor, nn
 
 from optuna_dstn.training._state_values import (
@@ -222,6 +223,9 @@ class ModelState:
         seen: set[nn.Module] = set()
         for path, owner in self._modules.items():
             for name, module in owner.named_modules(seen, path):
+                if isinstance(module, torch.jit.ScriptModule):  # its attributes are not Python's
+                    found[f"{name}:buffers"] = dict(module.named_buffers(recurse=False))
+                    continue
                 found[f"{name}:attributes"] = vars(module)
                 found[f"{name}:buffers"] = module._buffers
                 found[f"{name}:parameters"] = module._parameters

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+import torch
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
@@ -204,12 +205,25 @@ def running(trial: Any, call: str) -> Iterator[None]:
 
 
 def require_eager(model: nn.Module) -> None:
-    """Check that no part of the model is compiled."""
+    """Check that no part of the model that trains is compiled or a TorchScript module."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and _trains(module):
+            place = f"The model's module {path!r}" if path else "The model"
+            raise ValueError(
+                f"{place} is a TorchScript module, which hides its layers from the "
+                "Tuner. Give it the module itself, before torch.jit.script or torch.jit.trace, or "
+                "freeze its parameters (for p in module.parameters(): p.requires_grad_(False)); "
+                "script the model after tuning."
+            )
     if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
         raise ValueError(
             "The model is compiled, and torch.compile hides its layers from the Tuner. Give it "
             "the model itself; compile it for retraining at the tuned values."
         )
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -192,6 +192,37 @@ def test_a_generator_that_is_used_up() -> None:
         tuner.evaluate()
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
+@pytest.mark.parametrize("kind", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_body(kind: str, is_frozen: bool) -> None:
+    """TorchScript hides layers; those that do not train may be hidden."""
+    tuners: list[Tuner] = []
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        body = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        scripted = torch.jit.script(body) if kind == "script" else torch.jit.trace(body, BATCH[0])
+        for parameter in scripted.parameters():
+            parameter.requires_grad_(not is_frozen)
+        model = nn.Sequential(
+            nn.Linear(4, 4), scripted, nn.Dropout(trial.suggest_float("h", 0, 0.9)), nn.Linear(4, 3)
+        )
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return model, torch.optim.SGD(trained, lr=0.1)
+
+    if is_frozen:
+        tuners.append(started(make, loss_fn, [BATCH], start={"h": 0.3}, config=SOON))
+        for _ in range(4):
+            tuners[0].step(BATCH)
+        assert tuners[0].hyperparameters["h"] != 0.3
+        assert math.isfinite(tuners[0].evaluate())
+    else:
+        with pytest.raises(
+            ValueError, match=r"module '1' is a TorchScript module.*Give it the mod"
+        ):
+            started(make, loss_fn, [BATCH])
+
+
 class Twice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
