@@ -61,7 +61,8 @@ def fit(
         The best value of an evaluation, in the units of ``valid_loss_fn`` or ``metric_fn``.
 
     Raises:
-        ValueError: If ``epochs`` or ``patience`` is below 1, or a loader yields nothing.
+        ValueError: If ``epochs`` or ``patience`` is below 1, a loader yields nothing, or the study
+            maximises and there is no ``metric_fn``.
         optuna.TrialPruned: If the study's pruner stops the trial.
         TrainingDivergedError: If a loss becomes NaN or infinite.
         HyperparameterError: If a hyperparameter is used in a way that cannot be tuned.
@@ -70,6 +71,7 @@ def fit(
         if number is not None and number < 1:
             raise ValueError(f"fit({name}={number}): give at least 1.")
     tuner = Tuner(trial, model, optimizer, loss_fn, valid_loader, **tuner_options)
+    tuner._evaluations.require_direction()  # not only after the first epoch
     best: float | None = None
     best_epoch = 0
     with tqdm(range(epochs), disable=not show_progress_bar, unit="epoch") as bar:
