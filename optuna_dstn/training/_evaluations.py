@@ -48,8 +48,8 @@ class Evaluations:
             loader: Other batches; ``None`` takes the validation loader.
         """
         is_metric = self._metric_fn is not None
-        if loader is None and not is_metric:
-            require_minimized(self._direction)
+        if loader is None:
+            self.require_direction()
         context = self._training.context
         batches = context.valid_loader if loader is None else loader
         with self._training.validation_mode():
@@ -66,6 +66,15 @@ class Evaluations:
         if loader is None:
             self._add(value)
         return value
+
+    def require_direction(self) -> None:
+        """Check that the study does not maximise the validation loss.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if self._metric_fn is None:
+            require_minimized(self._direction)
 
     def record(self, value: float) -> None:
         """Add a value that the user computed."""

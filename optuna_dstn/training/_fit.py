@@ -65,7 +65,8 @@ def fit(
 
     Raises:
         ValueError: If ``epochs`` or ``patience`` is no whole number or below 1, a loader yields
-            nothing, or the scheduler is one of another optimizer.
+            nothing, the scheduler is one of another optimizer, or the study maximises and there is
+            no ``metric_fn``.
         TypeError: If an argument is of the wrong kind.
         optuna.TrialPruned: If the study's pruner stops the trial.
         TrainingDivergedError: If a loss becomes NaN or infinite.
@@ -78,6 +79,7 @@ def fit(
     tuner = Tuner(trial, model, optimizer, loss_fn, valid_loader, **tuner_options)
     if scheduler is not None:
         _require_scheduler(scheduler, optimizer)
+    tuner._evaluations.require_direction()  # not only after the first epoch
     best: float | None = None
     best_epoch = 0
     with tqdm(range(epochs), disable=not show_progress_bar, unit="epoch") as bar:

@@ -470,6 +470,14 @@ def test_a_loss_is_not_maximised() -> None:
     assert tuner.evaluate(batches(2)) > 0  # not compared with anything
 
 
+def test_fit_says_so_before_it_trains() -> None:
+    model = nn.Linear(4, 3)
+    trial = asked(optuna.create_study(direction="maximize"))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="maximises"):
+        optuna_dstn.fit(trial, model, optimizer, loss_fn, [], batches(1), epochs=1)
+
+
 def test_a_value_of_ones_own_has_a_direction() -> None:
     tuner, _, _ = started(optuna.trial.FixedTrial(START))
     with pytest.raises(ValueError, match='direction="minimize" or "maximize"'):
