@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError, logger
@@ -56,8 +57,9 @@ _FLAT = (
 
 def _is_flat(parameters: Iterable[Tensor]) -> bool:
     """Whether parameters have a gradient, and all of it is zero."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return bool(gradients) and not any(bool(g.to_dense().any()) for g in gradients)
+    gradients = [p.grad.to_dense() for p in parameters if p.grad is not None]
+    # A norm takes no memory of the gradient's size, as a comparison with zero would.
+    return bool(gradients) and not any(bool(torch.linalg.vector_norm(g)) for g in gradients)
 
 
 def _are_relations(layout: BatchLayout, batch: Any) -> bool:

@@ -101,8 +101,8 @@ def dropped(study: DSTNStudy, *, evaluates: bool) -> tuple[weakref.ref[nn.Module
             tuner.evaluate()
     start = trial.open_parameters["dropout"][1]
     value = tuner.hyperparameters["dropout"]
-    if tuner._best is not None:
-        value = tuner._best.hyperparameters["dropout"]
+    if tuner._evaluations._best is not None:
+        value = tuner._evaluations._best.hyperparameters["dropout"]
     else:
         assert value != start
     return weakref.ref(model), trial.number, value
