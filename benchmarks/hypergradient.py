@@ -279,9 +279,7 @@ def settings(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> d
 @click.option("--start", "starts", multiple=True, default=("0.05", "0.5"))
 @click.option("--scale", default="cpu")
 @click.option("--seeds", default=1, help="Runs of each case.")
-@click.option(
-    "--delta", default=0.7, help="Of the finite differences; small for ridge's wide ranges."
-)
+@click.option("--delta", default=0.7, help="Of the differences; small for ridge's wide ranges.")
 @click.option("--set", "config", multiple=True, callback=settings, help="A setting of TunerConfig.")
 @click.option("--data-dir", type=Path, default=Path("data"))
 @click.option("--truth", type=Path, help="File that keeps the truths, which no setting changes.")
