@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import optuna
 
@@ -72,6 +72,12 @@ def late_hyperparameter(formula: str, where: str) -> HyperparameterError:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).partition("\n")[0]
+
+
+def shortened(names: Sequence[str], at_most: int) -> str:
+    """Return the first names, and how many are left: ``"a, b and 3 more"``."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def described(argument: object) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import logger, shortened
 from optuna_dstn.discovery._plan import FROZEN, NO_PART, NOT_HELD, TuningPlan
 
 
@@ -132,6 +132,4 @@ class ParameterWatch:
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+    return shortened(list(names), _NAMES_SHOWN)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optuna_dstn._errors import shortened
 from optuna_dstn.batch._batch import tensors_of
 
 
@@ -56,19 +57,15 @@ def state_of(model: nn.Module) -> str:
     """
     weights = [name for name, tensor in model.named_parameters() if not _is_finite(tensor)]
     if weights:
-        return f"Weights of the model are not finite already: {_listed(weights)}. "
+        return f"Weights of the model are not finite already: {shortened(weights, _LISTED)}. "
     buffers = [name for name, tensor in model.named_buffers() if _holds_nan(tensor)]
     if buffers:
         return (
             "The weights are still finite, but a forward pass has left nan in "
-            f"{_listed(buffers)}: load a checkpoint, or make the model anew, to train it on. "
+            f"{shortened(buffers, _LISTED)}: load a checkpoint, or make the model anew, to train "
+            "it on. "
         )
     return "Nothing of it was applied, so the weights are still finite. "
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 def _is_finite(tensor: Tensor) -> bool:

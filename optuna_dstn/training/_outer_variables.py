@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import logger, shortened
 from optuna_dstn.training._model_state import OF_EVERY_MODULE, ModelState
 from optuna_dstn.training._state_values import OTHER, fingerprint, is_parameter
 
@@ -47,10 +47,9 @@ class OuterVariables:
                 changed.append(name)
         if not changed:
             return
-        names = ", ".join(map(repr, changed[:_NAMES_SHOWN]))
-        more = f" and {len(changed) - _NAMES_SHOWN} more" if len(changed) > _NAMES_SHOWN else ""
+        names = shortened([repr(name) for name in changed], _NAMES_SHOWN)
         logger.warning(
-            f"loss_fn changes {names}{more} outside of it. A step of the "
+            f"loss_fn changes {names} outside of it. A step of the "
             "Tuner calls loss_fn up to three times, so this changes more often than in an ordinary "
             "loop. If the loss depends on it, keep it in an attribute or a buffer of the model, or "
             "name the object that holds it: Tuner(state=[...]) sets its tensors and numbers back "
