@@ -32,6 +32,7 @@ from optuna_dstn.rules import register_rule
 from optuna_dstn.schedule._replay import replay_schedule
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._config import TunerConfig
+from optuna_dstn.study._patched import patched_optuna
 from optuna_dstn.study._study import DSTNStudy, create_study, load_study, wrap
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._fit import fit
@@ -57,6 +58,7 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "load_study",
+    "patched_optuna",
     "register_rule",
     "replay_schedule",
     "visualization",

@@ -25,6 +25,10 @@ from optuna_dstn.study._storage_with_deferred import StorageWithDeferred, inner_
 from optuna_dstn.study._trial import DSTNTrial
 
 
+# Optuna's own, which other code may replace by the functions below.
+_create_plain_study = optuna.create_study
+_load_plain_study = optuna.load_study
+
 Objective = Callable[[optuna.Trial], float | Sequence[float]]
 Direction = Literal["minimize", "maximize"] | StudyDirection
 
@@ -240,7 +244,7 @@ def create_study(
         optuna.exceptions.DuplicatedStudyError: If the storage has a study of this name and
             ``load_if_exists`` is false.
     """
-    study = optuna.create_study(
+    study = _create_plain_study(
         storage=storage,
         sampler=sampler,
         pruner=pruner,
@@ -284,7 +288,7 @@ def load_study(
         KeyError: If the storage has no study of this name.
         TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
     """
-    study = optuna.load_study(
+    study = _load_plain_study(
         study_name=study_name, storage=storage, sampler=sampler, pruner=pruner
     )
     return wrap(study, config=config)
