@@ -228,24 +228,29 @@ class TunerMixin(TunedSearch):
         """Evaluate as the Trainer does, and record the value of ``eval_dataset`` for the Tuner."""
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         is_own = eval_dataset is None and metric_key_prefix == "eval"
-        if self.tuner is not None and is_own and not self._has_loaded_best:
-            self.tuner.record(self._value_of(metrics))
+        if is_own and not self._has_loaded_best:
+            self._record(metrics)
         return metrics
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        """Record the value of an evaluation, unless the trial has ended."""
+        trial = self._tuned_trial
+        if self.tuner is None or (isinstance(trial, DSTNTrial) and trial.deferred.has_ended):
+            return
+        if self.hp_search_backend is not None:
+            self.tuner.record(float(self.compute_objective(dict(metrics))))
+        elif self._metric_name in metrics:
+            self.tuner.record(metrics[self._metric_name])
+        elif isinstance(trial, DSTNTrial):
+            raise KeyError(
+                f"The evaluation has no {self._metric_name!r}, only {', '.join(metrics)}. Give "
+                "TrainingArguments(metric_for_best_model=...) one of these; eval_loss needs labels."
+            )
 
     @property
     def _metric_name(self) -> str:
         name = self.args.metric_for_best_model or "loss"
         return name if name.startswith("eval_") else f"eval_{name}"
-
-    def _value_of(self, metrics: dict[str, float]) -> float:
-        if self.hp_search_backend is not None:
-            return float(self.compute_objective(dict(metrics)))
-        if self._metric_name not in metrics:
-            raise KeyError(
-                f"The evaluation has no {self._metric_name!r}, only {', '.join(metrics)}. Give "
-                "TrainingArguments(metric_for_best_model=...) one of these; eval_loss needs labels."
-            )
-        return metrics[self._metric_name]
 
     def _direction_of_value(self, trial: optuna.trial.BaseTrial) -> str | None:
         """Return the direction in which the recorded value is better.

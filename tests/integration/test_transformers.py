@@ -271,6 +271,18 @@ def test_study_and_metric_must_agree(tmp_path: Path) -> None:
         trainer_of(tuned_trial("maximize"), tmp_path, metric_for_best_model="f1").train()
 
 
+def test_the_trainer_evaluates_after_the_trial(tmp_path: Path) -> None:
+    trial = tuned_trial()
+    trainer = trainer_of(trial, tmp_path)
+    trainer.train()
+    best = trainer.tuner.best_value
+    trial.study.tell(trial, best)
+
+    trainer.model.load_state_dict(small_bert(0.0).state_dict())
+    assert trainer.evaluate()["eval_loss"] != best
+    assert trainer.tuner.best_value == best
+
+
 def test_several_eval_datasets_are_refused(tmp_path: Path) -> None:
     trainer = trainer_of(tuned_trial(), tmp_path)
     trainer.eval_dataset = {"a": VALID, "b": VALID}
