@@ -39,7 +39,7 @@ class TunedNet(NeuralNet):
     smoothing of a ``CrossEntropyLoss`` out, under every trial: losses at different smoothing cannot
     be compared.
 
-    ``sklearn.clone`` gives the clone the same trial. A trial can have one Tuner, so a second
+    A ``sklearn.clone`` of the net tunes for the same trial. A trial can have one Tuner, so a second
     ``fit``, as in cross-validation, needs a trial of its own.
 
     Example:
