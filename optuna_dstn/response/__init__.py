@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from optuna_dstn.response._full import FullResponse
 from optuna_dstn.response._response import Response
-from optuna_dstn.response._structured import GatedResponse, StructuredResponse
+from optuna_dstn.response._structured import AnchoredResponse, GatedResponse, StructuredResponse
 
 
 # By the name in TunerConfig(response=...).
 RESPONSES: dict[str, type[Response]] = {
     "structured": StructuredResponse,
+    "anchored": AnchoredResponse,
     "gated": GatedResponse,
     "full": FullResponse,
 }

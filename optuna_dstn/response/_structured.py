@@ -1,4 +1,4 @@
-"""Responses that move the weights of each unit along one direction: structured and gated."""
+"""Responses that move the weights of each unit along one direction: structured, anchored, gated."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ class StructuredResponse(Response):
         """Whether a parameter has a direction R of its own; otherwise R is the parameter."""
         return True
 
+    def _direction(self, parameter: Tensor, own: Tensor | None) -> Tensor:
+        """Return the direction of a parameter, given the R of its own if it has one."""
+        return parameter if own is None else own
+
     def parameter_groups(self) -> list[list[Tensor]]:
         return [
             [gain, *directions.values()]
@@ -82,7 +86,7 @@ class StructuredResponse(Response):
         for group, directions in zip(self._groups, self.directions, strict=True):
             for (name, parameter), gate in zip(group.items(), gate_of_each, strict=False):
                 if parameter.requires_grad:
-                    direction = directions.get(name, parameter)
+                    direction = self._direction(parameter, directions.get(name))
                     deltas[id(parameter)] = (Delta(gate, direction, self._axis(name)),)
         return deltas
 
@@ -113,6 +117,35 @@ class GatedResponse(StructuredResponse):
 
     def _has_direction(self, parameter: Tensor) -> bool:
         return parameter.ndim < 2
+
+
+class AnchoredResponse(StructuredResponse):
+    """Δp = diag(Uε)·(p + R): like the structured response, but R starts at zero.
+
+    So the change begins as a rescaling of today's weights, as the gated response is, and R learns
+    what differs from a rescaling. The direction of the structured response starts along the first
+    weights and has to follow the weights by its own steps; p + R moves with the weights.
+
+    Vectors have a direction R of their own, as in :class:`GatedResponse`.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, nn.Parameter]],
+        hyperparameters: int,
+        axes: Mapping[str, int] | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(groups, hyperparameters, axes, scale)
+        with torch.no_grad():
+            for directions in self.directions:
+                for direction in directions.values():
+                    if direction.ndim > 1:
+                        direction.zero_()
+
+    def _direction(self, parameter: Tensor, own: Tensor | None) -> Tensor:
+        own = super()._direction(parameter, own)
+        return own if own.ndim < 2 else parameter.detach() + own
 
 
 def _first_direction(parameter: Tensor, axis: int) -> Tensor:

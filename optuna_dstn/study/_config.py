@@ -7,7 +7,7 @@ import math
 
 
 _METHODS = ("delta-stn", "centered-stn", "stn")
-_RESPONSES = ("structured", "gated", "full")
+_RESPONSES = ("structured", "anchored", "gated", "full")
 _PERTURBATIONS = ("auto", "example", "batch")
 _LEAST_COUNTS = {"response_interval": 1, "train_steps": 1, "valid_steps": 1, "warmup_steps": 0}
 
@@ -35,10 +35,12 @@ class TunerConfig:
             perturbed hyperparameters (MacKay et al., 2019, "Self-Tuning Networks"); for comparison.
         response: The structure of Θ. ``"structured"`` (default): ΔW = diag(Uε)·R and Δb = (Vε)⊙r
             for each layer y = Wx + b, with R and r of the size of the layer and h columns in U and
-            V (Bae & Grosse, 2020, section 3.3). ``"gated"``: ΔW = diag(Uε)·W, which rescales the
-            units of a layer and stores nothing of the size of the weights; cheaper, but some
-            problems need the structured response. Not with ``"stn"``. ``"full"``: ΔW = Θε with a
-            dense Jacobian, h times the size of the weights; for small models.
+            V (Bae & Grosse, 2020, section 3.3). ``"anchored"``: ΔW = diag(Uε)·(W + R), where R
+            starts at zero, so that the response moves with the weights. ``"gated"``: ΔW =
+            diag(Uε)·W, which rescales the units of a layer and stores nothing of the size of the
+            weights; cheaper, but some problems need an R. Neither of the two with ``"stn"``.
+            ``"full"``: ΔW = Θε with a dense Jacobian, h times the size of the weights; for small
+            models.
         perturbation: ``"example"``: each example of a batch has an ε of its own, and a parameter in
             a function that cannot tell the examples apart does not respond. ``"batch"``: the whole
             batch has one ε; the gradient is noisier. ``"auto"`` (default): as ``"example"``, unless
@@ -101,9 +103,9 @@ class TunerConfig:
         self._require_known_name("method", _METHODS)
         self._require_known_name("response", _RESPONSES)
         self._require_known_name("perturbation", _PERTURBATIONS)
-        if self.method == "stn" and self.response == "gated":
+        if self.method == "stn" and self.response in ("anchored", "gated"):
             raise ValueError(
-                "TunerConfig(method='stn', response='gated'): its weights would be "
+                f"TunerConfig(method='stn', response={self.response!r}): its weights would be "
                 "diag(1 + Uλ)·φ0, from which φ0 cannot be had back where the factor is zero. Take "
                 "response='structured' or 'full', or method='centered-stn'."
             )

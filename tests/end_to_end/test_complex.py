@@ -80,6 +80,7 @@ def loss_fn(model: nn.Module, batch: Any) -> Tensor:
     ("method", "response"),
     [
         ("delta-stn", "structured"),
+        ("delta-stn", "anchored"),
         ("delta-stn", "gated"),
         ("delta-stn", "full"),
         ("centered-stn", "structured"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from optuna_dstn.response._delta import Delta
 from optuna_dstn.response._response import Response
-from optuna_dstn.response._structured import StructuredResponse
+from optuna_dstn.response._structured import AnchoredResponse, StructuredResponse
 
 
 EXAMPLES, HYPERPARAMETERS = 5, 3
@@ -61,6 +61,41 @@ def test_directions_lie_along_each_units_weights_and_are_as_large_as_fresh_ones(
     # The root mean square of U(±b) is b/√3, and each unit has 12 weights.
     rms = direction.flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(rms, torch.full((5,), (12 * 3) ** -0.5))
+
+
+def test_an_anchored_direction_is_the_weights_of_today_plus_its_own_part() -> None:
+    """Δ = diag(Uε)·(W + R), with R zero at first, also after a step on the weights."""
+    weight, bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))
+    response = AnchoredResponse([{"w": weight, "b": bias}], 2)
+    epsilon = torch.randn(5, 2)
+
+    def check(own: Tensor) -> None:
+        delta = deltas_at(response, epsilon)[id(weight)]
+        gate = epsilon @ response.gains[0][:4].T
+        torch.testing.assert_close(
+            delta.per_example(), gate[:, :, None] * (weight.detach() + own), msg="W + R"
+        )
+
+    with torch.no_grad():
+        response.gains[0].normal_()
+    check(torch.zeros(4, 3))
+    with torch.no_grad():
+        weight.normal_()
+    check(torch.zeros(4, 3))
+    with torch.no_grad():
+        response.directions[0]["w"].normal_()
+    check(response.directions[0]["w"].detach())
+    assert response.directions[0]["b"].abs().max() > 0  # a bias of zero could not be rescaled
+
+
+def test_the_weights_get_no_gradient_through_an_anchored_direction() -> None:
+    weight = nn.Parameter(torch.randn(4, 3))
+    response = AnchoredResponse([{"w": weight}], 2)
+    with torch.no_grad():
+        response.gains[0].normal_()
+    deltas_at(response, torch.randn(5, 2))[id(weight)].per_example().sum().backward()
+    assert weight.grad is None
+    assert all(tensor.grad is not None for tensor in response.parameters())
 
 
 def test_where_there_are_no_weights_the_direction_is_random() -> None:

@@ -57,7 +57,14 @@ def started(loss: Callable[..., Tensor], dtype: torch.dtype, **settings: Any) ->
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"response": "gated"}, {"response": "full"}, {"method": "centered-stn"}]
+    "settings",
+    [
+        {},
+        {"response": "anchored"},
+        {"response": "gated"},
+        {"response": "full"},
+        {"method": "centered-stn"},
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision_is_tuned(dtype: torch.dtype, settings: dict[str, Any]) -> None:

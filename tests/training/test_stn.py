@@ -206,9 +206,13 @@ def test_a_decay_that_is_no_term_is_refused() -> None:
     started(make, loss, [data], config=TunerConfig(method="centered-stn")).step(data)
 
 
-def test_the_configuration_says_what_does_not_go_together() -> None:
-    with pytest.raises(ValueError, match=r"method='stn', response='gated'.*structured"):
-        TunerConfig(method="stn", response="gated")
+@pytest.mark.parametrize("response", ["anchored", "gated"])
+def test_the_configuration_says_which_responses_stn_has_not(response: str) -> None:
+    with pytest.raises(ValueError, match=rf"method='stn', response='{response}'.*structured"):
+        TunerConfig(method="stn", response=response)
+
+
+def test_the_configuration_knows_the_methods() -> None:
     with pytest.raises(ValueError, match=r"Known: 'delta-stn', 'centered-stn', 'stn'"):
         TunerConfig(method="hyper-stn")
     assert TunerConfig(method="stn", response="full").method == "stn"

@@ -464,7 +464,7 @@ def test_a_parameter_of_the_loss_alone_is_no_newcomer(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize(
     ("method", "response"),
-    [(m, r) for m in METHODS for r in ("structured", "gated", "full")]
+    [(m, r) for m in METHODS for r in ("structured", "anchored", "gated", "full")]
     + [("stn", "structured"), ("stn", "full")],
 )
 def test_what_is_frozen_later_stays_and_has_no_response(method: str, response: str) -> None:
