@@ -183,7 +183,9 @@ class DSTNTrial(optuna.Trial):
         if self.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
-                "only: give each trial one Tuner (for cross-validation, one trial per fold)."
+                "only: give each trial one Tuner (for cross-validation, one trial per fold). Of "
+                "networks with losses of their own, as in a GAN, let the Tuner train the one whose "
+                "hyperparameters are to be tuned, and an ordinary loop the others."
             )
         self.final_values = final_values
 

@@ -23,6 +23,7 @@ from optuna_dstn.training._loader_checks import (
     require_loader,
     require_one_batch,
 )
+from optuna_dstn.training._model_checks import require_visible_layers
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
@@ -37,7 +38,6 @@ from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
-    require_eager,
     running,
 )
 
@@ -156,10 +156,10 @@ class Tuner(StepParts):
     def _start(self, trial: optuna.trial.BaseTrial, direction: str | None) -> Training:
         """Return the way of training that the trial asks for."""
         if isinstance(trial, ReplayTrial):
-            require_eager(self._context.model)
+            require_visible_layers(self._context.model)
             return ScheduledTraining(trial, self._context)
         if isinstance(trial, DSTNTrial):
-            require_eager(self._context.model)
+            require_visible_layers(self._context.model)
             training = SelfTuning(trial, self._context)
             trial.follow(lambda: self._evaluations.final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, direction)

@@ -11,8 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim import LBFGS, Optimizer
 
 from optuna_dstn._errors import described
@@ -62,6 +61,20 @@ def _require_trial(trial: Any) -> None:
             "def objective(trial): ... Tuner(trial, model, ...), or one of study.ask(). To train "
             "without a study, give optuna.trial.FixedTrial({...})."
         )
+    if type(trial).__name__ == "TorchDistributedTrial" and _is_tuned_in_first_process(trial):
+        raise TypeError(
+            "Tuner got a TorchDistributedTrial of a Δ-STN study. It hands out plain numbers, so "
+            "that nothing could be tuned. Tune in one process, with the trial that the objective "
+            "gets, and train at the tuned values in several."
+        )
+
+
+def _is_tuned_in_first_process(trial: Any) -> bool:
+    """Whether the trial that the first process shares with the others is one of a Δ-STN study."""
+    seen = [isinstance(trial._delegate, DSTNTrial)]
+    first = distributed.get_global_rank(trial._group, 0)
+    distributed.broadcast_object_list(seen, src=first, group=trial._group)
+    return seen[0]
 
 
 def _require_model_and_optimizer(model: Any, optimizer: Any) -> None:
@@ -73,6 +86,12 @@ def _require_model_and_optimizer(model: Any, optimizer: Any) -> None:
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f"Tuner got {described(model)} for a model: give a torch.nn.Module.")
+    if isinstance(optimizer, (list, tuple, dict)):
+        raise TypeError(
+            f"Tuner got {described(optimizer)} of optimizers, and takes one: give one optimizer a "
+            "group for each part of the model, such as torch.optim.AdamW([{'params': a, 'lr': "
+            "1e-3}, {'params': b, 'lr': 1e-4}])."
+        )
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(
             f"Tuner got {described(optimizer)} for an optimizer: give an optimizer of the model's "
@@ -202,28 +221,6 @@ def running(trial: Any, call: str) -> Iterator[None]:
             "a new Tuner optuna.trial.FixedTrial(trial.params), or replay the schedule; "
             "Tuner.evaluate(loader) with a loader of your own still works."
         ) from None
-
-
-def require_eager(model: nn.Module) -> None:
-    """Check that no part of the model that trains is compiled or a TorchScript module."""
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and _trains(module):
-            place = f"The model's module {path!r}" if path else "The model"
-            raise ValueError(
-                f"{place} is a TorchScript module, which hides its layers from the "
-                "Tuner. Give it the module itself, before torch.jit.script or torch.jit.trace, or "
-                "freeze its parameters (for p in module.parameters(): p.requires_grad_(False)); "
-                "script the model after tuning."
-            )
-    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
-        raise ValueError(
-            "The model is compiled, and torch.compile hides its layers from the Tuner. Give it "
-            "the model itself; compile it for retraining at the tuned values."
-        )
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

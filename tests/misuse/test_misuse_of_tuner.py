@@ -56,6 +56,17 @@ def compiled() -> None:
     given.tuner(model=torch.compile(given.model))
 
 
+def compiled_in_place() -> None:
+    given = Given()
+    given.model.inner.compile()
+    given.tuner()
+
+
+def replicated() -> None:
+    given = Given()
+    given.tuner(model=nn.DataParallel(given.model))
+
+
 def returns_none(tensors: list[torch.Tensor]) -> Any:
     """Forget to return the optimizer that this function makes."""
     torch.optim.Adam(tensors)
@@ -101,6 +112,21 @@ CASES: dict[str, Case] = {
     "model is None": (tuner(model=None), T, r"got None for a model: give a torch\.nn\.Module"),
     "model is a class": (tuner(model=Net), T, "got the class Net for a model"),
     "model is compiled": (compiled, V, "The model is compiled.*the model itself"),
+    "model is compiled in place": (
+        compiled_in_place,
+        V,
+        r"module 'inner' is compiled in place.*Leave module\.compile\(\) out",
+    ),
+    "model is a DataParallel": (
+        replicated,
+        V,
+        r"The model is a DataParallel.*model\.module.*DistributedDataParallel",
+    ),
+    "optimizer is a list": (
+        lambda: Given().tuner(optimizer=[Given().optimizer]),
+        T,
+        "got a list of optimizers, and takes one: .*a group for each part",
+    ),
     "optimizer is None": (
         tuner(optimizer=None),
         T,

@@ -21,6 +21,13 @@ def the_study() -> optuna.Study:
     return optuna.create_study()
 
 
+def _parts_of_torch_distributed_trial() -> None:
+    integration = pytest.importorskip("optuna_integration")
+    source = inspect.getsource(integration.TorchDistributedTrial.__init__)
+    if "self._delegate = trial" not in source or "self._group = " not in source:
+        raise AttributeError("_delegate, _group")
+
+
 def _suggest_in_replay() -> None:
     """ReplayTrial overrides _suggest, which the suggest methods of FixedTrial call."""
     suggested: list[str] = []
@@ -54,6 +61,8 @@ OPTUNA: dict[str, Callable[[], object]] = {
             optuna.distributions.FloatDistribution(0.0, 1.0)
         )
     ),
+    "TorchDistributedTrial._delegate": _parts_of_torch_distributed_trial,
+    "TorchDistributedTrial._group": _parts_of_torch_distributed_trial,
     "BaseDistribution._asdict": lambda: optuna.distributions.IntDistribution(0, 1)._asdict()["low"],
 }
 
@@ -74,6 +83,14 @@ def _parts_of_dual() -> tuple[torch.Tensor, torch.Tensor]:
         return primal, tangent
 
 
+def _compiled_in_place() -> torch.nn.Module:
+    module = torch.nn.ReLU()
+    if module._compiled_call_impl is not None:
+        raise TypeError
+    module.compile()
+    return module
+
+
 def _is_past_a_mode() -> None:
     class Refusing(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, *args: object) -> object:
@@ -90,6 +107,8 @@ TORCH: dict[str, Callable[[], object]] = {
     "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
     # Where a module keeps its buffers and its children.
     "Module._buffers": lambda: torch.nn.BatchNorm1d(2)._buffers["running_mean"],
+    # Whether model.compile() has compiled a module in place.
+    "Module._compiled_call_impl": lambda: _compiled_in_place()._compiled_call_impl.__call__,
     "Module._modules": lambda: torch.nn.Sequential(torch.nn.ReLU())._modules["0"],
     # torch.utils.checkpoint.checkpoint looks these up in its module and calls them.
     "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),
