@@ -87,7 +87,7 @@ class ResponseOptimizer:
         ]
         try:
             self.optimizer = kind(settings)  # type: ignore[call-arg]
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise TypeError(
                 f"The response needs an optimizer like the weights', but {kind.__name__} cannot be "
                 f"made from parameter groups alone ({error}). Give the Tuner "

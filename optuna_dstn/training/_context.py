@@ -23,7 +23,8 @@ class TrainingContext:
 
     Attributes:
         model: The model.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer; of a wrapper such as Accelerate's, what the wrapper holds.
+        users_optimizer: The optimizer as the user gave it, which takes the steps.
         loss_fn: ``loss_fn(model, batch)`` on training batches.
         valid_loader: Validation batches.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` on validation batches.
@@ -39,6 +40,7 @@ class TrainingContext:
 
     model: nn.Module
     optimizer: Optimizer
+    users_optimizer: Optimizer
     loss_fn: LossFunction
     valid_loader: Iterable[Any]
     valid_loss_fn: LossFunction

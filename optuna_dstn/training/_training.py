@@ -13,6 +13,7 @@ from optuna_dstn.batch._batch import batch_size, mean_loss
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._summary import Summary
+from optuna_dstn.training._wrapped_optimizer import take_step
 
 
 class Training(ABC):
@@ -65,7 +66,7 @@ class Training(ABC):
         context = self.context
         norm = clipped_gradient_norm(context.optimizer, context.max_grad_norm)
         context.progress.require_finite(norm, "gradient of the training loss")
-        context.optimizer.step()
+        take_step(context.users_optimizer)
 
     @abstractmethod
     def forward(self, batch: Any) -> AbstractContextManager[None]:

@@ -40,6 +40,7 @@ from optuna_dstn.training._tuner_checks import (
     check_settings,
     running,
 )
+from optuna_dstn.training._wrapped_optimizer import unwrapped
 
 
 class Tuner(StepParts):
@@ -136,7 +137,8 @@ class Tuner(StepParts):
             functions["metric_fn"] = metric_fn
         self._context = TrainingContext(
             model=model,
-            optimizer=optimizer,
+            optimizer=unwrapped(optimizer),
+            users_optimizer=optimizer,
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
@@ -150,7 +152,7 @@ class Tuner(StepParts):
         direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._training = self._start(trial, direction)
         self._evaluations = Evaluations(trial, self._training, metric_fn, direction)
-        self._order = StepOrder(optimizer)
+        self._order = StepOrder(self._context.optimizer)
         self._mode = TrainingModeCheck(model)
 
     def _start(self, trial: optuna.trial.BaseTrial, direction: str | None) -> Training:

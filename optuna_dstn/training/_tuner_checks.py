@@ -18,6 +18,7 @@ from optuna_dstn._errors import described
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._loader_checks import require_loader, require_repeatable
+from optuna_dstn.training._wrapped_optimizer import unwrapped
 
 
 def check_arguments(
@@ -192,7 +193,7 @@ def _require_count(batches: int) -> None:
 
 def _require_one_pass(optimizer: Optimizer) -> None:
     """Check that the optimizer steps without a closure."""
-    if isinstance(optimizer, LBFGS):
+    if isinstance(unwrapped(optimizer), LBFGS):
         raise ValueError(
             "LBFGS asks for the loss several times a step (its closure), and a Tuner's step has "
             "one pass. Take an optimizer that steps without a closure: SGD, Adam, AdamW."
