@@ -29,6 +29,7 @@ class DSTNTrial(optuna.Trial):
         final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
         enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
+        process_group: The processes that share the trial; ``None`` if this one has it alone.
         is_pruned: Whether the pruner has told this trial to stop.
         has_failed: Whether the objective ends with an exception.
     """
@@ -36,6 +37,7 @@ class DSTNTrial(optuna.Trial):
     deferred: DeferredParameters
     final_values: FinalValues | None = None
     enqueued_names: frozenset[str]
+    process_group: Any = None
     is_pruned = False
     has_failed = False
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -66,14 +64,8 @@ def _require_not_split(path: str, module: nn.Module) -> None:
             "the Tuner model.module and one device, or take "
             "torch.nn.parallel.DistributedDataParallel, with a process for each device."
         )
-    if isinstance(module, DistributedDataParallel) and _is_of_several_processes(module):
+    if isinstance(module, DistributedDataParallel):
         raise ValueError(
-            f"{_place(path)} is trained by several processes (DistributedDataParallel), and each "
-            "would tune values of its own. Tune in one process, and train at the tuned values in "
-            "several."
+            f"{_place(path)} is a DistributedDataParallel inside of another module. Give the Tuner "
+            "the whole model in one: DistributedDataParallel(model)."
         )
-
-
-def _is_of_several_processes(model: DistributedDataParallel) -> bool:
-    group: Any = model.process_group
-    return distributed.get_world_size(group) > 1

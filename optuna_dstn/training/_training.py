@@ -55,10 +55,10 @@ class Training(ABC):
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
         with self.forward(batch):
-            output = context.loss_fn(context.model, batch)
+            output = context.loss_fn(context.users_model, batch)
         loss = mean_loss(output, examples, "loss_fn")
         value = loss.item()
-        progress.require_finite(value, "training loss")
+        progress.require_finite_loss(value, "training loss")
         (loss / progress.batches_per_step).backward()
         return value
 

@@ -28,6 +28,7 @@ from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._progress import Progress
+from optuna_dstn.training._ranks import ranks_of, without_ddp
 from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._step_order import StepOrder
@@ -38,6 +39,7 @@ from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
+    require_shared_trial,
     running,
 )
 from optuna_dstn.training._wrapped_optimizer import unwrapped
@@ -131,18 +133,27 @@ class Tuner(StepParts):
     ) -> None:
         check_arguments(trial, model, optimizer, loss_fn, valid_loader)
         self._trial = trial
+        users_model, model = model, without_ddp(model)
+        ranks = ranks_of(trial, users_model)
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
             functions["metric_fn"] = metric_fn
         self._context = TrainingContext(
             model=model,
+            users_model=users_model,
+            ranks=ranks,
             optimizer=unwrapped(optimizer),
             users_optimizer=optimizer,
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
-            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters, model),
+            progress=Progress(
+                accumulate_grad_batches,
+                lambda: self.hyperparameters,
+                model,
+                is_alone=not ranks.are_several,
+            ),
             model_state=ModelState(model, functions, state),
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
@@ -162,6 +173,7 @@ class Tuner(StepParts):
             return ScheduledTraining(trial, self._context)
         if isinstance(trial, DSTNTrial):
             require_visible_layers(self._context.model)
+            require_shared_trial(trial, self._context.ranks)
             training = SelfTuning(trial, self._context)
             trial.follow(lambda: self._evaluations.final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, direction)

@@ -18,6 +18,7 @@ from optuna_dstn._errors import described
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._loader_checks import require_loader, require_repeatable
+from optuna_dstn.training._ranks import Ranks
 from optuna_dstn.training._wrapped_optimizer import unwrapped
 
 
@@ -65,8 +66,8 @@ def _require_trial(trial: Any) -> None:
     if type(trial).__name__ == "TorchDistributedTrial" and _is_tuned_in_first_process(trial):
         raise TypeError(
             "Tuner got a TorchDistributedTrial of a Δ-STN study. It hands out plain numbers, so "
-            "that nothing could be tuned. Tune in one process, with the trial that the objective "
-            "gets, and train at the tuned values in several."
+            "that nothing could be tuned. Write trial = distributed_trial(trial) in its place "
+            "(from optuna_dstn.integration.distributed)."
         )
 
 
@@ -222,6 +223,28 @@ def running(trial: Any, call: str) -> Iterator[None]:
             "a new Tuner optuna.trial.FixedTrial(trial.params), or replay the schedule; "
             "Tuner.evaluate(loader) with a loader of your own still works."
         ) from None
+
+
+def require_shared_trial(trial: DSTNTrial, ranks: Ranks) -> None:
+    """Check that the processes of a training share a trial, and tune by a method that can.
+
+    Raises:
+        ValueError: If they do not; the message says what to write.
+    """
+    if not ranks.are_several:
+        return
+    if trial.process_group is None:
+        raise ValueError(
+            f"{ranks.count} processes train the model (DistributedDataParallel), and each has a "
+            "trial and would tune values of its own. Call study.optimize in the first process "
+            "alone, objective(None) in the others, and in the objective trial = "
+            "distributed_trial(trial), from optuna_dstn.integration.distributed."
+        )
+    if trial.config.method == "stn":
+        raise ValueError(
+            "TunerConfig(method='stn') trains weights and response in one pass, which several "
+            "processes do not share. Take the method 'delta-stn' or 'centered-stn'."
+        )
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -28,6 +28,17 @@ def _parts_of_torch_distributed_trial() -> None:
         raise AttributeError("_delegate, _group")
 
 
+def _suggest_in_trial() -> None:
+    """A trial of several processes overrides _suggest, which all suggest methods call."""
+    suggest = (
+        optuna.Trial.suggest_float,
+        optuna.Trial.suggest_int,
+        optuna.Trial.suggest_categorical,
+    )
+    if not all("_suggest" in method.__code__.co_names for method in map(inspect.unwrap, suggest)):
+        raise AttributeError("_suggest")
+
+
 def _suggest_in_replay() -> None:
     """ReplayTrial overrides _suggest, which the suggest methods of FixedTrial call."""
     suggested: list[str] = []
@@ -52,6 +63,7 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Trial._trial_id": lambda: the_study().ask()._trial_id,
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
+    "Trial._suggest": _suggest_in_trial,
     "FixedTrial._params": lambda: optuna.trial.FixedTrial({"x": 1.0})._params["x"],
     "FixedTrial._suggest": _suggest_in_replay,
     "FixedTrial._suggested_params": lambda: optuna.trial.FixedTrial({})._suggested_params.items(),
@@ -87,7 +99,7 @@ def _compiled_in_place() -> torch.nn.Module:
     module = torch.nn.ReLU()
     if module._compiled_call_impl is not None:
         raise TypeError
-    module.compile()
+    module.compile(backend="eager")
     return module
 
 
