@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer, SparseAdam
 
 from optuna_dstn._errors import described
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
@@ -80,7 +80,8 @@ class ResponseOptimizer:
                 [{"params": group} for group in groups], lr=self._lr, fused=is_fused
             )
             return
-        kind = type(optimizer)
+        # The gradient of the response is dense, also where that of the weights is sparse.
+        kind = Adam if isinstance(optimizer, SparseAdam) else type(optimizer)
         settings = [
             {**_settings(users_group), "params": group}
             for group, users_group in zip(groups, optimizer.param_groups, strict=True)
