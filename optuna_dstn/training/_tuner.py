@@ -39,10 +39,10 @@ from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
-    require_shared_trial,
+    require_fitting_method,
     running,
 )
-from optuna_dstn.training._wrapped_optimizer import unwrapped
+from optuna_dstn.training._wrapped_optimizer import joined_optimizers, unwrapped
 
 
 class Tuner(StepParts):
@@ -78,7 +78,8 @@ class Tuner(StepParts):
     Args:
         trial: The trial that the objective got.
         model: The model, on its device and in its precision already.
-        optimizer: An optimizer of the model's parameters. A suggested ``weight_decay`` is tuned.
+        optimizer: An optimizer of the model's parameters, or a list of optimizers of different
+            parameters, which step together. A suggested ``weight_decay`` is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar, the mean over the
             batch, or one value per example, shape (B,). It must call ``model(...)``. Under a Δ-STN
             trial a step calls it up to three times.
@@ -118,7 +119,7 @@ class Tuner(StepParts):
         self,
         trial: optuna.trial.BaseTrial,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         loss_fn: LossFunction,
         valid_loader: Iterable[Any],
         *,
@@ -131,7 +132,8 @@ class Tuner(StepParts):
         accumulate_grad_batches: int = 1,
         state: Sequence[Any] = (),
     ) -> None:
-        check_arguments(trial, model, optimizer, loss_fn, valid_loader)
+        users_optimizer = joined_optimizers(optimizer)
+        check_arguments(trial, model, users_optimizer, loss_fn, valid_loader)
         self._trial = trial
         users_model, model = model, without_ddp(model)
         ranks = ranks_of(trial, users_model)
@@ -143,8 +145,8 @@ class Tuner(StepParts):
             model=model,
             users_model=users_model,
             ranks=ranks,
-            optimizer=unwrapped(optimizer),
-            users_optimizer=optimizer,
+            optimizer=unwrapped(users_optimizer),
+            users_optimizer=users_optimizer,
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
@@ -173,7 +175,7 @@ class Tuner(StepParts):
             return ScheduledTraining(trial, self._context)
         if isinstance(trial, DSTNTrial):
             require_visible_layers(self._context.model)
-            require_shared_trial(trial, self._context.ranks)
+            require_fitting_method(trial, self._context)
             training = SelfTuning(trial, self._context)
             trial.follow(lambda: self._evaluations.final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, direction)

@@ -16,9 +16,9 @@ from torch.optim import LBFGS, Optimizer
 
 from optuna_dstn._errors import described
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.tensors._several_optimizers import SeveralOptimizers
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._loader_checks import require_loader, require_repeatable
-from optuna_dstn.training._ranks import Ranks
 from optuna_dstn.training._wrapped_optimizer import unwrapped
 
 
@@ -88,12 +88,6 @@ def _require_model_and_optimizer(model: Any, optimizer: Any) -> None:
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f"Tuner got {described(model)} for a model: give a torch.nn.Module.")
-    if isinstance(optimizer, (list, tuple, dict)):
-        raise TypeError(
-            f"Tuner got {described(optimizer)} of optimizers, and takes one: give one optimizer a "
-            "group for each part of the model, such as torch.optim.AdamW([{'params': a, 'lr': "
-            "1e-3}, {'params': b, 'lr': 1e-4}])."
-        )
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(
             f"Tuner got {described(optimizer)} for an optimizer: give an optimizer of the model's "
@@ -194,7 +188,8 @@ def _require_count(batches: int) -> None:
 
 def _require_one_pass(optimizer: Optimizer) -> None:
     """Check that the optimizer steps without a closure."""
-    if isinstance(unwrapped(optimizer), LBFGS):
+    optimizers = getattr(optimizer, "optimizers", [optimizer])
+    if any(isinstance(unwrapped(one), LBFGS) for one in optimizers):
         raise ValueError(
             "LBFGS asks for the loss several times a step (its closure), and a Tuner's step has "
             "one pass. Take an optimizer that steps without a closure: SGD, Adam, AdamW."
@@ -225,12 +220,18 @@ def running(trial: Any, call: str) -> Iterator[None]:
         ) from None
 
 
-def require_shared_trial(trial: DSTNTrial, ranks: Ranks) -> None:
-    """Check that the processes of a training share a trial, and tune by a method that can.
+def require_fitting_method(trial: DSTNTrial, context: TrainingContext) -> None:
+    """Check that the processes of a training share a trial, and that the method fits.
 
     Raises:
-        ValueError: If they do not; the message says what to write.
+        ValueError: If not; the message says what to write.
     """
+    ranks = context.ranks
+    if trial.config.method == "stn" and isinstance(context.optimizer, SeveralOptimizers):
+        raise ValueError(
+            "TunerConfig(method='stn') trains weights and response by one optimizer, and the Tuner "
+            "got several. Take the method 'delta-stn' or 'centered-stn'."
+        )
     if not ranks.are_several:
         return
     if trial.process_group is None:

@@ -56,6 +56,11 @@ def compiled() -> None:
     given.tuner(model=torch.compile(given.model))
 
 
+def shared() -> None:
+    given = Given()
+    given.tuner(optimizer=[given.optimizer, torch.optim.SGD(given.model.parameters())])
+
+
 def compiled_in_place() -> None:
     given = Given()
     given.model.inner.compile(backend="eager")
@@ -122,11 +127,13 @@ CASES: dict[str, Case] = {
         V,
         r"The model is a DataParallel.*model\.module.*DistributedDataParallel",
     ),
-    "optimizer is a list": (
-        lambda: Given().tuner(optimizer=[Given().optimizer]),
+    "optimizers are none": (tuner(optimizer=[]), T, "a list of optimizers with nothing in it"),
+    "optimizer among others is a class": (
+        tuner(optimizer=[torch.optim.Adam, torch.optim.SGD]),
         T,
-        "got a list of optimizers, and takes one: .*a group for each part",
+        "a list of optimizers with the class Adam in it",
     ),
+    "optimizers share a parameter": (shared, V, "Two of the Tuner's optimizers hold the same"),
     "optimizer is None": (
         tuner(optimizer=None),
         T,
