@@ -1,17 +1,18 @@
-"""A model that FSDP has sharded, and a trial that hands out plain numbers, are errors."""
+"""What hides layers or numbers from the Tuner is an error: FSDP, and a trial of plain numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from _mistakes import Given, sgd
-from _small_net import make_net
+from _small_net import BATCH, SOON, make_net
 import optuna
 import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import optuna_dstn
 
@@ -52,3 +53,16 @@ def test_a_torch_distributed_trial_is_refused_where_it_would_not_tune(create_stu
         TypeError, match=r"TorchDistributedTrial of a Δ-STN study.*distributed_trial"
     ):
         Given().tuner(**given)
+
+
+def test_ddp_in_one_process_needs_no_shared_trial() -> None:
+    ended = []
+    for wrap in (lambda model: model, DistributedDataParallel):
+        torch.manual_seed(0)
+        study = optuna_dstn.create_study(config=SOON)
+        study.enqueue_trial({"h": 0.3})
+        given = Given(study=study)
+        tuner = given.tuner(model=wrap(given.model))
+        losses = [tuner.step(BATCH), tuner.step(BATCH), tuner.evaluate()]
+        ended.append([*losses, *tuner.hyperparameters.values()])
+    assert ended[0] == ended[1]
