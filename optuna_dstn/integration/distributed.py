@@ -66,7 +66,7 @@ def distributed_trial(trial: Any, group: Any = None) -> Any:
             "many times in the others."
         )
     if isinstance(first, (FixedTrial, FrozenTrial)):
-        return first
+        return first if trial is None else trial
     is_first = trial is not None
     return _shared(trial if is_first else _local_trial(first), group, is_first=is_first)
 

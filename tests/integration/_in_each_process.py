@@ -62,25 +62,31 @@ def objective(trial: Any) -> float:
     optimizer = SGD(model.parameters(), lr=trial.suggest_float("lr", 0.01, 0.1))
     rank = distributed.get_rank()
     tuner = Tuner(trial, model, optimizer, loss_fn, batches(rank, 1, 90))
-    for batch in batches(rank, 6, 1):
+    for index, batch in enumerate(batches(rank, 6, 1)):
         tuner.step(batch)
-        trial.report(tuner.evaluate(), len(batch))
+        trial.report(tuner.evaluate(), index)
     tuner.load_best()
-    trial.set_user_attr("weights", [float(p.sum()) for p in model.parameters()])
+    trial.set_user_attr("weights", [p.detach().sum().item() for p in model.parameters()])
     return tuner.best_value
 
 
 def optimized(config: dict[str, Any] | None) -> Any:
-    """Run a study, and retrain at its best trial."""
-    kept = optuna_dstn.TunerConfig(**(config or {}))
+    """Run a study, and train at its best trial and along the schedule of that trial."""
     if not is_first():
         values = [objective(None), objective(None)]
-        return values, objective(None)
-    study = optuna.create_study() if config is None else optuna_dstn.create_study(config=kept)
+        return values, objective(None), None if config is None else objective(None)
+    if config is None:
+        study = optuna.create_study()
+    else:
+        study = optuna_dstn.create_study(config=optuna_dstn.TunerConfig(**config))
     study.optimize(objective, n_trials=2)
     values = [trial.value for trial in study.trials]
     facts = [(t.params, t.user_attrs.get("dstn:start"), t.state.name) for t in study.trials]
-    return values, objective(study.best_trial), facts
+    retrained = objective(study.best_trial)
+    replayed = None
+    if config is not None:
+        replayed = optuna_dstn.replay_schedule(objective, study.best_trial)
+    return values, retrained, replayed, facts
 
 
 def message(make: Any) -> str:

@@ -36,7 +36,7 @@ def two_processes(folder: Path) -> Iterator[Run]:
             pipe.send((function, arguments))
         answers = []
         for pipe, _ in pipes:
-            assert pipe.poll(60), "a process hangs"
+            assert pipe.poll(300), "a process hangs"
             answers.append(pipe.recv())
         failures = [failure for _, failure in answers if failure]
         assert not failures, failures[0]
