@@ -77,7 +77,8 @@ class Tuner(StepParts):
 
     Args:
         trial: The trial that the objective got.
-        model: The model, on its device and in its precision already.
+        model: The model, on its device and in its precision already; for several processes a
+            ``DistributedDataParallel`` of it.
         optimizer: An optimizer of the model's parameters, or a list of optimizers of different
             parameters, which step together. A suggested ``weight_decay`` is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar, the mean over the
