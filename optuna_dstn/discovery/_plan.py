@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
-from optuna_dstn.discovery._plain_copies import warn_of_plain_copies
+from optuna_dstn.discovery._plain_copies import warn_of_plain_copies, warn_of_plain_dropout
 
 
 _NOT_READ = (
@@ -150,7 +150,10 @@ def make_plan(
         if name not in readers
     }
     not_read = [name for name, why in kept.items() if why == _NOT_READ]
-    warn_of_plain_copies(model, not_read, {name: start for name, (_, start) in opened.items()})
+    starts = {name: start for name, (_, start) in opened.items()}
+    warn_of_plain_copies(model, not_read, starts)
+    if readers:  # otherwise an error says it
+        warn_of_plain_dropout(model, not_read, starts, readers)
     reasons = "; ".join(f"{name}: {why}" for name, why in not_responding.items())
     if not any(responding) and (readers or idle):
         raise HyperparameterError(
@@ -170,7 +173,8 @@ def make_plan(
             "No hyperparameter of this trial reaches the training computation (suggested as "
             f"numbers: {suggested}), so there is nothing to tune by gradient. Use one where torch "
             "reads it (nn.Dropout(h), weight_decay=h, x * h) without converting it by float(...), "
-            "round(...), min(...) or max(...) first, and check that the model is in training mode; "
+            "round(...), min(...) or max(...) first, and check that the model is in training mode "
+            "and was made in this process (pickling makes plain numbers, as in ddp_spawn); "
             "or take optuna.create_study. Where only some trials have one, "
             "study.optimize(..., catch=(optuna_dstn.HyperparameterError,)) goes on with the others."
         )

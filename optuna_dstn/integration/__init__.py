@@ -1,10 +1,12 @@
-"""The Tuner inside training frameworks: one module for each framework, which must be installed.
+"""The Tuner inside training frameworks and in several processes, a module for each.
 
-Each module puts the parts of a Tuner's step (``forward``, ``after_backward``, ``after_step``) where
-the framework takes its step. Clipping, accumulation, schedulers, callbacks and checkpoints stay the
-framework's own. ``import optuna_dstn`` imports none of these modules.
+Each module for a framework puts the parts of a Tuner's step (``forward``, ``after_backward``,
+``after_step``) where the framework takes its step. Clipping, accumulation, schedulers, callbacks
+and checkpoints stay the framework's own. ``distributed`` shares one trial among the processes of a
+training. ``import optuna_dstn`` imports none of these modules.
 
-In: the framework's trainer, and a trial. Out: the same trainer, which tunes hyperparameters.
+In: the framework's trainer, or a process group, and a trial. Out: the same trainer, which tunes
+hyperparameters; a trial that every process can use.
 
-Imports go down: ``training`` is below; nothing in the package imports this folder.
+Imports go down: every other folder is below, and nothing in the package imports this one.
 """

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 import math
 import statistics
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer, SparseAdam
 
 from optuna_dstn._errors import described
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
+from optuna_dstn.tensors._several_optimizers import SeveralOptimizers
 
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
@@ -65,10 +67,20 @@ class ResponseOptimizer:
         is_half = any(tensor.dtype == torch.float16 for tensor in tensors)
         self._users_optimizer = None if factory is not None else optimizer
         self._lr = lr if isinstance(optimizer, SGD) and not is_half else None
+        self._parts: list[ResponseOptimizer] = []  # one for each of several optimizers
         self._highest = [0.0] * len(groups)  # learning rate of each of the user's groups so far
         if factory is not None:
             self.optimizer = factory(tensors)
             _require_optimizer(self.optimizer)
+            return
+        if isinstance(optimizer, SeveralOptimizers):
+            counts = [len(one.param_groups) for one in optimizer.optimizers]
+            bounds = zip(accumulate(counts, initial=0), accumulate(counts), strict=False)
+            self._parts = [
+                ResponseOptimizer(groups[start:end], one, lr)
+                for (start, end), one in zip(bounds, optimizer.optimizers, strict=True)
+            ]
+            self.optimizer = SeveralOptimizers([part.optimizer for part in self._parts])
             return
         if self._lr is not None:
             # The fused kernel makes Adam as fast as SGD.
@@ -80,14 +92,15 @@ class ResponseOptimizer:
                 [{"params": group} for group in groups], lr=self._lr, fused=is_fused
             )
             return
-        kind = type(optimizer)
+        # The gradient of the response is dense, also where that of the weights is sparse.
+        kind = Adam if isinstance(optimizer, SparseAdam) else type(optimizer)
         settings = [
             {**_settings(users_group), "params": group}
             for group, users_group in zip(groups, optimizer.param_groups, strict=True)
         ]
         try:
             self.optimizer = kind(settings)  # type: ignore[call-arg]
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise TypeError(
                 f"The response needs an optimizer like the weights', but {kind.__name__} cannot be "
                 f"made from parameter groups alone ({error}). Give the Tuner "
@@ -122,6 +135,11 @@ class ResponseOptimizer:
 
     def step(self) -> None:
         """Take a step down the gradient, with the current settings of the user's optimizer."""
+        for part in self._parts or [self]:
+            part._take_settings()
+        self.optimizer.step()
+
+    def _take_settings(self) -> None:
         if self._users_optimizer is not None:
             # Groups that the user has added since the first step have no response.
             groups = zip(
@@ -133,7 +151,6 @@ class ResponseOptimizer:
                 else:
                     ratio = self._ratio_to_highest(index, float(users_group["lr"]))
                     group["lr"] = self._lr * ratio
-        self.optimizer.step()
 
     def _ratio_to_highest(self, group: int, lr: float) -> float:
         """Return the ratio of a group's learning rate to its highest so far; 0 if both are 0."""
@@ -145,14 +162,16 @@ class ResponseOptimizer:
         return {
             "optimizer": self.optimizer.state_dict(),
             "norms": list(self._norms),
-            "highest": list(self._highest),
+            "highest": [rate for part in self._parts or [self] for rate in part._highest],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._norms = deque(state["norms"], maxlen=_LAST_NORMS)
-        self._highest = list(state["highest"])
+        rates = iter(state["highest"])
+        for part in self._parts or [self]:
+            part._highest = [next(rates) for _ in part._highest]
 
 
 def _require_optimizer(made: Any) -> None:

@@ -29,6 +29,7 @@ class DSTNTrial(optuna.Trial):
         final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
         enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
+        process_group: The processes that share the trial; ``None`` if this one has it alone.
         is_pruned: Whether the pruner has told this trial to stop.
         has_failed: Whether the objective ends with an exception.
     """
@@ -36,6 +37,7 @@ class DSTNTrial(optuna.Trial):
     deferred: DeferredParameters
     final_values: FinalValues | None = None
     enqueued_names: frozenset[str]
+    process_group: Any = None
     is_pruned = False
     has_failed = False
 
@@ -183,7 +185,9 @@ class DSTNTrial(optuna.Trial):
         if self.final_values is not None:
             raise RuntimeError(
                 f"Trial {self.number} already has a Tuner. Its parameters can have one tuned value "
-                "only: give each trial one Tuner (for cross-validation, one trial per fold)."
+                "only: give each trial one Tuner (for cross-validation, one trial per fold). Of "
+                "networks with losses of their own, as in a GAN, let the Tuner train the one whose "
+                "hyperparameters are to be tuned, and an ordinary loop the others."
             )
         self.final_values = final_values
 

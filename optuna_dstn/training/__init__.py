@@ -7,6 +7,9 @@ the counts in ``Progress`` and, from the first step on, the ``BilevelState`` (λ
 other trial ``PlainTraining`` is an ordinary loop, and under a replay ``ScheduledTraining`` follows
 a schedule. ``fit`` is the usual loop around a ``Tuner``.
 
+Processes that train one model together, each on its part of a batch, average what they compute by
+``Ranks``.
+
 A step has three parts, which a loop of the user's own can call: ``forward``, ``after_backward`` and
 ``after_step``. ``Training.step`` is their composition with an ordinary step on the weights.
 

@@ -15,6 +15,7 @@ from optuna_dstn.response._optimizer import OptimizerFactory
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._progress import Progress
+from optuna_dstn.training._ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class TrainingContext:
     """What the user gave the Tuner, and how far the training has come.
 
     Attributes:
-        model: The model.
-        optimizer: Its optimizer.
+        model: The model; of a ``DistributedDataParallel``, the module inside.
+        users_model: The model as the user gave it, whose backward pass gives the gradients.
+        ranks: The processes that train the model.
+        optimizer: Its optimizer; of a wrapper such as Accelerate's, what the wrapper holds.
+        users_optimizer: The optimizer as the user gave it, which takes the steps.
         loss_fn: ``loss_fn(model, batch)`` on training batches.
         valid_loader: Validation batches.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` on validation batches.
@@ -38,7 +42,10 @@ class TrainingContext:
     """
 
     model: nn.Module
+    users_model: nn.Module
+    ranks: Ranks
     optimizer: Optimizer
+    users_optimizer: Optimizer
     loss_fn: LossFunction
     valid_loader: Iterable[Any]
     valid_loss_fn: LossFunction

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch.optim import Optimizer
 
 from optuna_dstn.hyperparameter._number import Hyperparameter, plain
+from optuna_dstn.tensors._several_optimizers import owner_of
 from optuna_dstn.training._weight_decay import WeightDecay
 
 
@@ -46,6 +47,6 @@ class CurrentHyperparameters:
             for key, value in group.items():
                 if isinstance(value, Hyperparameter):
                     group[key] = plain(value)
-                    setting = f"{type(self._optimizer).__name__}({key}=)"
+                    setting = f"{type(owner_of(group, self._optimizer)).__name__}({key}=)"
                     for name in value.names:
                         self.optimizer_settings.setdefault(name, set()).add(setting)

@@ -14,6 +14,7 @@ from optuna_dstn._errors import described
 from optuna_dstn.batch._batch import EMPTY_LOADER, batch_size, mean_loss
 from optuna_dstn.tensors._cudnn import without_cudnn
 from optuna_dstn.training._model_state import ModelState
+from optuna_dstn.training._ranks import Ranks
 
 
 LossFunction = Callable[[nn.Module, Any], Any]
@@ -54,6 +55,7 @@ def mean_over(
     *,
     is_metric: bool,
     batch_axis: int = 0,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> float:
     """Return the mean over all examples of ``function(model, batch)``.
 
@@ -64,6 +66,7 @@ def mean_over(
         state: What the model keeps from call to call; training's own state stays as it is.
         is_metric: Whether the function may return plain numbers and tensors of integers too.
         batch_axis: The axis of the examples in the tensors of a batch.
+        ranks: The processes over whose examples the mean is.
 
     Raises:
         ValueError: If the loader yields nothing.
@@ -81,9 +84,10 @@ def mean_over(
             what = source if is_metric else "The validation loss function"
             total = total + mean_loss(value, examples, what) * examples
             count += examples
-    if not count:
+    sum_of_all, count_of_all = ranks.sums(float(total), count)
+    if not count_of_all:
         raise ValueError(EMPTY_LOADER)
-    return float(total) / count
+    return sum_of_all / count_of_all
 
 
 def _as_floating_point(value: Any) -> Tensor:

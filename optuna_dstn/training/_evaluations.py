@@ -60,6 +60,7 @@ class Evaluations:
                 context.model_state,
                 is_metric=is_metric,
                 batch_axis=context.batch_axis,
+                ranks=context.ranks,
             )
         with context.progress.working_on(batches, "A batch of the loader"):
             context.progress.require_finite(value, "metric" if is_metric else "validation loss")
@@ -79,7 +80,8 @@ class Evaluations:
     def record(self, value: float) -> None:
         """Add a value that the user computed."""
         require_known(self._direction, self._trial, "the value")
-        value = float(value)
+        ranks = self._training.context.ranks
+        value = ranks.sums(float(value))[0] / ranks.count
         self._training.context.progress.require_finite(value, "recorded value")
         self._add(value)
 

@@ -121,6 +121,7 @@ class FirstStep:
             HyperparameterError: If a hyperparameter is used in a way that cannot be tuned, or
                 nothing is tuned.
         """
+        context = self.context
         assert self._pass is not None, "forward makes it"
         (layout, discovery, state_before), self._pass = self._pass, None
         part = None
@@ -133,11 +134,14 @@ class FirstStep:
             self.hyperparameters.weight_decay.parameters,
             self.trial.open_parameters,
             self.trial.enqueued_names,
-            self.context.model,
-            self.context.optimizer,
+            context.model,
+            context.optimizer,
             lengths=KnownLengths.found(layout, part),
             each_example=self.trial.config.perturbation == "example",
         )
+        if context.ranks.are_several:  # their batches may show different things
+            saved = context.ranks.of_first(plan.state_dict())
+            plan = TuningPlan.restored(saved, context.model, self.trial.open_parameters)
         self._plan = plan, layout
 
     def begin(self) -> BilevelState:
@@ -238,6 +242,7 @@ class FirstStep:
         bilevel = BilevelState(
             plan, open_parameters, self.context, trial.config, self.hyperparameters
         )
+        self.context.ranks.take_from_first([*bilevel.response.parameters(), bilevel.space.raw])
         trial.store({name: open_parameters[name][1] for name in plan.kept})
         tuned = bilevel.space.parameters
         trial.set_user_attr(TUNED, list(tuned))

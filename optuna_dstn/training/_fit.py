@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -21,7 +21,7 @@ from optuna_dstn.training._tuner import Tuner
 def fit(
     trial: optuna.trial.BaseTrial,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     loss_fn: LossFunction,
     train_loader: Iterable[Any],
     valid_loader: Iterable[Any],
@@ -47,7 +47,7 @@ def fit(
     Args:
         trial: The trial that the objective got.
         model: The model, on its device and in its precision already.
-        optimizer: An optimizer of the model's parameters.
+        optimizer: An optimizer of the model's parameters, or a list of them.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss, as :class:`Tuner` takes it.
         train_loader: Training batches.
         valid_loader: Validation batches.
@@ -120,8 +120,8 @@ def _require_count(name: str, number: Any) -> None:
         raise ValueError(f"fit({name}={number!r}): give a whole number, at least 1.")
 
 
-def _require_scheduler(scheduler: Any, optimizer: Optimizer) -> None:
-    """Check that a scheduler is made already, from the optimizer that trains the model."""
+def _require_scheduler(scheduler: Any, optimizer: Optimizer | Sequence[Optimizer]) -> None:
+    """Check that a scheduler is made already, from an optimizer that trains the model."""
     is_made = hasattr(scheduler, "step") and not isinstance(scheduler, (type, Optimizer))
     if not is_made:
         raise TypeError(
@@ -129,7 +129,8 @@ def _require_scheduler(scheduler: Any, optimizer: Optimizer) -> None:
             "optimizer, such as torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)."
         )
     groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", None)
-    if groups is not None and groups is not optimizer.param_groups:
+    optimizers: Any = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if groups is not None and all(groups is not one.param_groups for one in optimizers):
         raise ValueError(
             "fit(scheduler=...) got a scheduler of another optimizer, which would not change the "
             "learning rate of this training: make the scheduler from the optimizer that fit gets."

@@ -62,6 +62,7 @@ class HyperparameterStep:
             gradients = self._perturbed_hypergradient(batch, examples, displacement)
         else:
             gradients = self._hypergradient(batch, examples, displacement)
+        self.context.ranks.average(gradients)
         advice = NO_SECOND_DERIVATIVE if bilevel.is_linear else ""
         self.context.progress.require_finite(
             torch.cat(gradients).sum().item(), "hypergradient", advice
@@ -122,6 +123,6 @@ class HyperparameterStep:
             return torch.autograd.grad(objective, bilevel.tuned_tensors)
 
     def _require_finite(self, loss: Tensor) -> None:
-        self.context.progress.require_finite(
+        self.context.progress.require_finite_loss(
             loss.item(), "validation loss in a step on the hyperparameters"
         )

@@ -27,6 +27,7 @@ from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._perturbed_loss import PerturbedLoss, gates_of
+from optuna_dstn.training._wrapped_optimizer import take_step
 
 
 @dataclass
@@ -125,4 +126,4 @@ class JointStep:
         self.context.progress.require_finite(norm, "gradient of the response's training loss")
         response_optimizer.step()
         with self.bilevel.hyperparameters.weight_decay.as_term(deltas):
-            optimizer.step()
+            take_step(self.context.users_optimizer)

@@ -123,7 +123,7 @@ class PerturbedLoss:
             self._backward(loss)
 
     def _backward(self, loss: Tensor, share: float = 1.0) -> None:
-        self.context.progress.require_finite(loss.item(), "training loss of the response")
+        self.context.progress.require_finite_loss(loss.item(), "training loss of the response")
         if loss.requires_grad:
             (share / self.context.progress.batches_per_step * loss).backward()
 

@@ -26,6 +26,7 @@ class Progress:
         batches_per_step: The number of batches whose mean gradient makes one step.
         hyperparameters: Returns the current value of each hyperparameter, for error messages.
         model: The model, for error messages.
+        is_alone: Whether no other process trains the model.
 
     Attributes:
         steps: The number of weight steps taken so far.
@@ -38,12 +39,15 @@ class Progress:
         batches_per_step: int,
         hyperparameters: Callable[[], Mapping[str, float]],
         model: nn.Module,
+        *,
+        is_alone: bool = True,
     ) -> None:
         self.steps = 0
         self.batches_seen = 0
         self.batches_per_step = batches_per_step
         self._hyperparameters = hyperparameters
         self._model = model
+        self._is_alone = is_alone
         self._fault_of_data: Callable[[], str] = str
 
     @property
@@ -87,6 +91,15 @@ class Progress:
             yield
         finally:
             self._fault_of_data = outer
+
+    def require_finite_loss(self, value: float, what: str) -> None:
+        """Raise an error if the loss of a batch is NaN or infinite, unless others would hang.
+
+        Of several processes one alone would raise the error, and the others would wait for it. The
+        mean of their gradients is not finite either, which all of them see.
+        """
+        if self._is_alone:
+            self.require_finite(value, what)
 
     def require_finite(self, value: float, what: str, advice: str = "") -> None:
         """Raise an error if a loss, or the norm of its gradient, is NaN or infinite.

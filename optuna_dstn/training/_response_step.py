@@ -91,6 +91,7 @@ class ResponseStep:
             for tensor in self.bilevel.response.parameters():
                 if tensor.grad is not None:
                     tensor.grad *= progress.batches_per_step / progress.batches_seen
+        self.context.ranks.average_gradients(self.bilevel.response.parameters())
         norm = response_optimizer.clip(self.context.max_grad_norm)
         advice = NO_SECOND_DERIVATIVE if self.bilevel.is_linear else ""
         progress.require_finite(norm, "gradient of the response's training loss", advice)

@@ -187,6 +187,8 @@ class SelfTuning(Training):
 
     def _finish_step(self) -> None:
         super().after_step()
+        if self.context.progress.steps == 1:
+            self.context.ranks.require_same_weights(self.context.optimized_parameters)
         if self._are_hyperparameters_due():
             self._train_hyperparameters()
 

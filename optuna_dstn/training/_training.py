@@ -13,6 +13,7 @@ from optuna_dstn.batch._batch import batch_size, mean_loss
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._summary import Summary
+from optuna_dstn.training._wrapped_optimizer import take_step
 
 
 class Training(ABC):
@@ -54,10 +55,10 @@ class Training(ABC):
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
         with self.forward(batch):
-            output = context.loss_fn(context.model, batch)
+            output = context.loss_fn(context.users_model, batch)
         loss = mean_loss(output, examples, "loss_fn")
         value = loss.item()
-        progress.require_finite(value, "training loss")
+        progress.require_finite_loss(value, "training loss")
         (loss / progress.batches_per_step).backward()
         return value
 
@@ -65,7 +66,7 @@ class Training(ABC):
         context = self.context
         norm = clipped_gradient_norm(context.optimizer, context.max_grad_norm)
         context.progress.require_finite(norm, "gradient of the training loss")
-        context.optimizer.step()
+        take_step(context.users_optimizer)
 
     @abstractmethod
     def forward(self, batch: Any) -> AbstractContextManager[None]:

@@ -23,10 +23,12 @@ from optuna_dstn.training._loader_checks import (
     require_loader,
     require_one_batch,
 )
+from optuna_dstn.training._model_checks import require_visible_layers
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._progress import Progress
+from optuna_dstn.training._ranks import ranks_of, without_ddp
 from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._step_order import StepOrder
@@ -37,9 +39,10 @@ from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
-    require_eager,
+    require_fitting_method,
     running,
 )
+from optuna_dstn.training._wrapped_optimizer import joined_optimizers, unwrapped
 
 
 class Tuner(StepParts):
@@ -74,8 +77,10 @@ class Tuner(StepParts):
 
     Args:
         trial: The trial that the objective got.
-        model: The model, on its device and in its precision already.
-        optimizer: An optimizer of the model's parameters. A suggested ``weight_decay`` is tuned.
+        model: The model, on its device and in its precision already; for several processes a
+            ``DistributedDataParallel`` of it.
+        optimizer: An optimizer of the model's parameters, or a list of optimizers of different
+            parameters, which step together. A suggested ``weight_decay`` is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar, the mean over the
             batch, or one value per example, shape (B,). It must call ``model(...)``. Under a Δ-STN
             trial a step calls it up to three times.
@@ -115,7 +120,7 @@ class Tuner(StepParts):
         self,
         trial: optuna.trial.BaseTrial,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         loss_fn: LossFunction,
         valid_loader: Iterable[Any],
         *,
@@ -128,19 +133,30 @@ class Tuner(StepParts):
         accumulate_grad_batches: int = 1,
         state: Sequence[Any] = (),
     ) -> None:
-        check_arguments(trial, model, optimizer, loss_fn, valid_loader)
+        users_optimizer = joined_optimizers(optimizer)
+        check_arguments(trial, model, users_optimizer, loss_fn, valid_loader)
         self._trial = trial
+        users_model, model = model, without_ddp(model)
+        ranks = ranks_of(trial, users_model)
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
             functions["metric_fn"] = metric_fn
         self._context = TrainingContext(
             model=model,
-            optimizer=optimizer,
+            users_model=users_model,
+            ranks=ranks,
+            optimizer=unwrapped(users_optimizer),
+            users_optimizer=users_optimizer,
             loss_fn=loss_fn,
             valid_loader=valid_loader,
             valid_loss_fn=valid_loss_fn,
-            progress=Progress(accumulate_grad_batches, lambda: self.hyperparameters, model),
+            progress=Progress(
+                accumulate_grad_batches,
+                lambda: self.hyperparameters,
+                model,
+                is_alone=not ranks.are_several,
+            ),
             model_state=ModelState(model, functions, state),
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
@@ -150,16 +166,17 @@ class Tuner(StepParts):
         direction = direction_of(trial, direction, has_metric=metric_fn is not None)
         self._training = self._start(trial, direction)
         self._evaluations = Evaluations(trial, self._training, metric_fn, direction)
-        self._order = StepOrder(optimizer)
+        self._order = StepOrder(self._context.optimizer)
         self._mode = TrainingModeCheck(model)
 
     def _start(self, trial: optuna.trial.BaseTrial, direction: str | None) -> Training:
         """Return the way of training that the trial asks for."""
         if isinstance(trial, ReplayTrial):
-            require_eager(self._context.model)
+            require_visible_layers(self._context.model)
             return ScheduledTraining(trial, self._context)
         if isinstance(trial, DSTNTrial):
-            require_eager(self._context.model)
+            require_visible_layers(self._context.model)
+            require_fitting_method(trial, self._context)
             training = SelfTuning(trial, self._context)
             trial.follow(lambda: self._evaluations.final_hyperparameters(training))
             trial.set_user_attr(DIRECTION, direction)

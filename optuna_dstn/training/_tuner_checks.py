@@ -11,14 +11,15 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim import LBFGS, Optimizer
 
 from optuna_dstn._errors import described
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.tensors._several_optimizers import SeveralOptimizers
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._loader_checks import require_loader, require_repeatable
+from optuna_dstn.training._wrapped_optimizer import unwrapped
 
 
 def check_arguments(
@@ -62,6 +63,20 @@ def _require_trial(trial: Any) -> None:
             "def objective(trial): ... Tuner(trial, model, ...), or one of study.ask(). To train "
             "without a study, give optuna.trial.FixedTrial({...})."
         )
+    if type(trial).__name__ == "TorchDistributedTrial" and _is_tuned_in_first_process(trial):
+        raise TypeError(
+            "Tuner got a TorchDistributedTrial of a Δ-STN study. It hands out plain numbers, so "
+            "that nothing could be tuned. Write trial = distributed_trial(trial) in its place "
+            "(from optuna_dstn.integration.distributed)."
+        )
+
+
+def _is_tuned_in_first_process(trial: Any) -> bool:
+    """Whether the trial that the first process shares with the others is one of a Δ-STN study."""
+    seen = [isinstance(trial._delegate, DSTNTrial)]
+    first = distributed.get_global_rank(trial._group, 0)
+    distributed.broadcast_object_list(seen, src=first, group=trial._group)
+    return seen[0]
 
 
 def _require_model_and_optimizer(model: Any, optimizer: Any) -> None:
@@ -173,7 +188,8 @@ def _require_count(batches: int) -> None:
 
 def _require_one_pass(optimizer: Optimizer) -> None:
     """Check that the optimizer steps without a closure."""
-    if isinstance(optimizer, LBFGS):
+    optimizers = getattr(optimizer, "optimizers", [optimizer])
+    if any(isinstance(unwrapped(one), LBFGS) for one in optimizers):
         raise ValueError(
             "LBFGS asks for the loss several times a step (its closure), and a Tuner's step has "
             "one pass. Take an optimizer that steps without a closure: SGD, Adam, AdamW."
@@ -204,26 +220,32 @@ def running(trial: Any, call: str) -> Iterator[None]:
         ) from None
 
 
-def require_eager(model: nn.Module) -> None:
-    """Check that no part of the model that trains is compiled or a TorchScript module."""
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and _trains(module):
-            place = f"The model's module {path!r}" if path else "The model"
-            raise ValueError(
-                f"{place} is a TorchScript module, which hides its layers from the "
-                "Tuner. Give it the module itself, before torch.jit.script or torch.jit.trace, or "
-                "freeze its parameters (for p in module.parameters(): p.requires_grad_(False)); "
-                "script the model after tuning."
-            )
-    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+def require_fitting_method(trial: DSTNTrial, context: TrainingContext) -> None:
+    """Check that the processes of a training share a trial, and that the method fits.
+
+    Raises:
+        ValueError: If not; the message says what to write.
+    """
+    ranks = context.ranks
+    if trial.config.method == "stn" and isinstance(context.optimizer, SeveralOptimizers):
         raise ValueError(
-            "The model is compiled, and torch.compile hides its layers from the Tuner. Give it "
-            "the model itself; compile it for retraining at the tuned values."
+            "TunerConfig(method='stn') trains weights and response by one optimizer, and the Tuner "
+            "got several. Take the method 'delta-stn' or 'centered-stn'."
         )
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
+    if not ranks.are_several:
+        return
+    if trial.process_group is None:
+        raise ValueError(
+            f"{ranks.count} processes train the model (DistributedDataParallel), and each has a "
+            "trial and would tune values of its own. Call study.optimize in the first process "
+            "alone, objective(None) in the others, and in the objective trial = "
+            "distributed_trial(trial), from optuna_dstn.integration.distributed."
+        )
+    if trial.config.method == "stn":
+        raise ValueError(
+            "TunerConfig(method='stn') trains weights and response in one pass, which several "
+            "processes do not share. Take the method 'delta-stn' or 'centered-stn'."
+        )
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -38,6 +38,7 @@ from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.hyperparameter._number import Hyperparameter
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.rules import Decay, mean_decay
+from optuna_dstn.tensors._several_optimizers import owner_of
 
 
 _COUPLED = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, RAdam, RMSprop)
@@ -72,16 +73,16 @@ class WeightDecay:
                 decoupled = "decoupled " if group.get("decoupled_weight_decay") else ""
                 raise HyperparameterError(
                     f"Hyperparameter {str(number.expression)!r} is the {decoupled}weight decay of "
-                    f"{type(self._optimizer).__name__}, whose decay is not known as a term of the "
-                    "loss, so it has no rule. Use SGD, Adam, AdamW or RMSprop, or add "
-                    "optuna_dstn.l2_penalty(model.parameters(), h) to the loss in its place, or "
-                    "write float(...) around it to leave it to the study's sampler."
+                    f"{type(owner_of(group, self._optimizer)).__name__}, whose decay is not known "
+                    "as a term of the loss, so it has no rule. Use SGD, Adam, AdamW or RMSprop, or "
+                    "add optuna_dstn.l2_penalty(model.parameters(), h) to the loss in its place, "
+                    "or write float(...) around it to leave it to the study's sampler."
                 )
             self._numbers[index] = number
 
     def _is_term(self, group: Mapping[str, Any]) -> bool:
         known = _DECOUPLED if group.get("decoupled_weight_decay") else _COUPLED
-        return isinstance(self._optimizer, known)
+        return isinstance(owner_of(group, self._optimizer), known)
 
     @property
     def place(self) -> str:
@@ -154,7 +155,7 @@ class WeightDecay:
                     continue
                 metric = None
                 if group.get("decoupled_weight_decay"):
-                    state = self._optimizer.state.get(parameter)
+                    state = owner_of(group, self._optimizer).state.get(parameter)
                     if not state:  # the optimizer decays only what has had a gradient
                         continue
                     metric = _preconditioner(state, group)

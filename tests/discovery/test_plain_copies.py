@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import io
 from typing import Any
 
 from _logged import warnings_of
@@ -87,3 +88,47 @@ def test_what_the_warning_says_tunes_it(name: str, caplog: Any) -> None:
 
 def test_a_number_that_is_meant_to_be_plain(caplog: Any) -> None:
     assert not warnings_of(caplog, lambda: tuner_of(lambda h: [0.0, 0.1, float(h)]))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, 3, num_layers=2, dropout=rate, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x[..., None])[0][:, -1]
+
+
+def converted(rate: float) -> nn.Module:
+    return nn.Sequential(nn.Dropout(float(rate)), nn.Linear(4, 3))
+
+
+def pickled(rate: float) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(nn.Sequential(nn.Dropout(rate), nn.Linear(4, 3)), file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)  # type: ignore[no-any-return]
+
+
+def half_converted(rate: float) -> nn.Module:
+    return nn.Sequential(nn.Dropout(rate), nn.Dropout(float(rate / 2)), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [(converted, "0.p"), (pickled, "0.p"), (Recurrent, "lstm.dropout"), (half_converted, None)],
+)
+def test_a_plain_dropout_is_named_where_no_dropout_is_tuned(
+    make: Callable[[float], nn.Module], place: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = make(trial.suggest_float("rate", 0.0, 0.6))
+        decay = trial.suggest_float("decay", 1e-4, 0.1)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=decay)
+
+    tuner = started(build, loss_fn, [BATCH], start={"rate": 0.3, "decay": 0.01})
+    found = warnings_of(caplog, lambda: tuner.step(BATCH))
+    expected = (
+        f"No dropout is tuned: the model holds hyperparameter 'rate' as a plain number in {place}"
+    )
+    assert [message.startswith(expected) for message in found] == ([True] if place else [])

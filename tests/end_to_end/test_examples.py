@@ -17,9 +17,9 @@ OPTIONS = {
 }
 
 
-def output_of(name, *options, folder):
+def output_of(name, *options, folder, interpreter=("-W", "error")):
     result = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *options],
+        [sys.executable, *interpreter, str(EXAMPLES / name), *options],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -30,13 +30,20 @@ def output_of(name, *options, folder):
 
 
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(OPTIONS)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(OPTIONS) | {"distributed.py"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_example_runs(name, tmp_path):
     output = output_of(name, *OPTIONS[name], folder=tmp_path)
     assert "best" in output or "Δ-STN, 1 trial" in output
+
+
+def test_two_processes_run_their_example(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    options = ["--epochs", "2", "--trials", "2"]
+    output = output_of("distributed.py", *options, folder=tmp_path, interpreter=torchrun)
+    assert "best validation loss" in output
 
 
 def test_mnist_runs_plainly_on_files(tmp_path):

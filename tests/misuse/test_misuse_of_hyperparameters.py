@@ -5,6 +5,7 @@ Each case is three steps of training with one mistake in them.
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 from _mistakes import Case, loses, makes, sgd, uses, validates
@@ -121,6 +122,11 @@ CASES: dict[str, Case] = {
         uses(lambda h, x: x * float(h)),
         H,
         "No hyperparameter of this trial reaches .*numbers: h.*without converting it",
+    ),
+    "pickled for another process": (
+        makes(lambda trial: sgd(pickle.loads(pickle.dumps(make_net(drop)(trial)[0])))),
+        H,
+        r"No hyperparameter of this trial reaches .*made in this process \(pickling makes plain",
     ),
     "no number suggested": (
         makes(lambda trial: sgd(Net(trial.suggest_categorical("h", [0.1])))),

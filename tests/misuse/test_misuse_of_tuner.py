@@ -56,6 +56,22 @@ def compiled() -> None:
     given.tuner(model=torch.compile(given.model))
 
 
+def shared() -> None:
+    given = Given()
+    given.tuner(optimizer=[given.optimizer, torch.optim.SGD(given.model.parameters())])
+
+
+def compiled_in_place() -> None:
+    given = Given()
+    given.model.inner.compile(backend="eager")
+    given.tuner()
+
+
+def replicated() -> None:
+    given = Given()
+    given.tuner(model=nn.DataParallel(given.model))
+
+
 def returns_none(tensors: list[torch.Tensor]) -> Any:
     """Forget to return the optimizer that this function makes."""
     torch.optim.Adam(tensors)
@@ -101,6 +117,23 @@ CASES: dict[str, Case] = {
     "model is None": (tuner(model=None), T, r"got None for a model: give a torch\.nn\.Module"),
     "model is a class": (tuner(model=Net), T, "got the class Net for a model"),
     "model is compiled": (compiled, V, "The model is compiled.*the model itself"),
+    "model is compiled in place": (
+        compiled_in_place,
+        V,
+        r"module 'inner' is compiled in place.*Leave module\.compile\(\) out",
+    ),
+    "model is a DataParallel": (
+        replicated,
+        V,
+        r"The model is a DataParallel.*model\.module.*DistributedDataParallel",
+    ),
+    "optimizers are none": (tuner(optimizer=[]), T, "a list of optimizers with nothing in it"),
+    "optimizer among others is a class": (
+        tuner(optimizer=[torch.optim.Adam, torch.optim.SGD]),
+        T,
+        "a list of optimizers with the class Adam in it",
+    ),
+    "optimizers share a parameter": (shared, V, "Two of the Tuner's optimizers hold the same"),
     "optimizer is None": (
         tuner(optimizer=None),
         T,

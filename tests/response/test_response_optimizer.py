@@ -12,11 +12,28 @@ import optuna
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, RMSprop
+from torch.optim import SGD, Adam, RMSprop, SparseAdam
 
 from comparisons.problems import Diabetes
 from optuna_dstn import Tuner, TunerConfig, create_study
 from optuna_dstn.response._optimizer import ResponseOptimizer
+
+
+def test_sparse_adam_has_a_dense_response() -> None:
+    trial = create_study(config=TunerConfig(response_interval=1)).ask()
+    rate = trial.suggest_float("rate", 0.0, 0.9)
+    table = nn.Embedding(5, 3, sparse=True)
+    model = nn.Sequential(table, nn.Flatten(), nn.Dropout(rate))
+    optimizer = SparseAdam(model.parameters(), lr=0.1)
+    batch = torch.randint(5, (8, 2))
+    tuner = Tuner(trial, model, optimizer, lambda model, x: model(x).square().mean(), [batch])
+    tuner.step(batch)
+    optimizer.param_groups[0]["lr"] = 0.05
+    tuner.step(batch)
+    training: Any = tuner._training
+    made = training.bilevel.response_optimizer.optimizer
+    assert type(made) is Adam
+    assert made.param_groups[0]["lr"] == 0.05
 
 
 class Clipped:

@@ -21,6 +21,24 @@ def the_study() -> optuna.Study:
     return optuna.create_study()
 
 
+def _parts_of_torch_distributed_trial() -> None:
+    integration = pytest.importorskip("optuna_integration")
+    source = inspect.getsource(integration.TorchDistributedTrial.__init__)
+    if "self._delegate = trial" not in source or "self._group = " not in source:
+        raise AttributeError("_delegate, _group")
+
+
+def _suggest_in_trial() -> None:
+    """A trial of several processes overrides _suggest, which all suggest methods call."""
+    suggest = (
+        optuna.Trial.suggest_float,
+        optuna.Trial.suggest_int,
+        optuna.Trial.suggest_categorical,
+    )
+    if not all("_suggest" in method.__code__.co_names for method in map(inspect.unwrap, suggest)):
+        raise AttributeError("_suggest")
+
+
 def _suggest_in_replay() -> None:
     """ReplayTrial overrides _suggest, which the suggest methods of FixedTrial call."""
     suggested: list[str] = []
@@ -45,6 +63,7 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Trial._trial_id": lambda: the_study().ask()._trial_id,
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),
+    "Trial._suggest": _suggest_in_trial,
     "FixedTrial._params": lambda: optuna.trial.FixedTrial({"x": 1.0})._params["x"],
     "FixedTrial._suggest": _suggest_in_replay,
     "FixedTrial._suggested_params": lambda: optuna.trial.FixedTrial({})._suggested_params.items(),
@@ -54,6 +73,8 @@ OPTUNA: dict[str, Callable[[], object]] = {
             optuna.distributions.FloatDistribution(0.0, 1.0)
         )
     ),
+    "TorchDistributedTrial._delegate": _parts_of_torch_distributed_trial,
+    "TorchDistributedTrial._group": _parts_of_torch_distributed_trial,
     "BaseDistribution._asdict": lambda: optuna.distributions.IntDistribution(0, 1)._asdict()["low"],
 }
 
@@ -74,6 +95,14 @@ def _parts_of_dual() -> tuple[torch.Tensor, torch.Tensor]:
         return primal, tangent
 
 
+def _compiled_in_place() -> torch.nn.Module:
+    module = torch.nn.ReLU()
+    if module._compiled_call_impl is not None:
+        raise TypeError
+    module.compile(backend="eager")
+    return module
+
+
 def _is_past_a_mode() -> None:
     class Refusing(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, *args: object) -> object:
@@ -90,6 +119,8 @@ TORCH: dict[str, Callable[[], object]] = {
     "_weight_norm": lambda: torch._weight_norm(torch.ones(2, 3), torch.ones(2, 1), 0).sum(),
     # Where a module keeps its buffers and its children.
     "Module._buffers": lambda: torch.nn.BatchNorm1d(2)._buffers["running_mean"],
+    # Whether model.compile() has compiled a module in place.
+    "Module._compiled_call_impl": lambda: _compiled_in_place()._compiled_call_impl.__call__,
     "Module._modules": lambda: torch.nn.Sequential(torch.nn.ReLU())._modules["0"],
     # torch.utils.checkpoint.checkpoint looks these up in its module and calls them.
     "utils.checkpoint.CheckpointFunction": lambda: _names_of_checkpoint("CheckpointFunction"),

@@ -85,7 +85,7 @@ def test_an_optimizer_without_hooks_does_as_it_did() -> None:
     class Wrapper(Optimizer):
         def __init__(self, *args: Any, **options: Any) -> None:
             self.inner = SGD(*args, **options)
-            self.param_groups = self.inner.param_groups
+            self.param_groups = [*self.inner.param_groups]
 
         def zero_grad(self, set_to_none: bool = True) -> None:
             self.inner.zero_grad(set_to_none)
