@@ -136,7 +136,7 @@ class FirstStep:
             self.context.model,
             self.context.optimizer,
             lengths=KnownLengths.found(layout, part),
-            each_example=self.trial.config.perturbation == "example",
+            perturbation=self.trial.config.perturbation,
         )
         self._plan = plan, layout
 
