@@ -20,6 +20,14 @@ def repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices, device_type=like.device.type)
 
 
+def generators_of(like: torch.Tensor) -> torch.Tensor:
+    """Return the state of the random number generators of the CPU and of a tensor's device."""
+    states = [torch.get_rng_state()]
+    if like.device.type != "cpu":
+        states.append(torch.get_device_module(like.device).get_rng_state(like.device))
+    return torch.cat(states)
+
+
 @contextmanager
 def repeated_random_numbers_of_python() -> Iterator[None]:
     """Restore the global generators of ``random`` and NumPy after a block."""

@@ -26,6 +26,7 @@ from optuna_dstn.response._response import Response
 from optuna_dstn.tensors._arguments import Function
 from optuna_dstn.tensors._dual import split
 from optuna_dstn.tensors._random_numbers import (
+    generators_of,
     repeated_random_numbers,
     repeated_random_numbers_of_python,
 )
@@ -61,11 +62,10 @@ class _Point(NamedTuple):
 class _Statistics:
     """Mean and variance of each call of batch normalisation in a pass, as the first pass had them.
 
-    Batch normalisation couples the examples too. Yet it does not make them share one ε, for the
-    response must be that of the network as validation runs it, with running statistics. One
-    example's ε hardly moves the statistics of its batch, and no ε moves running statistics. If all
-    examples moved alike, the statistics would follow and undo the response, which they do not in
-    validation.
+    Batch normalisation couples the examples too, through the statistics of the batch. It does not
+    make them share one ε: the hypergradient holds running statistics fixed, and one example's ε
+    hardly moves the statistics of its batch, while one ε of all examples does. Neither way gives
+    the hypergradient of retraining, in which running statistics follow the weights.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ def _is_coupled(loss: PerturbedLoss, batch: Any, examples: int) -> bool:
         for size in _GATE_SIZES
     ]
     statistics = _Statistics()
-    before = _gradient(loss, batch, point, statistics)
+    before, generators = _gradient(loss, batch, point, statistics)
     if not before.isfinite().all():
         raise ValueError("The gradient at random responses is not finite.")
     for size, is_changed, others in changes:
@@ -166,7 +166,12 @@ def _is_coupled(loss: PerturbedLoss, batch: Any, examples: int) -> bool:
         pairs = zip(others, point, strict=True)
         changed = _Point(*(torch.where(is_changed, new, old) for new, old in pairs))
         try:
-            after = _gradient(loss, batch, changed, statistics)
+            after, generators_after = _gradient(loss, batch, changed, statistics)
+            if not torch.equal(generators, generators_after):
+                # The values say how many random numbers are drawn, as the holes of Cutout do, so
+                # the draws of the other examples have changed too.
+                changed = changed._replace(values=point.values)
+                after, _ = _gradient(loss, batch, changed, statistics)
         except (RuntimeError, ValueError, AssertionError):
             if size == 1:
                 raise
@@ -188,8 +193,15 @@ def _random_point(loss: PerturbedLoss, examples: int, size: float) -> _Point:
         return _Point(values, size * torch.randn_like(gates))
 
 
-def _gradient(loss: PerturbedLoss, batch: Any, point: _Point, statistics: _Statistics) -> Tensor:
-    """Return the gradient of the loss in the gates of each example, on equal random numbers."""
+def _gradient(
+    loss: PerturbedLoss, batch: Any, point: _Point, statistics: _Statistics
+) -> tuple[Tensor, Tensor]:
+    """Run a pass on the random numbers that every pass draws.
+
+    Returns:
+        The gradient of the loss in the gates of each example, and the state of the random number
+        generators after the pass.
+    """
     values, gates = point.values, point.gates.clone().requires_grad_()
     statistics.rewind()
     with repeated_random_numbers(values), repeated_random_numbers_of_python():
@@ -198,7 +210,8 @@ def _gradient(loss: PerturbedLoss, batch: Any, point: _Point, statistics: _Stati
         mode.statistics = statistics
         with loss.at(mode, batch) as output:
             (gradient,) = torch.autograd.grad(output, gates, allow_unused=True)
-    return torch.zeros_like(gates) if gradient is None else gradient
+        generators = generators_of(values)
+    return torch.zeros_like(gates) if gradient is None else gradient, generators
 
 
 @contextmanager

@@ -234,6 +234,6 @@ def test_without_sharing_training_leaves_the_response_of_retraining() -> None:
     tuner = started_at_the_optimum(case, "example")
     training: Any = tuner._training
     expected = retrained(case, training.bilevel.space)
-    before = gradient_at(tuner, case, None, draws=100)
-    after = gradient_at(tuner, case, expected.weights, draws=100)
+    before = gradient_at(tuner, case, None, draws=30)
+    after = gradient_at(tuner, case, expected.weights, draws=30)
     assert after.norm() > before.norm()

@@ -216,6 +216,23 @@ def test_coupled_examples_share_one_perturbation(name: str, method: str) -> None
     ) in str(tuner.summary())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_random_numbers_that_other_examples_shift_do_not_count(seed: int) -> None:
+    """The example with most holes decides how many numbers Cutout draws."""
+
+    def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+        holes, length = trial.suggest_int("holes", 0, 5), trial.suggest_int("length", 1, 3)
+        cutout = augmentation.Cutout(holes=holes, length=length)
+        model = nn.Sequential(cutout, nn.Flatten(), nn.Linear(25, 8), nn.Linear(8, CLASSES))
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    torch.manual_seed(seed)
+    tuner = started(make, of(F.cross_entropy), [IMAGES], start={"holes": 2, "length": 2})
+    tuner.step(IMAGES)
+    assert set(tuner.tuned) == {"holes", "length"}
+    assert tuner.summary().one_perturbation == ""
+
+
 @pytest.mark.parametrize("response", ["gated", "full"])
 def test_coupling_is_found_with_every_response(response: str) -> None:
     for case, is_coupled in ((COUPLED["graph"], True), (SEPARATE["cross entropy"], False)):
