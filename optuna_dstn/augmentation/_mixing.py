@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.distributions import Gamma
 
 from optuna_dstn.augmentation._images import require_floating, require_images
 from optuna_dstn.augmentation._spans import random_spans
@@ -89,17 +90,18 @@ def cutmix(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _weight(owner: str, input: Tensor, strength: float) -> Tensor:
-    """Draw a weight from Beta(α, α) for each example, shape (B,); 1 for α = 0.
+    """Draw a weight w from Beta(α, α) for each example, shape (B,); 1 for α = 0.
 
-    The weight is G/(G + G'), where G and G' are gamma variables of shape α. Such a G is distributed
-    as G₁·U^(1/α), where G₁ is a gamma variable of shape α + 1 and U is uniform in (0, 1). For small
-    α the power is 0 in floating point, so its logarithm is used. (``torch.distributions.Beta``
-    returns 1/2 for small α, where it should return 0 or 1.)
+    With U and V uniform in (0, 1) and c = cos 2πV,
+
+        w = (1 + sign(c)/√(1 + 1/y))/2,    y = (U^(−1/α) − 1)·c²
+
+    (Devroye, 1996, "Random Variate Generation in One Line of Code"). Every α takes two uniform
+    numbers. So one example's α leaves the draws of others as they are, which rejection does not.
     """
     domains = {"strength": Domain(0)}
     alpha = per_example(owner, input, {"strength": strength}, domains)["strength"]
-    both = alpha[:, None].expand(-1, 2)
-    gamma = Gamma(both + 1, torch.ones_like(both)).sample()
-    log_power = torch.log1p(-torch.rand_like(gamma)) / both.clamp(min=_SMALLEST)
-    log_first, log_second = (gamma.log() + log_power).unbind(1)
-    return torch.where(alpha > 0, torch.sigmoid(log_first - log_second), 1)
+    cosine = torch.cos(math.tau * torch.rand_like(alpha))
+    power = torch.expm1(-torch.log1p(-torch.rand_like(alpha)) / alpha.clamp(min=_SMALLEST))
+    distance = (1 + 1 / (power * cosine.square())).rsqrt()
+    return torch.where(alpha > 0, (1 + distance.copysign(cosine)) / 2, 1)

@@ -29,6 +29,8 @@ HIDDEN = (
     "a custom torch.autograd.Function uses it, whose inside is hidden from the response "
     "(optuna_dstn.register_rule can show it)"
 )
+_CHOSEN = 'TunerConfig(perturbation="batch")'
+_ALIKE = "some functions cannot tell the examples apart"
 
 
 OpenParameters = Mapping[str, tuple[BaseDistribution, float]]
@@ -51,6 +53,8 @@ class TuningPlan:
             functions that are the reason.
         not_responding: For each other parameter of the model, the reason why it does not respond.
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
+        one_perturbation: Why all examples of a batch share one perturbation; empty if each example
+            has its own.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -62,6 +66,7 @@ class TuningPlan:
     shared_in_batch: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
     lengths: KnownLengths
+    one_perturbation: str = ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, with parameters by name."""
@@ -75,6 +80,7 @@ class TuningPlan:
             "shared_in_batch": dict(self.shared_in_batch),
             "not_responding": dict(self.not_responding),
             "lengths": self.lengths.state_dict(),
+            "one_perturbation": self.one_perturbation,
         }
 
     @classmethod
@@ -93,6 +99,7 @@ class TuningPlan:
             shared_in_batch=saved["shared_in_batch"],
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
+            one_perturbation=saved["one_perturbation"],
         )
 
 
@@ -105,7 +112,7 @@ def make_plan(
     optimizer: Optimizer,
     *,
     lengths: KnownLengths = KnownLengths(),  # noqa: B008
-    each_example: bool = False,
+    perturbation: str = "auto",
 ) -> TuningPlan:
     """Decide what is tuned, what is kept and what responds.
 
@@ -117,14 +124,15 @@ def make_plan(
         model: The model.
         optimizer: The model's optimizer.
         lengths: The known lengths of axes.
-        each_example: Whether a parameter with one Δ for the whole batch is left out of the
-            response. Otherwise all hyperparameters get one perturbation for the whole batch.
+        perturbation: As in the ``TunerConfig``. The plan does not know yet whether the examples are
+            coupled, which matters for ``"auto"``.
 
     Raises:
         HyperparameterError: If no hyperparameter can be tuned, or no parameter responds; or if a
             hyperparameter to be tuned has a single value, is enqueued on an edge of its range, is
             used as a size too, or comes from another trial.
     """
+    each_example = perturbation == "example"
     responding, not_responding = _responding(discovery, model, optimizer, each_example)
     readers = {name: set(functions) for name, functions in discovery.readers.items()}
     idle: set[str] = set()
@@ -179,6 +187,9 @@ def make_plan(
             "study.optimize(..., catch=(optuna_dstn.HyperparameterError,)) goes on with the others."
         )
     uses = {n: discovery.uses[id(p)] for group in responding for n, p in group.items()}
+    shared_in_batch = {
+        n: tuple(sorted(u.shared_in_batch)) for n, u in uses.items() if u.shared_in_batch
+    }
     return TuningPlan(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
         shared=tuple(name for name in opened if name in discovery.shared and name in readers),
@@ -186,13 +197,10 @@ def make_plan(
         idle=frozenset(idle),
         responding=responding,
         axes={name: use.axis for name, use in uses.items()},
-        shared_in_batch={
-            name: tuple(sorted(use.shared_in_batch))
-            for name, use in uses.items()
-            if use.shared_in_batch
-        },
+        shared_in_batch=shared_in_batch,
         not_responding=not_responding,
         lengths=lengths,
+        one_perturbation=_CHOSEN if perturbation == "batch" else _ALIKE if shared_in_batch else "",
     )
 
 

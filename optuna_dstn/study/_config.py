@@ -44,8 +44,11 @@ class TunerConfig:
         perturbation: ``"example"``: each example of a batch has an ε of its own, and a parameter in
             a function that cannot tell the examples apart does not respond. ``"batch"``: the whole
             batch has one ε; the gradient is noisier. ``"auto"`` (default): as ``"example"``, unless
-            a parameter takes part in a function that cannot tell the examples apart; then as
-            ``"batch"``.
+            the training loss of an example depends on other examples of its batch (in-batch
+            negatives, Cox's likelihood, a graph convolution), or a parameter takes part in a
+            function that cannot tell the examples apart; then as ``"batch"``. The first step finds
+            this out, and ``Tuner.summary()`` says it. For losses that depend on other examples,
+            ``"example"`` gives wrong gradients.
         response_lr: Learning rate of Adam, > 0, on the response to weights that SGD trains; default
             5e-3. The learning rate of SGD suits the gradient of the weights; the gradient of the
             response has another scale, and at the same rate the response falls behind. If a

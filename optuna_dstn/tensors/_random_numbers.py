@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+import random
 
+import numpy as np
 import torch
 
 
@@ -15,3 +18,22 @@ def repeated_random_numbers(like: torch.Tensor) -> AbstractContextManager[None]:
     """
     devices = [like.device] if like.device.type != "cpu" else []
     return torch.random.fork_rng(devices, device_type=like.device.type)
+
+
+def generators_of(like: torch.Tensor) -> torch.Tensor:
+    """Return the state of the random number generators of the CPU and of a tensor's device."""
+    states = [torch.get_rng_state()]
+    if like.device.type != "cpu":
+        states.append(torch.get_device_module(like.device).get_rng_state(like.device))
+    return torch.cat(states)
+
+
+@contextmanager
+def repeated_random_numbers_of_python() -> Iterator[None]:
+    """Restore the global generators of ``random`` and NumPy after a block."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)

@@ -53,9 +53,6 @@ class BilevelState:
         hyperparameters: As given.
         watch: Looks for parameters of the model that change their role in later steps.
         space: λ and σ, in unconstrained space.
-        shared_draws: Names of the hyperparameters whose perturbation is one draw for all examples
-            of a training batch.
-        shared_validation_draws: The same for a validation batch.
         response: Θ, the response of the weights to the hyperparameters.
         response_optimizer: Steps Θ.
         hyper_optimizer: Steps :attr:`tuned_tensors`.
@@ -89,10 +86,6 @@ class BilevelState:
             scale=config.initial_scale,
             like=_real(self.responding_parameters[0].detach()),
         )
-        # A function that sees one Δ for the whole batch needs one ε for the whole batch.
-        is_batchwise = config.perturbation == "batch" or bool(plan.shared_in_batch)
-        self.shared_draws = self.space.names if is_batchwise else plan.shared
-        self.shared_validation_draws = self.space.names if is_batchwise else ()
         self.response = RESPONSES[config.response](
             plan.responding, len(self.space), plan.axes, config.initial_scale
         )
@@ -111,6 +104,16 @@ class BilevelState:
         self.tuned_tensors: list[Tensor] = [t for group in groups for t in group["params"]]
         self.starts_flat = False
         self.names_read: set[str] | None = None
+
+    @property
+    def shared_draws(self) -> tuple[str, ...]:
+        """The hyperparameters with one draw of ε for all examples of a training batch."""
+        return self.space.names if self.plan.one_perturbation else self.plan.shared
+
+    @property
+    def shared_validation_draws(self) -> tuple[str, ...]:
+        """The hyperparameters with one draw of ε for all examples of a validation batch."""
+        return self.space.names if self.plan.one_perturbation else ()
 
     @property
     def is_linear(self) -> bool:

@@ -137,7 +137,7 @@ class FirstStep:
             context.model,
             context.optimizer,
             lengths=KnownLengths.found(layout, part),
-            each_example=self.trial.config.perturbation == "example",
+            perturbation=self.trial.config.perturbation,
         )
         if context.ranks.are_several:  # their batches may show different things
             saved = context.ranks.of_first(plan.state_dict())

@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from optuna_dstn.response._response import Response
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 
+
+Mode = TypeVar("Mode", bound=PerturbedValues)
 
 _NO_GRADIENT = (
     "The training loss does not depend on the response: no gradient reaches it. Check that nothing "
@@ -69,15 +71,34 @@ class PerturbedLoss:
         Returns:
             The mean training loss, without its graph.
         """
-        context, bilevel = self.context, self.bilevel
-        shared = bilevel.plan.shared
-        perturbed = bilevel.space.columns(values)
-        mode = PerturbedValues(
-            bilevel.hyperparameters.values,
+        mode = self.mode(values, deltas, PerturbedValues)
+        with self.at(mode, batch) as loss:
+            if checks_lengths:
+                require_lengths_tell(deltas.batch, self.bilevel.lengths)
+            self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
+            self._backward(loss, share)
+            if decay_at is not None:
+                self._add_decay_gradient(*decay_at())
+        return loss.detach()
+
+    def mode(self, values: Tensor, deltas: Deltas, kind: type[Mode]) -> Mode:
+        """Return the mode of a pass, with the arguments of :meth:`add_gradient`."""
+        space, shared = self.bilevel.space, self.bilevel.plan.shared
+        perturbed = space.columns(values)
+        return kind(
+            self.bilevel.hyperparameters.values,
             deltas,
-            bilevel.space.columns(values, without=shared),
+            space.columns(values, without=shared),
             {name: perturbed[name][0].item() for name in shared},
         )
+
+    @contextmanager
+    def at(self, mode: PerturbedValues, batch: Any) -> Iterator[Tensor]:
+        """Run ``loss_fn`` in a mode, and yield the mean loss with its graph.
+
+        Values that the pass writes into the model are undone at the end.
+        """
+        context, deltas = self.context, mode.deltas
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:
@@ -86,14 +107,9 @@ class PerturbedLoss:
                 # This includes parameters of the loss function itself.
                 frozen_parameters = context.optimized_parameters
             with frozen(frozen_parameters), at_response(context.model, mode):
-                loss = merged_loss(context.loss_fn(context.model, batch), examples, "loss_fn")
-            if checks_lengths:
-                require_lengths_tell(deltas.batch, bilevel.lengths)
-            bilevel.names_read = (bilevel.names_read or set()) | mode.names
-            self._backward(loss, share)
-            if decay_at is not None:
-                self._add_decay_gradient(*decay_at())
-        return loss.detach()
+                output = context.loss_fn(context.model, batch)
+                loss = merged_loss(output, deltas.batch.examples, "loss_fn")
+            yield loss
 
     def require_gradient(self, *gates: Tensor, is_first: bool) -> None:
         """Check that a gradient has reached the response, or the gates that were made from it.

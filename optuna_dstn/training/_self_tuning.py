@@ -29,6 +29,7 @@ from optuna_dstn.study._attributes import START
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._coupling import share_if_coupled
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
@@ -176,14 +177,17 @@ class SelfTuning(Training):
         if self._waiting is None:
             return
         (batch, state_before), self._waiting = self._waiting, None
-        if self._bilevel is None:
+        is_first = self._bilevel is None
+        if is_first:
             self._begin(self._first_step.begin())
-        if self.steps.response is None:
-            return
-        if is_step_taken:
+        response = self.steps.response
+        if is_step_taken and response is not None:
             self.context.optimizer.zero_grad()  # frees memory for the gradients of the response
         with self.context.model_state.rewound(state_before):
-            self.steps.response.add_gradient(batch)
+            if is_first and self._config.perturbation == "auto":
+                share_if_coupled(self.context, self.bilevel, batch)
+            if response is not None:
+                response.add_gradient(batch)
 
     def _finish_step(self) -> None:
         super().after_step()
@@ -277,6 +281,7 @@ class SelfTuning(Training):
             tuned=plan.readers,
             shared=plan.shared,
             kept=plan.kept,
+            one_perturbation=plan.one_perturbation,
             responding=self._bilevel.response.names,
             shared_in_batch=plan.shared_in_batch,
             not_responding=plan.not_responding,

@@ -25,6 +25,8 @@ class Summary:
         tuned: For each tuned hyperparameter, the functions that read it.
         shared: The tuned hyperparameters that are read where there is no batch axis. All examples
             of a batch share one draw of their perturbation, which makes their gradient noisier.
+        one_perturbation: Why all examples of a batch share one draw of the perturbation of all
+            hyperparameters, which makes their gradient noisier; empty if they do not.
         kept: For each other hyperparameter, why it keeps the value that the sampler suggested.
         hyperparameter_steps: The number of steps taken on the tuned hyperparameters so far; 0
             during the warm-up.
@@ -38,6 +40,7 @@ class Summary:
     method: str
     tuned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
+    one_perturbation: str = ""
     kept: Mapping[str, str] = field(default_factory=dict)
     hyperparameter_steps: int = 0
     responding: tuple[str, ...] = ()
@@ -59,6 +62,8 @@ class Summary:
         for name, where in self.tuned.items():
             draws = "; one draw a batch" if name in self.shared else ""
             lines.append(f"  {name}  (in {', '.join(where)}{draws})")
+        if self.one_perturbation:
+            lines.append(f"one perturbation for the whole batch: {self.one_perturbation}")
         if self.kept:
             lines.append(f"{len(self.kept)} kept as suggested")
             lines += [f"  {name}  ({why})" for name, why in self.kept.items()]

@@ -59,8 +59,9 @@ def spoiled(bad: float, *, at: int) -> Callable[[nn.Module, Batch], Tensor]:
 @pytest.mark.parametrize(
     ("place", "at", "what"),
     [
-        ("train", 4, "training loss"),  # weights, response at ε, at −ε; weights; ...
-        ("train", 3, "training loss of the response"),
+        # Weights, three passes that ask for coupling, response at ε, at −ε; weights; ...
+        ("train", 7, "training loss"),
+        ("train", 6, "training loss of the response"),
         ("valid", 1, "validation loss"),  # tried in the first step
         ("valid", 3, "validation loss in a step on the hyperparameters"),
     ],

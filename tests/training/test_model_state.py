@@ -357,9 +357,10 @@ def test_each_half_of_the_response_begins_with_the_state_of_the_step() -> None:
     model.register_forward_pre_hook(lambda module, _: seen.append(module.calls))
     for batch in batches(3):
         tuner.step(batch)
-    # In the first step: weights, validation twice, two halves; later: weights, two halves.
-    assert [seen[0], *seen[3:5]] == [0, 0, 0]
-    assert seen[5:8] == [1, 1, 1]
+    # In the first step: weights, validation twice, three passes that ask whether the examples are
+    # coupled, two halves; later: weights, two halves.
+    assert [seen[0], *seen[3:8]] == [0] * 6
+    assert seen[8:11] == [1, 1, 1]
 
 
 # -- what is a module's own ----------------------------------------------------------------------

@@ -347,7 +347,7 @@ def test_a_penalty_that_comes_late_is_refused() -> None:
         penalty = l2_penalty(model.parameters(), h)
         return penalty + l1_penalty(model.parameters(), late) if next(is_late) else penalty
 
-    is_late = iter([False] * 3 + [True])  # the first step's three calls, and the second's first
+    is_late = iter([False] * 6 + [True])  # the first step's six calls, and the second's first
     with pytest.raises(
         HyperparameterError, match="'late' first reaches l1_penalty after the first"
     ):

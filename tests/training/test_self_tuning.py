@@ -188,7 +188,7 @@ def noisy(config: TunerConfig, low: float = 0.0, high: float = 1.0) -> tuple[Tun
 
 
 def test_both_halves_of_a_response_step_draw_the_same_random_numbers() -> None:
-    tuner, model = noisy(TunerConfig(response_interval=1))
+    tuner, model = noisy(TunerConfig(response_interval=1, perturbation="example"))
     for step in range(2):
         tuner.step(batch(step))
     weight, plus, minus, later, *_ = model.drawn
@@ -208,7 +208,7 @@ def test_a_hyperparameter_without_effect_gets_no_response() -> None:
 
 
 def test_the_response_steps_at_its_interval() -> None:
-    tuner, model = noisy(TunerConfig(response_interval=3))
+    tuner, model = noisy(TunerConfig(response_interval=3, perturbation="example"))
     halves = []
     for step in range(6):
         model.drawn.clear()
@@ -411,7 +411,7 @@ def test_an_exception_in_any_pass_leaves_the_model_as_it_was(failing_call: int) 
 
     models: list[nn.Module] = []
     calls = 0
-    config = TunerConfig(warmup_steps=0, train_steps=1)
+    config = TunerConfig(warmup_steps=0, train_steps=1, perturbation="example")
     tuner = started(make, loss_fn, [batch(1)], config=config)
     before = states(models[0])
 

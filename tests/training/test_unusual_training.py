@@ -714,7 +714,8 @@ def test_a_part_for_the_response_is_no_single_example() -> None:
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     Tuner(trial, model, optimizer, loss_fn, batches(1)).step(batches(1)[0])
-    assert sizes == [8, 8, 2, 2]  # weights, validation, the response's halves
+    # Weights, validation, three passes that ask for coupling, the two halves of the response.
+    assert sizes == [8, 8, 2, 2, 2, 2, 2]
 
 
 # -- learning rates that change -------------------------------------------------------------------
