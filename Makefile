@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-gpu lint format docs package clean
 
 demo: $(READY)
-	$(RUN)/python -m comparisons run --problems digits --tuners random,tpe,gp,delta-stn
+	$(RUN)/python -m comparisons run --problems digits --tuners random,tpe,gp,pbt,delta-stn
 
 test: $(READY)
 	$(RUN)/python -m pytest -n auto
@@ -37,9 +37,11 @@ package: $(READY)
 clean:
 	rm -rf $(VENV) build docs/api *.egg-info
 
-# torch first and on its own, so that nothing pulls in another build of it.
+# torch first and on its own, so that nothing pulls in another build of it; of Syne Tune's dependencies
+# only dill, for the others are large and not needed here.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps syne-tune dill
 	touch $@

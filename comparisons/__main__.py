@@ -33,7 +33,7 @@ _EXAMPLES = {
     "run": """\
 \b
   Four tuners on digits, five seeds each, two studies at a time:
-    python -m comparisons run --problems digits --tuners tpe,gp,delta-stn --seeds 5
+    python -m comparisons run --problems digits --tuners tpe,gp,pbt,delta-stn --seeds 5
 
 \b
   The same command again goes on where it was interrupted; with --seeds 10, or
@@ -149,8 +149,8 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     "--budget",
     type=click.IntRange(1),
     show_default="the problem's",
-    help="What a sampler may spend on a study: plain training runs, counted in epochs. A "
-    "self-tuning network takes one run, whose cost is measured.",
+    help="What a sampler may spend on a study: plain training runs, counted in epochs. Self-tuning "
+    "networks and PBT take one search, whose cost is measured.",
 )
 @click.option(
     "--epochs",

@@ -30,6 +30,10 @@ class Cost(NamedTuple):
     seconds: float
     cpu_seconds: float
 
+    def plus(self, other: Cost) -> Cost:
+        """Return the sum of both costs."""
+        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
 
 class Stopwatch:
     """Measures the cost of all work on a device since its creation."""

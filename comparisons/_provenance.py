@@ -31,7 +31,7 @@ BUDGET = ("trials", "budget")
 
 # The files of this package on which the numbers of a study depend.
 _SOURCES = (
-    *("_budget.py", "_search.py", "_study.py", "_tuner.py"),
+    *("_budget.py", "_population.py", "_search.py", "_study.py", "_syne_tune.py", "_tuner.py"),
     *("networks/*.py", "problems/_*.py"),
 )
 

@@ -1,16 +1,31 @@
-"""A running search, whose trials are measured one by one."""
+"""A running search, whose pieces are measured one by one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 import math
 from typing import NamedTuple
 import warnings
 
 import optuna
 from optuna.trial import FrozenTrial
+import pandas as pd
 
 from comparisons.problems import Problem, Trained
 import optuna_dstn
+from optuna_dstn.schedule._schedule import has_schedule
+
+
+class Advance(NamedTuple):
+    """A piece of a search.
+
+    Attributes:
+        trial: Number of the trial that the piece belongs to.
+        evaluations: How many validation losses the piece added to this trial.
+    """
+
+    trial: int
+    evaluations: int
 
 
 class Best(NamedTuple):
@@ -20,10 +35,34 @@ class Best(NamedTuple):
     trained: Trained
 
 
-class Search:
+class Search(ABC):
+    """What every tuner does: one piece of work after the other until the search is done."""
+
+    @abstractmethod
+    def advance(self) -> Advance:
+        """Do the next piece: a trial, or a part of a trial if several are trained in turn."""
+
+    @abstractmethod
+    def share(self) -> float:
+        """Return which part of the search is done; 1 or more ends the search."""
+
+    @abstractmethod
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials in order of their numbers."""
+
+    @abstractmethod
+    def best(self) -> Best | None:
+        """Return the selected trial, or ``None`` if no trial completed."""
+
+    @abstractmethod
+    def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
+        """Return what `optuna_dstn.replay_schedule` needs; ``None`` if nothing has changed."""
+
+
+class StudySearch(Search):
     """The search of an Optuna study, up to a number of trials or of plain runs.
 
-    ``seed`` also divides the data of some problems.
+    One piece is one trial. ``seed`` also divides the data of some problems.
     """
 
     def __init__(
@@ -45,8 +84,7 @@ class Search:
         self._finished_trials = 0
         self._epochs = 0
 
-    def advance(self) -> None:
-        """Run the next trial."""
+    def advance(self) -> Advance:
         with warnings.catch_warnings():
             # After a diverged trial, the GP sampler uses the worst finite loss and warns of it.
             warnings.filterwarnings("ignore", message="Clip non-finite values")
@@ -58,6 +96,7 @@ class Search:
         # The epoch in which a training diverged has no evaluation; a run may report none at all.
         epochs = evaluations + (trial.value == math.inf)
         self._epochs += epochs or self._problem.size.epochs
+        return Advance(trial.number, evaluations)
 
     def _train(self, trial: optuna.Trial) -> float:
         try:
@@ -71,14 +110,14 @@ class Search:
         return trained.validation_loss
 
     def share(self) -> float:
-        """Return which part of the search is done; 1 or more ends the search."""
         trials, runs = self._limits
         return self._finished_trials / trials + self._epochs / self._problem.size.epochs / runs
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials."""
         return self._study.get_trials()
 
     def best(self) -> Best | None:
-        """Return the selected trial, or ``None`` if no trial completed."""
         return self._best
+
+    def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
+        return trial if has_schedule(trial) else None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+import itertools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
+import pandas as pd
 
 from comparisons._budget import Cost, Stopwatch, in_plain_runs
 from comparisons._search import Search
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Trained
 import optuna_dstn
-from optuna_dstn.schedule._schedule import has_schedule
 
 
 class Job(NamedTuple):
@@ -87,6 +88,14 @@ class Record(NamedTuple):
     progress: list[tuple[float, float]]
 
 
+class Piece(NamedTuple):
+    """A piece of a search: evaluations of one trial, and their cost."""
+
+    trial: int
+    evaluations: int
+    cost: Cost
+
+
 class _Purpose(IntEnum):
     SEARCH = 0
     RETRAINING = 1
@@ -101,18 +110,22 @@ def training_seed(purpose: _Purpose, tuner_seed: int, number: int = 0) -> int:
 def run_study(job: Job) -> Record:
     """Run a study in memory."""
     plain = _PlainRuns(job)
-    search, costs = _search(job, plain)
+    search, pieces = _search(job, plain)
     trials = search.trials()
     best = search.best()
     retrained: list[Retrained] = []
     replayed: list[Retrained] = []
     if best is not None:
         selected = trials[best.trial]
+        schedule = search.schedule(selected)
         retrained = [plain.retrain(selected.params, n) for n in range(job.retrainings)]
-        if has_schedule(selected):
-            replayed = [plain.replay(selected, n) for n in range(job.retrainings)]
+        if schedule is not None:
+            replayed = [plain.replay(schedule, selected.params, n) for n in range(job.retrainings)]
     elif any(trial.state == TrialState.PRUNED for trial in trials):
         raise RuntimeError(f"{job.study_name}: no trial was trained to the end.")
+    costs = [Cost(0.0, 0.0)] * len(trials)
+    for piece in pieces:
+        costs[piece.trial] = costs[piece.trial].plus(piece.cost)
     return Record(
         job=job,
         trials=trials,
@@ -122,7 +135,7 @@ def run_study(job: Job) -> Record:
         test_loss=math.nan if best is None else best.trained.test_loss(),
         retrained=retrained,
         replayed=replayed,
-        progress=progress(trials, costs, plain.cpu_seconds),
+        progress=progress(trials, pieces, plain.cpu_seconds),
     )
 
 
@@ -132,24 +145,24 @@ def retrain(job: Job, params: dict[str, Any]) -> list[Retrained]:
     return [plain.retrain(params, number) for number in range(job.retrainings)]
 
 
-def _search(job: Job, plain: _PlainRuns) -> tuple[Search, list[Cost]]:
+def _search(job: Job, plain: _PlainRuns) -> tuple[Search, list[Piece]]:
     """Search until the budget is spent. Measure plain runs before, in the middle and after."""
     tuner, device = TUNERS[job.tuner], job.problem.device
     plain.train_reference()
     watch = Stopwatch(device)
     seed = training_seed(_Purpose.SEARCH, job.seed)
     search = tuner.search(job.problem, job.seed, seed, job.trials)
-    costs = []
+    pieces: list[Piece] = []
     done = 0.0
     while done < 1:
-        search.advance()
-        costs.append(watch.read())
+        trial, evaluations = search.advance()
+        pieces.append(Piece(trial, evaluations, watch.read()))
         before, done = done, search.share()
         if before < 0.5 <= done < 1:
             plain.train_reference()
         watch = Stopwatch(device)
     plain.train_reference()
-    return search, costs
+    return search, pieces
 
 
 class _PlainRuns:
@@ -174,13 +187,15 @@ class _PlainRuns:
         """Train at fixed hyperparameters, on a fresh seed that is the same for every tuner."""
         return self._on_fresh_seed(number, lambda seed: self._train(params, seed))
 
-    def replay(self, selected: FrozenTrial, number: int) -> Retrained:
-        """Train along the schedule of a trial, on the seed of :meth:`retrain`."""
+    def replay(
+        self, schedule: FrozenTrial | pd.DataFrame, params: dict[str, Any], number: int
+    ) -> Retrained:
+        """Train along a schedule of hyperparameters, on the seed of :meth:`retrain`."""
         problem, split = self._problem, self._seed
 
         def train(seed: int) -> Trained:
             return optuna_dstn.replay_schedule(
-                lambda trial: problem.train(trial, seed, split), selected, selected.params
+                lambda trial: problem.train(trial, seed, split), schedule, params
             )
 
         return self._on_fresh_seed(number, train)
@@ -201,28 +216,30 @@ class _PlainRuns:
 
 
 def progress(
-    trials: Sequence[FrozenTrial], costs: Sequence[Cost], plain_cpu_seconds: Sequence[float]
+    trials: Sequence[FrozenTrial], pieces: Sequence[Piece], plain_cpu_seconds: Sequence[float]
 ) -> list[tuple[float, float]]:
     """Return how the best validation loss went down with the cost; see :class:`Record`.
 
-    The cost of a trial is spread evenly over its evaluations. Losses of a trial that was pruned or
+    The cost of a piece is spread evenly over its evaluations. Losses of a trial that was pruned or
     diverged in the end count as infinite, since the trial cannot be selected.
     """
+    losses = [iter(_losses(trial)) for trial in trials]
     points: list[tuple[float, float]] = []
     before, best = 0.0, math.inf
-    for trial, cost in zip(trials, costs, strict=True):
+    for trial, evaluations, cost in pieces:
         # A trial that reports nothing still ends with a value.
-        losses = _losses(trial) or [math.inf]
-        for index, loss in enumerate(losses, start=1):
+        values = list(itertools.islice(losses[trial], max(1, evaluations)))
+        for index, loss in enumerate(values, start=1):
             best = min(best, math.inf if math.isnan(loss) else loss)
-            points.append((before + cost.cpu_seconds * index / len(losses), best))
+            points.append((before + cost.cpu_seconds * index / len(values), best))
         before += cost.cpu_seconds
     shown = [
         point
         for index, point in enumerate(points)
         if index in (0, len(points) - 1) or point[1] < points[index - 1][1]
     ]
-    return [(in_plain_runs(spent, plain_cpu_seconds), loss) for spent, loss in shown]
+    in_runs = [(in_plain_runs(spent, plain_cpu_seconds), loss) for spent, loss in shown]
+    return in_runs or [(in_plain_runs(before, plain_cpu_seconds), math.inf)]
 
 
 def _losses(trial: FrozenTrial) -> list[float]:

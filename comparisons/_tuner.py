@@ -13,7 +13,7 @@ import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 
-from comparisons._search import Search
+from comparisons._search import Search, StudySearch
 from comparisons.problems import Problem
 import optuna_dstn
 
@@ -66,20 +66,6 @@ class Tuner(ABC):
 
 
 @dataclass(frozen=True)
-class Retired(Tuner):
-    """A tuner that has stored results and can no longer be run."""
-
-    def require_usable(self, problem: Problem | None = None) -> None:
-        raise UnusableError("it can no longer be run; there are results of earlier versions.")
-
-    def plain_runs(self, trials: int) -> float:
-        raise NotImplementedError
-
-    def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
 class Sampling(Tuner):
     """One of Optuna's samplers with its default settings; a trial is a plain training run.
 
@@ -98,7 +84,7 @@ class Sampling(Tuner):
 
     def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
         study = self.create_study(problem, seed)
-        return Search(study, problem, seed, training_seed, runs=runs)
+        return StudySearch(study, problem, seed, training_seed, runs=runs)
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
         """Create a study in memory."""
@@ -145,7 +131,7 @@ class FromStart(Tuner):
 
     def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
         study = self.create_study(problem, seed)
-        return Search(study, problem, seed, training_seed, trials=self.trials)
+        return StudySearch(study, problem, seed, training_seed, trials=self.trials)
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
         """Create a study in memory, whose first trial begins at the start."""

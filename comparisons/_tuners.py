@@ -10,7 +10,8 @@ from typing import Any
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
-from comparisons._tuner import FromStart, Retired, Sampling, Tuner
+from comparisons._population import Population
+from comparisons._tuner import FromStart, Sampling, Tuner
 from optuna_dstn import TunerConfig
 
 
@@ -39,7 +40,7 @@ TUNERS: dict[str, Tuner] = {
     "gp": Sampling("Bayesian optimisation with a Gaussian process", GPSampler),
     "cmaes": Sampling("evolution strategy CMA-ES", CmaEsSampler, libraries=("cmaes",)),
     "hyperband": Sampling("TPE, bad runs cut short by Hyperband", TPESampler, HyperbandPruner),
-    "pbt": Retired("population-based training of 8 networks", is_default=False),
+    "pbt": Population("population-based training of 8 networks", libraries=("syne-tune", "dill")),
     **{
         f"untuned@{start}": FromStart(f"plain training at {start}, nothing tuned", start)
         for start in _STARTS

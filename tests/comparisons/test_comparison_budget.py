@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from comparisons._budget import Stopwatch, in_plain_runs
+from comparisons._budget import Cost, Stopwatch, in_plain_runs
 
 
 def test_unit_is_the_median_plain_run() -> None:
@@ -26,3 +26,7 @@ def test_another_device_is_waited_for() -> None:
     cost = watch.read()
     assert cost.cpu_seconds == pytest.approx(cost.seconds, rel=0.1)
     assert cost.seconds >= 0.05
+
+
+def test_costs_add_up() -> None:
+    assert Cost(1.0, 2.0).plus(Cost(3.0, 5.0)) == Cost(4.0, 7.0)

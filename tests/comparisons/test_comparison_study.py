@@ -13,7 +13,7 @@ from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_
 import pytest
 
 from comparisons._budget import Cost
-from comparisons._study import Job, progress, run_study
+from comparisons._study import Job, Piece, progress, run_study
 from comparisons._tuner import Sampling
 from comparisons._tuners import TUNERS
 from comparisons.problems import Problem, Scale, Setup, Size, Trained
@@ -200,11 +200,18 @@ def test_progress_is_the_best_loss_at_each_cost() -> None:
         _trial(1.5),
         _trial(9.0, 8.0),
     ]
-    points = progress(trials, [Cost(0, 4.0)] * len(trials), [1.0, 2.0, 3.0])
+    pieces = [Piece(n, len(t.intermediate_values), Cost(0, 4.0)) for n, t in enumerate(trials)]
+    points = progress(trials, pieces, [1.0, 2.0, 3.0])
     assert points == [(0.5, 3.0), (1.0, 2.0), (8.0, 1.5), (10.0, 1.5)]
 
 
+def test_progress_follows_the_order_of_pieces() -> None:
+    trials = [_trial(3.0, 2.0), _trial(2.5, 1.0)]
+    pieces = [Piece(n, 1, Cost(0, 1.0)) for n in (0, 1, 0, 1)]
+    assert progress(trials, pieces, [1.0]) == [(1, 3.0), (2, 2.5), (3, 2.0), (4, 1.0)]
+
+
 def test_a_trial_without_reports_counts_by_its_value_and_what_diverged_found_nothing() -> None:
-    assert progress([_trial()], [Cost(0, 3.0)], [1.0]) == [(3.0, 5.0)]
+    assert progress([_trial()], [Piece(0, 0, Cost(0, 3.0))], [1.0]) == [(3.0, 5.0)]
     failed = _trial(state=TrialState.FAIL)
-    assert progress([failed], [Cost(0, 3.0)], [1.0]) == [(3.0, math.inf)]
+    assert progress([failed], [Piece(0, 0, Cost(0, 3.0))], [1.0]) == [(3.0, math.inf)]

@@ -70,6 +70,7 @@ def test_untuned_is_one_plain_run_at_the_start() -> None:
     assert trial.params == TINY.starts["0.5"]
     plain = TINY.train(FixedTrial(dict(TINY.starts["0.5"])), 5, 0)
     assert trial.value == plain.validation_loss
+    assert search.schedule(trial) is None
 
 
 def test_samplers_follow_their_seed() -> None:
