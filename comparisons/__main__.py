@@ -10,8 +10,7 @@ import click
 import optuna
 import torch
 
-from comparisons import _options, _sensitivity
-from comparisons._budget import Budget
+from comparisons import _equal_cost, _options, _sensitivity
 from comparisons._report import SENSITIVITY_RUNS, write_report, write_sensitivity
 from comparisons._results import STUDIES, missing, read_studies, write
 from comparisons._session import Session
@@ -54,6 +53,10 @@ _EXAMPLES = {
   adds what is missing. With the --out of studies, their report shows it too:
     python -m comparisons sensitivity --problems digits --seeds 3 --out results
     python -m comparisons report --out results""",
+    "retrain": """\
+\b
+  What the searches had found at the cost of Δ-STN, retrained for the report:
+    python -m comparisons retrain --out results""",
     "report": """\
 \b
   The report anew, from what is stored:
@@ -81,6 +84,7 @@ def main() -> None:
     counted in plain training runs.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)  # several threads for such small matrices only wait for each other
 
 
 # -- list ----------------------------------------------------------------------------------------
@@ -119,13 +123,6 @@ def list_() -> None:
 # -- run -----------------------------------------------------------------------------------------
 
 
-def _parse_budget(_: click.Context, __: click.Parameter, value: str | None) -> Budget | None:
-    try:
-        return None if value is None else Budget.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
     try:
         torch.empty(0, device=value)
@@ -150,11 +147,10 @@ def _parse_device(_: click.Context, __: click.Parameter, value: str) -> str:
 @_options.scale
 @click.option(
     "--budget",
-    callback=_parse_budget,
+    type=click.IntRange(1),
     show_default="the problem's",
-    help="What a sampler may spend on a study: «30» plain training runs, counted in epochs, so "
-    "trials cut short leave room for more; or «10min», in which trials begin. Self-tuning networks "
-    "and PBT take one search, whose cost is measured.",
+    help="What a sampler may spend on a study: plain training runs, counted in epochs. Self-tuning "
+    "networks and PBT take one search, whose cost is measured.",
 )
 @click.option(
     "--epochs",
@@ -175,7 +171,7 @@ def run_(
     tuners: list[str],
     seeds: int,
     scale: str,
-    budget: Budget | None,
+    budget: int | None,
     epochs: int | None,
     retrain: int,
     data_dir: Path,
@@ -193,7 +189,7 @@ def run_(
     chosen = _options.sized(problems, scale, data_dir, device=device, **changes)
     usable = _usable(tuners, chosen)
     wanted = [
-        _job(problem, tuner, seed, budget, retrain)
+        Job(problem, tuner, seed, budget or problem.size.trials, retrain)
         for problem in chosen
         for tuner in usable
         for seed in range(seeds)
@@ -204,15 +200,6 @@ def run_(
         succeeded = studies.run(lacking, wanted, run_study, partial(write, out), jobs)
     _report(studies)
     sys.exit(not succeeded)
-
-
-def _job(problem: Problem, tuner: str, seed: int, budget: Budget | None, retrain: int) -> Job:
-    trials = problem.size.trials
-    if budget is None:
-        return Job(problem, tuner, seed, trials, retrain)
-    if budget.unit == "minutes":
-        return Job(problem, tuner, seed, trials, retrain, minutes=budget.amount)
-    return Job(problem, tuner, seed, int(budget.amount), retrain)
 
 
 def _usable(tuners: list[str], problems: list[Problem]) -> list[str]:
@@ -267,6 +254,27 @@ def sensitivity(
         if runs.file.is_file():
             for written in write_sensitivity(out):
                 click.echo(written)
+    sys.exit(not succeeded)
+
+
+# -- retrain -------------------------------------------------------------------------------------
+
+
+@main.command("retrain", epilog=_epilog("retrain"))
+@_options.data_dir
+@_options.jobs
+@_options.out
+def retrain_(data_dir: Path, jobs: int, out: Path) -> None:
+    """Retrain what TPE and random search had found at the cost of Δ-STN; write the report.
+
+    Finished points are stored, and the same command goes on from there.
+    """
+    points = Session(out / _equal_cost.RETRAINED, "points")
+    with points.locked():
+        lacking = _equal_cost.missing_points(read_studies(out), out, data_dir)
+        append = partial(_equal_cost.append, points.file)
+        succeeded = points.run(lacking, lacking, _equal_cost.train, append, jobs)
+    _report(Session(out / STUDIES, "studies"))
     sys.exit(not succeeded)
 
 

@@ -88,7 +88,12 @@ def percent_text(relative: float) -> str:
     return f"{100 * relative:+.1f} %"
 
 
-_ALIGNED_LEFT = ("problem", "tuner", "method", "hyperparameter")
+def p_text(p: float) -> str:
+    """Return the p of a test, which is NaN if there were too few pairs for the test."""
+    return "too few" if math.isnan(p) else f"{p:.2g}"
+
+
+_ALIGNED_LEFT = ("problem", "tuner", "method", "measure", "against")
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -122,25 +127,3 @@ _MARKDOWN = re.compile(r"[\\|<&`*]|\](?=[(\[:])")
 def _escaped(text: str) -> str:
     """Return a text that Markdown shows as it is, on one line."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()))
-
-
-def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of which spreadsheets run no text as a formula.
-
-    A text that begins with ``=``, ``+``, ``-`` or ``@`` and is no number gets a leading apostrophe.
-    """
-    safe = table.map(lambda cell: _inert(cell) if isinstance(cell, str) else cell)
-    return safe.rename(columns=lambda name: _inert(str(name)))
-
-
-def _inert(text: str) -> str:
-    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not _is_number(text)
-    return f"'{text}" if is_formula else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -21,10 +21,7 @@ def names(
 ) -> Callable[[CommandT], CommandT]:
     """Return an option that takes names, separated by commas or one by one.
 
-    Args:
-        choose: Returns the names to use; raises a ``ValueError`` that says which name is unknown.
-        *declarations: Arguments for :func:`click.option`.
-        **attrs: More arguments for :func:`click.option`.
+    ``choose`` returns the names to use, or raises a ValueError that says which one is unknown.
     """
 
     def parse(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -58,17 +55,7 @@ def _registered(wanted: Iterable[str]) -> list[str]:
 
 
 def sized(names: Iterable[str], scale: str, data_dir: Path, **changes: Any) -> list[Problem]:
-    """Return the problems that the options describe.
-
-    Args:
-        names: Names of problems.
-        scale: How large the problems are.
-        data_dir: Folder of the data files.
-        **changes: Arguments for :meth:`Problem.at`.
-
-    Raises:
-        click.ClickException: If a data file is missing.
-    """
+    """Return the problems that the options describe."""
     chosen = [PROBLEMS[name].at(scale, data_dir=data_dir, **changes) for name in names]
     try:
         for problem in chosen:

@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from comparisons._budget import Budget
 from comparisons._search import Advance, Best, Search
 from comparisons._syne_tune import Scheduler
 from comparisons._tuner import Tuner, UnusableError
@@ -65,21 +64,15 @@ class Population(Tuner):
     def plain_runs(self, trials: int) -> float:
         return self.members
 
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+    def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
         interval = max(1, round(problem.size.epochs / self.rounds))
         return _PopulationSearch(problem, seed, training_seed, self.members, interval)
 
 
 class _PopulationSearch(Search):
-    """A search whose pieces are one member's share of a round.
+    """A search whose pieces are one member's share of a round, which is an interval of epochs.
 
-    Args:
-        problem: What is tuned.
-        seed: Fixes the first hyperparameters, which are those of random search, and the random
-            numbers of the scheduler.
-        training_seed: The seed of the first members.
-        members: How many members.
-        interval: Epochs of a round.
+    The first hyperparameters are those of random search with the same seed.
     """
 
     def __init__(
@@ -117,7 +110,7 @@ class _PopulationSearch(Search):
         self._finished_pieces += 1
         return Advance(member.number, len(member.losses) - before)
 
-    def share(self, seconds: float) -> float:
+    def share(self) -> float:
         return self._finished_pieces / self._pieces
 
     def _replace_the_worst(self) -> None:

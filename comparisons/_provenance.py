@@ -46,7 +46,7 @@ def settings(job: Job) -> dict[str, Any]:
     return {
         **job.problem.settings(),
         "trials": job.trials,
-        "budget": str(job.budget),
+        "budget": f"{job.trials} runs",
         "retrainings": job.retrainings,
         **made_by(type(job.problem), (*_LIBRARIES, *tuner.libraries)),
         "registered": repr(tuner),
@@ -56,10 +56,7 @@ def settings(job: Job) -> dict[str, Any]:
 def made_by(problem: type[Problem], libraries: Iterable[str], *also: Path) -> dict[str, str]:
     """Return the versions of Python, of libraries and of the source code behind a result.
 
-    Args:
-        problem: The class of the problem.
-        libraries: Names of distributions.
-        *also: Source files beyond those of :func:`source_digest`.
+    Source files other than those of :func:`source_digest` can be added.
     """
     return {
         "python": platform.python_version(),
@@ -70,11 +67,7 @@ def made_by(problem: type[Problem], libraries: Iterable[str], *also: Path) -> di
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return a description of the machine that does not identify it.
-
-    Args:
-        device: Where networks are trained.
-    """
+    """Return a description of the machine that does not identify it."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -92,12 +85,7 @@ def available_cores() -> int:
 
 @functools.cache  # the source may be edited while studies run
 def source_digest(problem: type[Problem], *also: Path) -> str:
-    """Return a short digest of the source code on which results of a problem depend.
-
-    Args:
-        problem: The class of the problem. Files of other problems do not count.
-        *also: More files that count.
-    """
+    """Return a digest of the source code of a problem, of what runs it, and of more files."""
     digest = hashlib.sha256()
     for path in sorted({*_sources(problem), *also}):
         digest.update(path.name.encode())
@@ -124,11 +112,7 @@ def require_same(
     requested: Mapping[str, Any],
     ignored: Collection[str] = (),
 ) -> None:
-    """Check that a stored result was made with the requested settings.
-
-    Raises:
-        SettingsError: If a setting differs that is not ignored.
-    """
+    """Raise a SettingsError if a stored result was made with other settings."""
     different = [
         f"{key} was {stored.get(key, 'not recorded')}, now {requested.get(key, 'not there')}"
         for key in dict.fromkeys([*stored, *requested])

@@ -12,6 +12,8 @@ took 8 MB compressed, and its history grew by as much with each new version.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+import functools
 import io
 import json
 import math
@@ -27,7 +29,7 @@ from comparisons._files import read_rows, write_rows
 from comparisons._provenance import BUDGET, CODE, VERSIONS, machine, require_same, settings
 from comparisons._study import Job, Record
 from comparisons._tuners import TUNERS
-from comparisons.problems import PROBLEMS, Scale
+from comparisons.problems import PROBLEMS, Problem, Scale
 
 
 STUDIES = "studies.csv.gz"
@@ -35,6 +37,7 @@ _KEY = ["problem", "scale", "tuner", "seed"]
 _INTEGERS = ("seed", "trials")
 _FLOATS = ("seconds", "plain_runs", "selected", "validation_loss", "test_loss")
 _OBJECTS = ("parameters", "retrained", "replayed", "progress", "settings", "machine")  # as JSON
+_TRIAL = ("tuner", "seed", "trial", "state", "value", "evaluations", "seconds", "cpu_seconds")
 _COLUMNS = [
     *_KEY,
     *("started", "trials"),
@@ -48,11 +51,7 @@ class StorageError(RuntimeError):
 
 
 def read_studies(folder: Path) -> pd.DataFrame:
-    """Return the stored studies, one row each; no rows if there is no file.
-
-    Raises:
-        StorageError: If the file has another content.
-    """
+    """Return the stored studies, one row each; no rows if there is no file."""
     path = folder / STUDIES
     if not path.exists():
         return pd.DataFrame(columns=_COLUMNS)
@@ -76,16 +75,8 @@ def missing(folder: Path, jobs: Iterable[Job], *, keep_older: bool = False) -> l
 
     A stored study that is requested must have been run with the requested settings. Other studies
     of the same problem at the same scale stand in one table with the requested ones, so they must
-    have the same problem and budget; their versions may differ, and the report says so.
-
-    Args:
-        folder: Where studies are stored.
-        jobs: What is requested.
-        keep_older: Accept stored studies whatever their settings are.
-
-    Raises:
-        SettingsError: If the settings of a stored study differ.
-        StorageError: If the stored studies cannot be read.
+    have the same problem and budget; their versions may differ, and the report says so. Other
+    settings are a SettingsError, unless ``keep_older``.
     """
     requested = {_key(job): job for job in jobs}
     # All digests are taken before anything runs: the source may be edited meanwhile.
@@ -120,11 +111,7 @@ def _require_comparable(
 
 
 def write(folder: Path, record: Record) -> None:
-    """Store a finished study.
-
-    Raises:
-        OSError: If a file cannot be written. All that was stored before stays.
-    """
+    """Store a finished study."""
     row = to_row(record)
     _add(
         _trials_path(folder, row), row, trial_rows(record).to_csv(index=False, float_format="%.6g")
@@ -146,6 +133,26 @@ def _add(path: Path, study: Mapping[str, Any], text: str) -> None:
 
 def _trials_path(folder: Path, row: Mapping[str, Any]) -> Path:
     return folder / "trials" / f"{row['problem']}-{row['scale']}.csv.gz"
+
+
+@functools.cache  # a report reads them once for each search
+def read_trials(folder: Path, problem: str, scale: str) -> pd.DataFrame:
+    """Return the trials of a problem, with all hyperparameters of a trial in ``parameters``."""
+    path = _trials_path(folder, {"problem": problem, "scale": scale})
+    if not path.exists():
+        return pd.DataFrame(columns=[*_TRIAL, "parameters"])
+    rows = pd.read_csv(path)
+    names = [name for name in rows if name not in _TRIAL]
+    # As many digits as the file has, however pandas reads them.
+    parameters = rows[names].map(lambda x: float(f"{x:.6g}") if isinstance(x, float) else x)
+    return rows.assign(parameters=parameters.to_dict("records"))
+
+
+def problem_of(settings: Mapping[str, Any], data_dir: Path = Path("data")) -> Problem:
+    """Return the problem of a stored study, at the size at which the study was run."""
+    kind, scale = PROBLEMS[settings["problem"]], Scale(settings["scale"])
+    numbers = {f.name: settings[f.name] for f in fields(kind.sizes[scale]) if f.name in settings}
+    return kind.at(scale, data_dir=data_dir, **numbers)
 
 
 def _encoded(row: Mapping[str, Any]) -> dict[str, Any]:

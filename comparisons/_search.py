@@ -11,7 +11,6 @@ import optuna
 from optuna.trial import FrozenTrial
 import pandas as pd
 
-from comparisons._budget import Budget, Spent
 from comparisons.problems import Problem, Trained
 import optuna_dstn
 from optuna_dstn.schedule._schedule import has_schedule
@@ -44,12 +43,8 @@ class Search(ABC):
         """Do the next piece: a trial, or a part of a trial if several are trained in turn."""
 
     @abstractmethod
-    def share(self, seconds: float) -> float:
-        """Return which part of the search is done; 1 or more ends the search.
-
-        Args:
-            seconds: Wall time of the search so far.
-        """
+    def share(self) -> float:
+        """Return which part of the search is done; 1 or more ends the search."""
 
     @abstractmethod
     def trials(self) -> list[FrozenTrial]:
@@ -61,33 +56,30 @@ class Search(ABC):
 
     @abstractmethod
     def schedule(self, trial: FrozenTrial) -> FrozenTrial | pd.DataFrame | None:
-        """Return the schedule of a trial's hyperparameters during training.
-
-        Returns:
-            An argument for :func:`optuna_dstn.replay_schedule`, or ``None`` if the hyperparameters
-            were fixed.
-        """
+        """Return what `optuna_dstn.replay_schedule` needs; ``None`` if nothing has changed."""
 
 
 class StudySearch(Search):
-    """The search of an Optuna study. One piece is one trial.
+    """The search of an Optuna study, up to a number of trials or of plain runs.
 
-    Args:
-        study: Creates the trials.
-        problem: What the trials train.
-        seed: The seed of the study, which also divides the data of some problems.
-        training_seed: The seed of every training run.
-        budget: When the search ends.
+    One piece is one trial. ``seed`` also divides the data of some problems.
     """
 
     def __init__(
-        self, study: optuna.Study, problem: Problem, seed: int, training_seed: int, budget: Budget
+        self,
+        study: optuna.Study,
+        problem: Problem,
+        seed: int,
+        training_seed: int,
+        *,
+        trials: float = math.inf,
+        runs: float = math.inf,
     ) -> None:
         self._study = study
         self._problem = problem
         self._seed = seed
         self._training_seed = training_seed
-        self._budget = budget
+        self._limits = trials, runs
         self._best: Best | None = None
         self._finished_trials = 0
         self._epochs = 0
@@ -117,9 +109,9 @@ class StudySearch(Search):
             self._best = Best(trial.number, trained)
         return trained.validation_loss
 
-    def share(self, seconds: float) -> float:
-        runs = self._epochs / self._problem.size.epochs
-        return self._budget.share(Spent(self._finished_trials, runs, seconds / 60))
+    def share(self) -> float:
+        trials, runs = self._limits
+        return self._finished_trials / trials + self._epochs / self._problem.size.epochs / runs
 
     def trials(self) -> list[FrozenTrial]:
         return self._study.get_trials()

@@ -144,14 +144,7 @@ def start_values(
 def missing(path: Path, runs: Iterable[Run], *, keep_older: bool = False) -> list[Run]:
     """Return the runs without a row in the file.
 
-    Args:
-        path: The file; it need not exist.
-        runs: What is requested.
-        keep_older: Accept stored rows whatever versions made them.
-
-    Raises:
-        SettingsError: If other versions made the row of a requested run.
-        StorageError: If the file cannot be read, or has another content.
+    A row that other versions made is a SettingsError, unless ``keep_older``.
     """
     stored = {tuple(row[name] for name in _KEY): row for row in _rows(path).to_dict("records")}
     # All digests are taken before anything runs: the source may be edited meanwhile.
@@ -163,11 +156,7 @@ def missing(path: Path, runs: Iterable[Run], *, keep_older: bool = False) -> lis
 
 
 def append(path: Path, losses: Losses) -> None:
-    """Add the row of a finished run, with the versions that made it.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Add the row of a finished run, with the versions that made it."""
     row = {
         **losses.run.key(),
         "validation_loss": str(losses.last),
@@ -182,11 +171,7 @@ def _made_by(run: Run) -> dict[str, str]:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return the rows; a loss is NaN where the run diverged.
-
-    Raises:
-        StorageError: If the file cannot be read, or has another content.
-    """
+    """Return the rows; a loss is NaN where the run diverged."""
     rows = _rows(path)
     try:
         return rows.astype(dict.fromkeys(_NUMBERS, float) | {"epochs": int, "seed": int})

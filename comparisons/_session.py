@@ -17,12 +17,7 @@ from comparisons._workers import Failure, OutcomeT, TaskT, run
 
 
 class Session:
-    """A command's work on the file that holds its finished tasks.
-
-    Args:
-        file: Where finished tasks are stored.
-        noun: The plural of a task in messages: «studies».
-    """
+    """A command's work on the file that holds its finished tasks, «noun» in messages."""
 
     def __init__(self, file: Path, noun: str) -> None:
         self.file = file
@@ -81,26 +76,14 @@ class Session:
         write: Callable[[OutcomeT], None],
         processes: int,
     ) -> bool:
-        """Run the missing tasks, store their outcomes and print what failed.
-
-        Args:
-            missing: The tasks that are not stored yet.
-            wanted: All requested tasks.
-            work: Runs one task.
-            write: Stores the outcome of a task.
-            processes: How many tasks run at a time.
-
-        Returns:
-            Whether no task failed.
-        """
+        """Run the missing tasks, store their outcomes, and return whether all succeeded."""
         total, noun = len(wanted), self._noun
         if len(missing) < total:
             click.echo(f"{total - len(missing)} of {total} {noun} are in {self.file} already.")
         failures = []
         for outcome in run(missing, work, processes):
             if isinstance(outcome, Failure):
-                if outcome.details:
-                    click.echo(f"\n{outcome.task.study_name} failed.\n{outcome.details}", err=True)
+                click.echo(f"\n{outcome.task.study_name} failed.\n{outcome.details}", err=True)
                 failures.append(outcome)
             else:
                 write(outcome)

@@ -12,16 +12,11 @@ import numpy as np
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 import pandas as pd
 
-from comparisons._budget import Budget, Cost, Stopwatch, in_plain_runs
+from comparisons._budget import Cost, Stopwatch, in_plain_runs
 from comparisons._search import Search
 from comparisons._tuners import TUNERS
-from comparisons._workers import TaskError
 from comparisons.problems import Problem, Trained
 import optuna_dstn
-
-
-class BudgetError(TaskError):
-    """The budget does not suffice for one training run."""
 
 
 class Job(NamedTuple):
@@ -33,7 +28,6 @@ class Job(NamedTuple):
         seed: The seed of the tuner. It also fixes initial weights and batches of the search.
         trials: The budget of a sampler in plain training runs.
         retrainings: How often the selected point is trained again.
-        minutes: The budget of a sampler in wall time; replaces ``trials``.
     """
 
     problem: Problem
@@ -41,19 +35,11 @@ class Job(NamedTuple):
     seed: int
     trials: int
     retrainings: int
-    minutes: float | None = None
 
     @property
     def study_name(self) -> str:
         """The name of the study in messages."""
         return f"{self.problem.name} {self.problem.scale.value} {self.tuner} seed {self.seed}"
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of a sampler."""
-        if self.minutes is not None:
-            return Budget(self.minutes, "minutes")
-        return Budget(self.trials, "runs")
 
     @property
     def training_runs(self) -> float:
@@ -122,12 +108,7 @@ def training_seed(purpose: _Purpose, tuner_seed: int, number: int = 0) -> int:
 
 
 def run_study(job: Job) -> Record:
-    """Run a study in memory.
-
-    Raises:
-        RuntimeError: If all trials were pruned, so that there is nothing to select.
-        BudgetError: If the budget in minutes does not suffice for one training run.
-    """
+    """Run a study in memory."""
     plain = _PlainRuns(job)
     search, pieces = _search(job, plain)
     trials = search.trials()
@@ -158,26 +139,25 @@ def run_study(job: Job) -> Record:
     )
 
 
+def retrain(job: Job, params: dict[str, Any]) -> list[Retrained]:
+    """Train plainly at fixed hyperparameters, on the fresh seeds of the study."""
+    plain = _PlainRuns(job)
+    return [plain.retrain(params, number) for number in range(job.retrainings)]
+
+
 def _search(job: Job, plain: _PlainRuns) -> tuple[Search, list[Piece]]:
     """Search until the budget is spent. Measure plain runs before, in the middle and after."""
     tuner, device = TUNERS[job.tuner], job.problem.device
-    first = plain.train_reference()
-    if tuner.takes_budget and job.minutes is not None and first.seconds > 60 * job.minutes:
-        raise BudgetError(
-            f"A budget of {job.budget} is too small: one plain training run of "
-            f"{job.problem.name} takes {first.seconds / 60:.2g} min here."
-        )
+    plain.train_reference()
     watch = Stopwatch(device)
     seed = training_seed(_Purpose.SEARCH, job.seed)
-    search = tuner.search(job.problem, job.seed, seed, job.budget)
+    search = tuner.search(job.problem, job.seed, seed, job.trials)
     pieces: list[Piece] = []
-    seconds = done = 0.0
+    done = 0.0
     while done < 1:
         trial, evaluations = search.advance()
-        cost = watch.read()
-        pieces.append(Piece(trial, evaluations, cost))
-        seconds += cost.seconds
-        before, done = done, search.share(seconds)
+        pieces.append(Piece(trial, evaluations, watch.read()))
+        before, done = done, search.share()
         if before < 0.5 <= done < 1:
             plain.train_reference()
         watch = Stopwatch(device)
@@ -197,16 +177,15 @@ class _PlainRuns:
         self._problem, self._seed = job.problem, job.seed
         self._references = 0
 
-    def train_reference(self) -> Cost:
+    def train_reference(self) -> None:
         """Train at the reference hyperparameters of the problem, to measure a plain run."""
         seed = training_seed(_Purpose.REFERENCE, self._seed, self._references)
         self._references += 1
-        _, cost = self._train(dict(self._problem.reference), seed)
-        return cost
+        self._train(dict(self._problem.reference), seed)
 
     def retrain(self, params: dict[str, Any], number: int) -> Retrained:
         """Train at fixed hyperparameters, on a fresh seed that is the same for every tuner."""
-        return self._on_fresh_seed(number, lambda seed: self._train(params, seed)[0])
+        return self._on_fresh_seed(number, lambda seed: self._train(params, seed))
 
     def replay(
         self, schedule: FrozenTrial | pd.DataFrame, params: dict[str, Any], number: int
@@ -229,12 +208,11 @@ class _PlainRuns:
             return Retrained(seed, math.nan, math.nan)
         return Retrained(seed, trained.validation_loss, trained.test_loss())
 
-    def _train(self, params: dict[str, Any], seed: int) -> tuple[Trained, Cost]:
+    def _train(self, params: dict[str, Any], seed: int) -> Trained:
         watch = Stopwatch(self._problem.device)
         trained = self._problem.train(FixedTrial(params), seed, self._seed)
-        cost = watch.read()
-        self.cpu_seconds.append(cost.cpu_seconds)
-        return trained, cost
+        self.cpu_seconds.append(watch.read().cpu_seconds)
+        return trained
 
 
 def progress(

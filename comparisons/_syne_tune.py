@@ -20,14 +20,7 @@ _LOSS = "loss"
 
 
 class Scheduler:
-    """Syne Tune's scheduler, called as Syne Tune's own backends call it.
-
-    Args:
-        distributions: The ranges of the hyperparameters.
-        members: Hyperparameters of the first members by trial number.
-        seed: Fixes the random numbers of the scheduler.
-        interval: Epochs between two decisions.
-    """
+    """Syne Tune's scheduler, called as Syne Tune's own backends call it."""
 
     def __init__(
         self,
@@ -65,12 +58,7 @@ class Scheduler:
     def replacement(
         self, number: int, epochs: int, loss: float
     ) -> tuple[int, dict[str, Any]] | None:
-        """Report a member's loss, and return what replaces the member.
-
-        Returns:
-            The number of the member to copy, and hyperparameters for the copy; ``None`` if the
-            reported member continues.
-        """
+        """Report a member's loss, and return what replaces the member."""
         decision = self._scheduler.on_trial_result(
             self._trials[number], {_EPOCHS: epochs, _LOSS: loss}
         )

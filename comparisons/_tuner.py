@@ -13,7 +13,6 @@ import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 
-from comparisons._budget import Budget
 from comparisons._search import Search, StudySearch
 from comparisons.problems import Problem
 import optuna_dstn
@@ -46,11 +45,7 @@ class Tuner(ABC):
         return False
 
     def require_usable(self, problem: Problem | None = None) -> None:
-        """Check that the tuner can run on this machine, and on a problem.
-
-        Raises:
-            UnusableError: If it cannot; the message says what to do.
-        """
+        """Check that the tuner can run on this machine, and on a problem."""
         for library in self.libraries:
             try:
                 version(library)
@@ -62,14 +57,11 @@ class Tuner(ABC):
         """Return about how many plain runs a search costs if samplers may take ``trials``."""
 
     @abstractmethod
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
-        """Start a search.
+    def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
+        """Start a search, which costs ``runs`` plain runs if the tuner takes a budget.
 
-        Args:
-            problem: What is tuned.
-            seed: The seed of the tuner, which also divides the data of some problems.
-            training_seed: The seed of every training run; the same for all tuners.
-            budget: When the search of a tuner that takes a budget ends.
+        ``seed`` is that of the tuner and of the division of the data, and ``training_seed`` that of
+        every training run, which is the same for all tuners.
         """
 
 
@@ -90,9 +82,9 @@ class Sampling(Tuner):
     def plain_runs(self, trials: int) -> float:
         return trials
 
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+    def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
         study = self.create_study(problem, seed)
-        return StudySearch(study, problem, seed, training_seed, budget)
+        return StudySearch(study, problem, seed, training_seed, runs=runs)
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
         """Create a study in memory."""
@@ -137,9 +129,9 @@ class FromStart(Tuner):
     def plain_runs(self, trials: int) -> float:
         return self.trials * (1.0 if self.config is None else 4.0)
 
-    def search(self, problem: Problem, seed: int, training_seed: int, budget: Budget) -> Search:
+    def search(self, problem: Problem, seed: int, training_seed: int, runs: int) -> Search:
         study = self.create_study(problem, seed)
-        return StudySearch(study, problem, seed, training_seed, Budget(self.trials, "trials"))
+        return StudySearch(study, problem, seed, training_seed, trials=self.trials)
 
     def create_study(self, problem: Problem, seed: int) -> optuna.Study:
         """Create a study in memory, whose first trial begins at the start."""

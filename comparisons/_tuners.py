@@ -85,12 +85,7 @@ def method_of(tuner: str) -> str:
 def matching(names: Iterable[str]) -> list[str]:
     """Return the tuners with the given names, each once, in the registry's order.
 
-    Args:
-        names: Names in :data:`TUNERS`. A name without ``@`` stands for all starts of a method:
-            ``delta-stn`` means ``delta-stn@0.05`` and ``delta-stn@0.5``.
-
-    Raises:
-        ValueError: If a name is unknown; the message suggests similar names.
+    A name without ``@`` stands for all starts of a method. An unknown name is a ValueError.
     """
     wanted: set[str] = set()
     for name in names:

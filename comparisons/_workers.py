@@ -36,22 +36,18 @@ TaskT = TypeVar("TaskT", bound=Task)
 OutcomeT = TypeVar("OutcomeT")
 
 
-class TaskError(Exception):
-    """A task cannot be done as requested; the message says everything that a user needs."""
-
-
 class Failure(NamedTuple):
     """A task that raised an error.
 
     Attributes:
         task: The task.
         error: The error in one line.
-        details: The traceback; empty for a :class:`TaskError`.
+        details: The traceback.
     """
 
     task: Task
     error: str
-    details: str = ""
+    details: str
 
 
 def run(
@@ -59,17 +55,9 @@ def run(
 ) -> Iterator[OutcomeT | Failure]:
     """Run tasks in parallel and yield each outcome when its task is finished.
 
+    Tasks of a low seed run first, so that an interrupted comparison has the same seeds of every
+    tuner. Among them, long tasks run first, so that no process is left with a long task at the end.
     A progress bar counts plain training runs. Closing the iterator ends the worker processes.
-
-    Args:
-        tasks: What to run. Tasks of a low seed run first, so that an interrupted comparison has
-            the same seeds of every tuner. Among tasks of one seed, long tasks run first, so that
-            no process is left with a long task at the end.
-        work: Runs one task.
-        processes: How many tasks run at a time, each on one thread; 1 means in this process.
-
-    Raises:
-        joblib.externals.loky.process_executor.TerminatedWorkerError: If a worker process died.
     """
     ordered = sorted(tasks, key=lambda task: (task.seed, -task.training_runs))
     if not ordered:
@@ -108,8 +96,6 @@ def _run_task(
     try:
         with threadpool_limits(1):
             outcome = work(task)
-    except TaskError as error:
-        outcome = Failure(task, str(error))
     except Exception as error:
         outcome = Failure(task, f"{type(error).__name__}: {error}", traceback.format_exc())
     return task.training_runs, outcome

@@ -9,8 +9,7 @@ command writes nothing, and fails if a document quotes other numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-import itertools
+from collections.abc import Callable
 import math
 from pathlib import Path
 import re
@@ -21,11 +20,12 @@ import pandas as pd
 
 from comparisons._files import replaced
 from comparisons._formatting import number_text, to_markdown
+from comparisons._report._equal_cost import formatted_tests
 
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "comparisons" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", RESULTS / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 
 _SMALL = {
     "ridge": "ridge regression, 12 weight decays",
@@ -52,7 +52,6 @@ _TUNERS = {
     "delta-stn@0.05": "Δ-STN from 0.05",
     "delta-stn@0.5": "Δ-STN from 0.5",
 }
-_STARTS = {"delta-stn@0.05": "0.05", "delta-stn@0.5": "0.5"}
 
 
 def _loss(value: float) -> str:
@@ -84,70 +83,28 @@ def losses(problems: dict[str, str]) -> pd.DataFrame:
 
 
 def overview() -> pd.DataFrame:
-    """Return one short row a problem: the best search, plain training and Δ-STN, retrained."""
-    kept = {(row["problem"], row["tuner"]): row for row in _kept("best_search")}
+    """Return one short row a problem: searches, and one run of Δ-STN from each start."""
 
-    def reached(problem: str, tuner: str) -> str:
-        return _loss(kept[problem, tuner]["retrained_test_loss"])
+    def with_validation(row: dict[str, Any], tuner: str) -> str:
+        test, validation = _loss(row[tuner]), _loss(row[f"{tuner}, validation"])
+        return f"{test} ({validation})"
 
+    kept = {row["problem"]: row for row in _kept("equal_cost")}
     return pd.DataFrame(
         {
             "problem": label,
-            "best sampler": _loss(row["best_test_loss"]),
-            "untuned": reached(problem, "untuned@0.05"),
-            "Δ-STN, weak start": reached(problem, "delta-stn@0.05"),
-            "strong start": reached(problem, "delta-stn@0.5"),
-            "its cost in plain runs": number_text(row["plain_runs"], ".1f"),
+            "best search": f"{_TUNERS[row['best_search']]} {_loss(row['best_search_loss'])}",
+            "TPE at equal cost": with_validation(row, "tpe at equal cost"),
+            "Δ-STN, weak start": with_validation(row, "delta-stn@0.05"),
+            "strong start": with_validation(row, "delta-stn@0.5"),
+            "its plain runs": ", ".join(
+                number_text(row[f"plain runs of delta-stn@{start}"], ".1f")
+                for start in ("0.05", "0.5")
+            ),
         }
         for problem, label in (_SMALL | _LARGER).items()
-        for row in [kept[problem, "delta-stn@0.05"]]
+        for row in [kept[problem]]
     )
-
-
-def aim() -> pd.DataFrame:
-    """Return the losses of Δ-STN and of the best search, one row a problem."""
-    ours = [row for row in _kept("best_search") if row["tuner"] in _STARTS]
-    problems = itertools.groupby(ours, key=lambda row: row["problem"])
-    return pd.DataFrame(_compared_row(problem, list(rows)) for problem, rows in problems)
-
-
-def _compared_row(problem: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
-    first = rows[0]  # all starts are compared with the same search
-
-    def from_each(value: str, text: Callable[[float], str] = _loss) -> str:
-        return ", ".join(text(row[value]) for row in rows)
-
-    return {
-        "problem": problem,
-        "seeds": first["seeds"],
-        "retrained: best search": _search(first["best_search"], first["best_test_loss"]),
-        f"retrained: Δ-STN from {', '.join(_STARTS.values())}": from_each("retrained_test_loss"),
-        "retrained: better start": _better_start(rows, "retrained_test_loss", "best_test_loss"),
-        "own run: best search": _search(
-            first["best_search_in_own_run"], first["best_own_test_loss"]
-        ),
-        "own run: Δ-STN": from_each("test_loss"),
-        "own run: better start": _better_start(rows, "test_loss", "best_own_test_loss"),
-        "validation: best search": _search(
-            first["best_search_in_validation"], first["best_validation_loss"]
-        ),
-        "validation: Δ-STN": from_each("retrained_validation_loss"),
-        "plain runs": from_each("plain_runs", lambda runs: number_text(runs, ".1f")),
-    }
-
-
-def _search(name: str, loss: float) -> str:
-    return f"{_TUNERS[name]}, {_loss(loss)}"
-
-
-def _better_start(rows: Sequence[dict[str, Any]], loss: str, best: str) -> str:
-    """Return the start with the lower loss, and its distance from the loss of the best search."""
-    excess = {_STARTS[row["tuner"]]: row[loss] / row[best] - 1 for row in rows}
-    known = {start: value for start, value in excess.items() if math.isfinite(value)}
-    if not known:
-        return number_text(rows[0][loss])
-    start = min(known, key=known.__getitem__)
-    return f"{100 * known[start]:+.1f} % from {start}"
 
 
 def _kept(table: str) -> list[dict[str, Any]]:
@@ -157,21 +114,22 @@ def _kept(table: str) -> list[dict[str, Any]]:
     ]
 
 
+def equal_cost_tests() -> pd.DataFrame:
+    """Return wins and tests against searches of the same cost, and against the best search."""
+    return formatted_tests(pd.read_csv(RESULTS / "equal_cost_tests.csv"))
+
+
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "overview": overview,
+    "tests": equal_cost_tests,
     "small problems": lambda: losses(_SMALL),
     "larger problems": lambda: losses(_LARGER),
-    "aim": aim,
 }
 _PLACE = re.compile(r"(<!-- results: ([\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
 def quoted(document: str) -> str:
-    """Return a document with new tables.
-
-    Raises:
-        KeyError: If the document names an unknown table.
-    """
+    """Return a document with new tables."""
 
     def filled(place: re.Match[str]) -> str:
         head, name, end = place.groups()

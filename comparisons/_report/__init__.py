@@ -1,9 +1,9 @@
 """The report: one self-contained page, and each of its tables as Markdown and CSV.
 
-Data flows one way: studies (`comparisons._results`) → numbers (`_statistics`, `_table`) → tables
-and figures (`_papers`, `_ranking`, `_best_search`, `_anytime`, `_schedules`, `_sensitivity_maps`)
-and sentences (`_summary`, `_facts`) → this module, which gives them to the templates (`_page`). All
-other words of a page are in the templates.
+Data flows one way: studies (`comparisons._results`) and stopped searches
+(`comparisons._equal_cost`) → numbers (`_statistics`, `_table`) → tables and figures (`_equal_cost`,
+`_ranking`, `_best_search`, `_anytime`, `_sensitivity_maps`, `_facts`) → this module, which gives
+them to the templates (`_page`). All other words of a page are in the templates.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from comparisons import _results
+from comparisons._equal_cost import stopped_searches
 from comparisons._files import replaced, write_rows
-from comparisons._formatting import for_spreadsheets, to_markdown
+from comparisons._formatting import to_markdown
 from comparisons._report import (
     _anytime,
     _best_search,
+    _equal_cost,
     _facts,
-    _papers,
     _ranking,
-    _schedules,
     _sensitivity_maps,
     _statistics,
-    _summary,
     _table,
 )
 from comparisons._report._figure import styles
@@ -49,57 +48,43 @@ _Tables = dict[str, _Table]
 
 
 def write_report(stored: pd.DataFrame, out: Path) -> list[Path]:
-    """Write ``report.html``, and each of its tables as Markdown and CSV.
+    """Write ``report.html``, and each of its tables as Markdown and CSV; the page comes first.
 
     If the folder holds the runs of a sensitivity analysis, the report shows them too.
-
-    Args:
-        stored: Studies of any problems, tuners and seeds, as ``_results`` reads them.
-        out: The folder; it is created if it does not exist.
-
-    Returns:
-        The written files, the page first.
-
-    Raises:
-        ValueError: If there is no study.
     """
     if stored.empty:
         raise ValueError("There is no result to report: run at least one study.")
     studies = _results.for_report(stored)
     looks = styles(studies["tuner"].cat.categories)
     tables: _Tables = {}
-    curves = {
-        str(label): _anytime.get_anytime_info(group)
-        for label, group in studies.groupby("label", observed=True)
-    }
+    equal_cost = _equal_cost.get_equal_cost(studies, stopped_searches(stored, out))
+    costs = {} if equal_cost is None else equal_cost.spent["plain_runs"].to_dict()
+    schedules = _table.schedule_table(studies)
+    if len(schedules):
+        tables["schedules"] = _Table(schedules)
     page = render(
         "report.html",
-        sentences=_summary.sentences(studies),
+        equal_cost=_equal_cost_values(equal_cost, studies, tables),
         facts=_facts.facts(studies),
-        papers=_papers_values(studies, tables),
+        problem_facts=_facts.problem_facts(studies),
         ranking=_ranking_values(studies, tables),
         looks=looks,
-        curves=[_anytime.plot_small_anytime(*each, looks) for each in curves.items()],
-        problems=_problem_values(studies, curves, tables),
-        schedules=_schedule_values(studies, tables),
+        curves=[
+            _anytime.plot_anytime(str(label), group, looks, costs.get(str(label)))
+            for label, group in studies.groupby("label", observed=True)
+        ],
+        problems=_problem_values(studies, tables),
+        schedules=schedules,
         sensitivity=_sensitivity_values(out, tables),
         baseline=BASELINE,
         searches=", ".join(_best_search.SEARCHES),
-        level=_statistics.LEVEL,
         enough_pairs=_statistics.ENOUGH_PAIRS,
     )
     return _write(out / "report.html", page, tables)
 
 
 def write_sensitivity(out: Path) -> list[Path]:
-    """Write ``sensitivity.html`` and its table from the runs in a folder.
-
-    Returns:
-        The written files, the page first.
-
-    Raises:
-        FileNotFoundError: If the folder holds no runs.
-    """
+    """Write ``sensitivity.html`` and its table from the runs in a folder; the page comes first."""
     tables: _Tables = {}
     values = _sensitivity_values(out, tables)
     if values is None:
@@ -116,7 +101,7 @@ def _write(path: Path, page: str, tables: _Tables) -> list[Path]:
         markdown, values = path.with_name(f"{name}.md"), path.with_name(f"{name}.csv")
         with replaced(markdown) as file:
             file.write_text(to_markdown(text), encoding="utf-8")
-        write_rows(values, for_spreadsheets(text if numbers is None else numbers))
+        write_rows(values, text if numbers is None else numbers)
         written += [markdown, values]
     return written
 
@@ -124,85 +109,68 @@ def _write(path: Path, page: str, tables: _Tables) -> list[Path]:
 # -- the variables of the templates; each function adds its tables to those that are written -------
 
 
-def _papers_values(studies: pd.DataFrame, tables: _Tables) -> dict[str, Any] | None:
-    table, differences = _papers.paper_table(studies), _papers.differences(studies)
-    if table.empty and not differences:
+def _equal_cost_values(
+    info: _equal_cost.EqualCost | None, studies: pd.DataFrame, tables: _Tables
+) -> dict[str, Any] | None:
+    if info is None:
         return None
-    tables["papers"] = _Table(table)
-    return {"table": table, "differences": differences}
+    losses, tests = _equal_cost.loss_table(info, studies), _equal_cost.test_table(info)
+    text, tests_text = _equal_cost.formatted_losses(losses), _equal_cost.formatted_tests(tests)
+    tables["equal_cost"] = _Table(text, losses)
+    tables["equal_cost_tests"] = _Table(tests_text, tests)
+    return {
+        "answer": _equal_cost.answer(info, tests),
+        "figures": _equal_cost.plot_answer(info, losses["problem"].tolist()),
+        "losses": text,
+        "tests": tests_text,
+    }
 
 
 def _ranking_values(studies: pd.DataFrame, tables: _Tables) -> dict[str, Any]:
-    losses = _ranking.losses_by_measure(studies)
-    losses = {name: each for name, each in losses.items() if each.notna().any(axis=None)}
-    rankings = {name: _statistics.rank(each) for name, each in losses.items()}
+    losses = {
+        measure: table
+        for measure, column in _ranking.MEASURES.items()
+        if (table := _statistics.losses_of(studies, column)).notna().any(axis=None)
+    }
+    rankings = {measure: _statistics.rank(each) for measure, each in losses.items()}
     ranks = _ranking.rank_table(rankings)
     tables["ranks"] = _Table(ranks)
     best_search = _best_search.beside_best_search(studies)
     best_search_text = _best_search.formatted_best_search(best_search)
     if len(best_search):
         tables["best_search"] = _Table(best_search_text, best_search)
-    measures = []
+    against = {}
     for measure, each in losses.items():
-        name = measure.replace(",", "").replace(" ", "_")
-        against = _ranking.baseline_table(each)
-        against_text = _ranking.formatted_baseline(against)
-        if len(against):
+        duels = _ranking.baseline_table(each)
+        if len(duels):
             of_problems = [
                 _ranking.baseline_table(group, str(problem))
                 for problem, group in each.groupby("problem", sort=False)
             ]
-            numbers = pd.concat([against, *of_problems])
-            tables[f"against_{BASELINE}_{name}"] = _Table(against_text, numbers)
-        duels = _ranking.duel_table(each)
-        tables[f"duels_{name}"] = _Table(duels)
-        measures.append({"name": measure, "against": against_text, "duels": duels})
+            against[measure] = _ranking.formatted_baseline(duels)
+            name = measure.replace(",", "").replace(" ", "_")
+            numbers = pd.concat([duels, *of_problems])
+            tables[f"against_{BASELINE}_{name}"] = _Table(against[measure], numbers)
     return {
         "ranks": ranks,
-        "statements": _ranking.rank_statements(rankings),
+        "statements": [_ranking.rank_statement(*each) for each in rankings.items()],
         "best_search": best_search_text,
-        "measures": measures,
+        "against": against,
     }
 
 
-def _problem_values(
-    studies: pd.DataFrame, curves: dict[str, _anytime.AnytimeInfo], tables: _Tables
-) -> Iterable[dict[str, Any]]:
-    tuners = list(studies["tuner"].cat.categories)
-    looks = styles(tuners)
-    summary, selected = _table.summarise(studies), _table.selected(studies)
-    tables["table"] = _Table(_table.formatted(summary), summary)
-    tables["selected"] = _Table(_table.formatted_selected(selected, tuners), selected)
-    values = []
-    for label, group in studies.groupby("label", observed=True):
-        own = [tuner for tuner in tuners if tuner in set(group["tuner"])]
-        losses = _statistics.losses_of(group, "retrained_test_loss")
-        tested = _ranking.baseline_table(losses, str(label))
-        is_tested = len(tested) and tested["p"].notna().any()
-        values.append(
-            {
-                "name": label,
-                "description": group["settings"].iloc[0]["description"],
-                "table": _table.formatted(summary[summary["problem"] == label]).drop(
-                    columns="problem"
-                ),
-                "against": _ranking.formatted_baseline(tested if is_tested else tested.iloc[:0]),
-                "curve": _anytime.plot_anytime(curves[str(label)], looks),
-                "selected": _table.formatted_selected(
-                    selected[selected["problem"] == label], own
-                ).drop(columns="problem"),
-            }
-        )
-    return values
-
-
-def _schedule_values(studies: pd.DataFrame, tables: _Tables) -> dict[str, Any] | None:
-    losses = _schedules.get_schedule_losses(studies)
-    if not losses:
-        return None
-    table = _schedules.schedule_table(losses)
-    tables["schedules"] = _Table(table)
-    return {"table": table, "figures": _schedules.plot_schedules(losses)}
+def _problem_values(studies: pd.DataFrame, tables: _Tables) -> Iterable[dict[str, Any]]:
+    summary = _table.summarise(studies)
+    text = _table.formatted(summary)
+    tables["table"] = _Table(text, summary)
+    return [
+        {
+            "name": label,
+            "description": group["settings"].iloc[0]["description"],
+            "table": text[text["problem"] == str(label)].drop(columns="problem"),
+        }
+        for label, group in studies.groupby("label", observed=True)
+    ]
 
 
 def _sensitivity_values(folder: Path, tables: _Tables) -> dict[str, Any] | None:

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 import plotly.graph_objects as go
 
 from comparisons._tuners import method_of
 from optuna_dstn.visualization._comparison import COLORS
 
 
+Array = NDArray[np.float64]
 _DASHES = ("solid", "dash", "dot")
 
 

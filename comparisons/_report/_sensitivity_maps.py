@@ -69,18 +69,17 @@ def sensitivity_table(maps: Mapping[str, Maps]) -> pd.DataFrame:
             # Plain training has no perturbation, and its only column is σ0 = 0.
             defaults = last.columns[np.isin(last.columns, (_DEFAULT_SCALE, 0.0))]
             here = last.index.intersection(trainable)
+            ratios = {
+                _AT_DEFAULT: last[defaults],
+                f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": last.loc[here, defaults],
+                "the same, at the runs' best evaluations": best.loc[here, defaults],
+                f"worst cell / best cell, {_WHERE_TRAINABLE}": last.loc[here],
+            }
             rows.append(
                 {
                     "problem": problem,
                     "method": method,
-                    _AT_DEFAULT: _worst_over_best(last[defaults]),
-                    f"{_AT_DEFAULT}, {_WHERE_TRAINABLE}": _worst_over_best(
-                        last.loc[here, defaults]
-                    ),
-                    "the same, at the runs' best evaluations": _worst_over_best(
-                        best.loc[here, defaults]
-                    ),
-                    f"worst cell / best cell, {_WHERE_TRAINABLE}": _worst_over_best(last.loc[here]),
+                    **{name: _worst_over_best(losses) for name, losses in ratios.items()},
                     "cells diverged": f"{np.isinf(last).sum().sum()} of {last.size}",
                 }
             )
@@ -99,35 +98,27 @@ def formatted_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
     return table.map(lambda cell: number_text(cell, ".3g") if isinstance(cell, float) else cell)
 
 
-def color_range(maps: Maps) -> tuple[float, float]:
-    """Return the losses at the ends of the colour scale, which all methods share."""
-    losses = np.concatenate([each.last.to_numpy().ravel() for each in maps.values()])
-    finite = losses[np.isfinite(losses)]
-    if not len(finite):
-        return math.nan, math.nan
-    return float(finite.min()), float(min(finite.max(), COLOR_SPAN * finite.min()))
-
-
 def plot_sensitivity(problem: str, maps: Maps) -> list[Figure]:
-    """Plot the map of each method."""
-    colors = color_range(maps)
+    """Plot the map of each method; all methods share the colours, and a diverged cell is empty."""
+    losses = np.concatenate([each.last.to_numpy().ravel() for each in maps.values()])
+    lowest = losses[np.isfinite(losses)].min(initial=math.inf)
     return [
-        Figure(f"{problem}: {method}", "", _plot(each.last, *colors))
+        Figure(f"{problem}: {method}", "", _plot(each.last, float(lowest)))
         for method, each in maps.items()
     ]
 
 
-def _plot(losses: pd.DataFrame, lowest: float, highest: float) -> go.Figure:
-    # Colours follow the logarithm, because good losses are close together.
-    colors = np.log(losses.where(np.isfinite(losses)).to_numpy())
-    has_colors = math.isfinite(lowest)
-    ends = {"zmin": math.log(lowest), "zmax": math.log(highest)} if has_colors else {}
+def _plot(losses: pd.DataFrame, lowest: float) -> go.Figure:
+    shown = losses.where(np.isfinite(losses))
     figure = go.Figure(
         go.Heatmap(
             x=[f"{scale:g}" for scale in losses.columns],
             y=[f"{start:g}" for start in losses.index],
-            z=colors,
-            **ends,
+            z=np.log(shown.to_numpy() / lowest),  # good losses are close together
+            zmin=0.0,
+            zmax=math.log(COLOR_SPAN),
+            text=shown.map(lambda loss: number_text(loss, ".3g")).to_numpy(),
+            texttemplate="%{text}",
             colorscale="Cividis",
             showscale=False,
             hoverinfo="skip",
@@ -135,20 +126,6 @@ def _plot(losses: pd.DataFrame, lowest: float, highest: float) -> go.Figure:
             ygap=1,
         )
     )
-    middle = sum(ends.values()) / 2
-    for (i, j), loss in np.ndenumerate(losses.to_numpy()):
-        is_long = math.isinf(loss) or loss >= 1000
-        # As annotations, because a heat map leaves out the text of cells without a colour.
-        figure.add_annotation(
-            x=j,
-            y=i,
-            text="" if math.isnan(loss) else number_text(float(loss), ".3g"),
-            showarrow=False,
-            font={
-                "size": 8 if is_long else 11,
-                "color": "white" if colors[i, j] < middle else "black",
-            },
-        )
     figure.update_xaxes(type="category", title_text="σ0")
     figure.update_yaxes(type="category", title_text="start")
     return fitted(figure, height=300).update_layout(margin={"l": 40, "r": 4, "t": 8, "b": 8})

@@ -33,15 +33,8 @@ _ENOUGH_SEEDS = 0.75  # share of all seeds of all problems that a ranked tuner m
 def losses_of(studies: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the table of losses in a column of the studies."""
     tuners = studies["tuner"].cat.remove_unused_categories().cat.categories
-    flat = pd.DataFrame(
-        {
-            "problem": studies["label"].astype(str),
-            "seed": studies["seed"],
-            "tuner": studies["tuner"].astype(str),
-            "loss": studies[column],
-        }
-    )
-    table = flat.pivot(index=["problem", "seed"], columns="tuner", values="loss")
+    flat = studies.assign(problem=studies["label"].astype(str), tuner=studies["tuner"].astype(str))
+    table = flat.pivot(index=["problem", "seed"], columns="tuner", values=column)
     return table.reindex(columns=list(tuners))
 
 
@@ -54,16 +47,13 @@ def medians_of(losses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(groups, orient="index", columns=losses.columns)
 
 
-# -- two tuners ----------------------------------------------------------------------------------
-
-
 class Duel(NamedTuple):
-    """One tuner against another, over the rows in which both have a loss.
+    """How often one tuner has a lower, an equal and a higher loss than another.
 
     Attributes:
-        wins: Number of rows in which the first tuner has the lower loss.
-        ties: Number of rows with equal losses.
-        losses: Number of rows in which the first tuner has the higher loss.
+        wins: Rows in which the first tuner has the lower loss.
+        ties: Rows with equal losses.
+        losses: Rows in which the first tuner has the higher loss.
         difference: Median of the relative differences; negative if the first tuner is better.
     """
 
@@ -81,12 +71,8 @@ class Duel(NamedTuple):
 def duel(losses: pd.DataFrame, first: str, second: str) -> Duel:
     """Compare two tuners row by row."""
     a, b = _paired(losses, first, second)
-    return Duel(
-        wins=int((a < b).sum()),
-        ties=int((a == b).sum()),
-        losses=int((a > b).sum()),
-        difference=Spread.of(relative_difference(a, b).tolist()).median,
-    )
+    difference = Spread.of(relative_difference(a, b).tolist()).median
+    return Duel(int((a < b).sum()), int((a == b).sum()), int((a > b).sum()), difference)
 
 
 def relative_difference(a: Array, b: Array) -> Array:
@@ -108,9 +94,7 @@ def signed_rank(differences: Array) -> float:
     if len(differences) < ENOUGH_PAIRS:
         return math.nan
     differing = differences[differences != 0]
-    if not len(differing):
-        return 1.0
-    return float(stats.wilcoxon(differing).pvalue)
+    return float(stats.wilcoxon(differing).pvalue) if len(differing) else 1.0
 
 
 def over_seeds(losses: pd.DataFrame, first: str, second: str) -> float:
@@ -120,11 +104,13 @@ def over_seeds(losses: pd.DataFrame, first: str, second: str) -> float:
         return signed_rank(np.where(a == b, 0.0, a - b))
 
 
-def over_problems(losses: pd.DataFrame, first: str, second: str) -> float:
-    """Return p of the signed-rank test of two tuners, in which each problem is one pair.
+def over_pairs(losses: pd.DataFrame, first: str, second: str) -> float:
+    """Return p of the signed-rank test over the relative differences of all problems and seeds."""
+    return signed_rank(relative_difference(*_paired(losses, first, second)))
 
-    The difference of a problem is the median of the relative differences of its seeds.
-    """
+
+def over_problems(losses: pd.DataFrame, first: str, second: str) -> float:
+    """Return p of the signed-rank test over the median relative differences of the problems."""
     both = losses[[first, second]].dropna()
     return signed_rank(
         np.array([duel(rows, first, second).difference for _, rows in both.groupby("problem")])
@@ -134,9 +120,6 @@ def over_problems(losses: pd.DataFrame, first: str, second: str) -> float:
 def _paired(losses: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
     both = losses[[first, second]].dropna()
     return both[first].to_numpy(), both[second].to_numpy()
-
-
-# -- all tuners ----------------------------------------------------------------------------------
 
 
 class Ranking(NamedTuple):
@@ -174,7 +157,9 @@ def rank(losses: pd.DataFrame) -> Ranking:
     n, k = shared.shape
     p = critical = math.nan
     if n >= _ENOUGH_PROBLEMS and k >= _ENOUGH_TUNERS:
-        p = _friedman(shared)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0 if all are equal everywhere
+            p = float(np.nan_to_num(stats.friedmanchisquare(*shared.to_numpy().T).pvalue, nan=1.0))
         quantile = stats.studentized_range.ppf(1 - LEVEL, k, math.inf) / math.sqrt(2)
         critical = float(quantile * math.sqrt(k * (k + 1) / (6 * n)))
     return Ranking(
@@ -185,10 +170,3 @@ def rank(losses: pd.DataFrame) -> Ranking:
         p=p,
         critical_difference=critical,
     )
-
-
-def _friedman(medians: pd.DataFrame) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0 if all tuners are equal everywhere
-        p = float(stats.friedmanchisquare(*medians.to_numpy().T).pvalue)
-    return 1.0 if math.isnan(p) else p

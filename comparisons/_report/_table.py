@@ -1,8 +1,7 @@
-"""What each tuner reached, at what cost, and at which hyperparameters: spreads over the seeds."""
+"""What each tuner reached, and at what cost: spreads over the seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -28,6 +27,11 @@ _COLUMNS = (
     _Column("plain_runs", "plain runs", ".1f"),
     _Column("seconds", "seconds", ".1f"),
 )
+_OF_SCHEDULES = {
+    "tuned run itself": "test_loss",
+    "final values, fixed": "retrained_test_loss",
+    "schedule, replayed": "replayed_test_loss",
+}
 
 
 def summarise(studies: pd.DataFrame) -> pd.DataFrame:
@@ -70,24 +74,19 @@ def formatted(summary: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def selected(studies: pd.DataFrame) -> pd.DataFrame:
-    """Return the spread of each selected hyperparameter, one row per problem, name and tuner.
+def schedule_table(studies: pd.DataFrame) -> pd.DataFrame:
+    """Return test losses of self-tuned runs, and of repetitions with and without the schedule.
 
-    Categories have no median, so they are left out.
+    One repetition trains plainly with the final hyperparameters from the start. The other one
+    replays the schedule of hyperparameters. Both use fresh seeds.
     """
-    rows = []
-    for (problem, tuner), group in studies.groupby(["label", "tuner"], observed=True):
-        points = pd.DataFrame(group["parameters"].tolist()).select_dtypes("number")
-        for name, values in points.items():
-            where = {"problem": problem, "hyperparameter": name, "tuner": tuner}
-            rows.append(where | Spread.of(values.tolist())._asdict())
-    return pd.DataFrame(rows, columns=["problem", "hyperparameter", "tuner", *Spread._fields])
-
-
-def formatted_selected(numbers: pd.DataFrame, tuners: Iterable[str]) -> pd.DataFrame:
-    """Return the table for people: a row per problem and hyperparameter, a column per tuner."""
-    spreads = numbers[list(Spread._fields)].to_numpy().tolist()
-    texts = numbers.assign(text=[Spread(*spread).text(".2g") for spread in spreads])
-    where = ["problem", "hyperparameter"]
-    table = texts.pivot_table("text", where, "tuner", aggfunc="first", sort=False)
-    return table.reindex(columns=[*tuners]).fillna("–").reset_index().rename_axis(columns=None)
+    tuned = studies[studies["replayed"].map(len) > 0]
+    rows = [
+        {
+            "problem": problem,
+            "tuner": tuner,
+            **{way: Spread.of(group[column]).text("#.4g") for way, column in _OF_SCHEDULES.items()},
+        }
+        for (problem, tuner), group in tuned.groupby(["label", "tuner"], observed=True)
+    ]
+    return pd.DataFrame(rows, columns=["problem", "tuner", *_OF_SCHEDULES])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from comparisons.problems._problem import (
     MissingDataError,
-    PaperResult,
     Problem,
     Scale,
     Setup,
@@ -53,7 +52,6 @@ __all__ = [
     "LinearDropout",
     "MissingDataError",
     "MnistMLP",
-    "PaperResult",
     "Problem",
     "Ridge",
     "Scale",

@@ -31,15 +31,7 @@ class Splits(NamedTuple):
 
     @classmethod
     def of(cls, data: Batch, train: int, valid: int, test: int, seed: int) -> Splits:
-        """Shuffle and divide data.
-
-        Args:
-            data: Inputs and targets.
-            train: Number of training examples.
-            valid: Number of validation examples.
-            test: Number of test examples; further examples are not used.
-            seed: Fixes the division.
-        """
+        """Shuffle and divide data."""
         x, y = data
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         parts = order[: train + valid + test].split([train, valid, test])
@@ -87,13 +79,7 @@ def batches(data: Batch, batch_size: int) -> list[Batch]:
 def evaluation_loss(
     model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor], loader: Iterable[Any]
 ) -> float:
-    """Return the mean loss of a model over all examples.
-
-    Args:
-        model: The model; this function leaves it in evaluation mode.
-        loss_fn: Returns the mean over a batch.
-        loader: Batches; the first axis of the first tensor of each is the example.
-    """
+    """Return the mean loss of a model over all examples."""
     model.eval()
     losses = [(len(batch[0]), loss_fn(model, batch).item()) for batch in loader]
     return sum(n * loss for n, loss in losses) / sum(n for n, _ in losses)

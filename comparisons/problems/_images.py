@@ -77,11 +77,6 @@ class ImageProblem(Problem):
     def _tuned(self) -> str:
         """The hyperparameters and their ranges, as text."""
 
-    @property
-    def _other_differences(self) -> Sequence[str]:
-        """Differences from the papers other than the size."""
-        return ()
-
     @abstractmethod
     def _model(self, trial: BaseTrial) -> nn.Module:
         """Return the network for images as bytes, (B, C, H, W), with preprocessing."""
@@ -104,35 +99,6 @@ class ImageProblem(Problem):
             f"{self._tuned}; SGD, learning rate {size.learning_rate:g}{decay}, momentum "
             f"0.9{clipped}, batches of {size.batch_size}; {size.epochs} epochs ({steps:,} steps)"
         )
-
-    @property
-    def differs_from_paper(self) -> str:
-        """The differences in numbers, and other differences."""
-        size, paper = self.size, self.sizes[Scale.PAPER]
-        differences = [
-            f"{mine:,} of {theirs:,} {part} images"
-            for part, mine, theirs in (
-                ("training", size.train, paper.train),
-                ("validation", size.valid, paper.valid),
-                ("test", size.test, paper.test),
-            )
-            if mine != theirs
-        ]
-        for what, mine, theirs in (
-            ("{} epochs", size.epochs, paper.epochs),
-            ("width {:g}", size.width, paper.width),
-            ("batches of {}", size.batch_size, paper.batch_size),
-            ("learning rate {:g}", size.learning_rate, paper.learning_rate),
-        ):
-            if mine != theirs:
-                differences.append(f"{what.format(mine)} instead of {theirs:g}")
-        if paper.decay and not size.decay:
-            differences.append("constant learning rate instead of one that decays")
-        if size.kaiming and not paper.kaiming:
-            differences.append("Kaiming's initial weights instead of PyTorch's")
-        if size.max_grad_norm != paper.max_grad_norm:
-            differences.append("gradients clipped")
-        return "; ".join([*differences, *self._other_differences])
 
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         """Create the network; see :class:`Problem`."""
@@ -161,12 +127,7 @@ class ImageProblem(Problem):
 
 
 class Normalised(nn.Module):
-    """Subtracts a mean from each channel and divides by a standard deviation.
-
-    Args:
-        means: The mean of each channel.
-        deviations: The standard deviation of each channel.
-    """
+    """Subtracts a mean from each channel and divides by a standard deviation."""
 
     mean: Tensor
     deviation: Tensor
@@ -190,16 +151,7 @@ class FromBytes(nn.Module):
 
 
 def random_rows(available: int, wanted: int, part: str) -> Tensor:
-    """Return indices of examples in an order that is random and always the same.
-
-    Args:
-        available: How many examples there are.
-        wanted: How many indices to return.
-        part: The name of the examples in the error message.
-
-    Raises:
-        ValueError: If there are fewer examples than wanted.
-    """
+    """Return indices of examples in an order that is random and always the same."""
     if wanted > available:
         raise ValueError(
             f"The problem asks for {wanted:,} {part} images, and the file has {available:,}: make "

@@ -88,13 +88,6 @@ class Trained(NamedTuple):
     test_loss: Callable[[], float]
 
 
-class PaperResult(NamedTuple):
-    """The losses that a paper reports for a tuner."""
-
-    validation: float
-    test: float
-
-
 class MissingDataError(FileNotFoundError):
     """A data file is not in the data folder."""
 
@@ -123,17 +116,10 @@ class Problem(ABC):
     """Hyperparameters at which gradient-based tuners start, by a short label."""
     files: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Data files in :attr:`data_dir`: alternatives of one or more files, the best one first."""
-    paper: ClassVar[Mapping[str, PaperResult]] = {}
-    """The results of Bae & Grosse (2020) by tuner."""
 
     @classmethod
     def at(cls, scale: Scale | str, **changes: Any) -> Self:
-        """Return the problem at a scale.
-
-        Args:
-            scale: A scale or its name.
-            **changes: Other values for fields of the problem or of its size, such as ``epochs=2``.
-        """
+        """Return the problem at a scale."""
         scale = Scale(scale)
         size = cls.sizes[scale]
         numbers = {f.name: changes.pop(f.name) for f in fields(size) if f.name in changes}
@@ -143,11 +129,6 @@ class Problem(ABC):
     @abstractmethod
     def description(self) -> str:
         """Data, network and search space at this scale, for the reader of a table."""
-
-    @property
-    def differs_from_paper(self) -> str:
-        """The differences from the papers' setting at this scale; empty if there are none."""
-        return ""
 
     @property
     def reference(self) -> Mapping[str, float]:
@@ -162,7 +143,6 @@ class Problem(ABC):
             **asdict(self.size),
             "device": self.device,
             "description": self.description,
-            "differs_from_paper": self.differs_from_paper,
         }
 
     @classmethod
@@ -180,11 +160,7 @@ class Problem(ABC):
         return ()
 
     def require_data(self) -> None:
-        """Check that the data files exist.
-
-        Raises:
-            MissingDataError: If one is missing.
-        """
+        """Check that the data files exist."""
         if self.files and not self.found_files:
             raise MissingDataError(
                 f"{self.name} needs {self.needs()}, which {self.data_dir} does not hold. Give the "
@@ -192,11 +168,7 @@ class Problem(ABC):
             )
 
     def optimum(self, split: int) -> float | None:
-        """Return the lowest validation loss that any hyperparameters reach, if it is known.
-
-        Args:
-            split: As in :meth:`setup`.
-        """
+        """Return the lowest validation loss that any hyperparameters reach, if it is known."""
         return None
 
     @abstractmethod
@@ -212,13 +184,7 @@ class Problem(ABC):
         """
 
     def train(self, trial: BaseTrial, seed: int, split: int = 0) -> Trained:
-        """Train one network and report the validation loss of each epoch to the trial.
-
-        Args:
-            trial: As in :meth:`setup`.
-            seed: As in :meth:`setup`.
-            split: As in :meth:`setup`.
-        """
+        """Train one network and report the validation loss of each epoch to the trial."""
         setup = self.setup(trial, seed, split)
         best = optuna_dstn.fit(
             trial,

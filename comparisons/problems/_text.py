@@ -17,7 +17,7 @@ from comparisons.problems._data import Batch, Splits
 from comparisons.problems._problem import Problem, Size
 
 
-PTB_TITLE, _WIKITEXT_TITLE = "Penn Treebank", "WikiText-2"
+_PTB_TITLE, _WIKITEXT_TITLE = "Penn Treebank", "WikiText-2"
 _PTB = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 _WIKITEXT = ("train.txt", "valid.txt", "test.txt")
 _UNKNOWN = "<unk>"  # stands for rare words in both corpora
@@ -64,8 +64,8 @@ class LanguageModelling(Problem):
     def corpus(self) -> str:
         """The name of the available corpus."""
         if not self.found_files:
-            return f"{PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
-        return PTB_TITLE if self.found_files[0].name in _PTB else _WIKITEXT_TITLE
+            return f"{_PTB_TITLE} or {_WIKITEXT_TITLE} (no file found)"
+        return _PTB_TITLE if self.found_files[0].name in _PTB else _WIKITEXT_TITLE
 
     @property
     def description(self) -> str:

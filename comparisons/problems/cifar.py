@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ from comparisons.problems._images import (
     Normalised,
     random_rows,
 )
-from comparisons.problems._problem import PaperResult, Scale
+from comparisons.problems._problem import Scale
 from optuna_dstn.augmentation import ColorJitter, Cutout, RandomAffine, RandomHorizontalFlip
 
 
@@ -98,7 +98,6 @@ class Cifar(ImageProblem):
     _architecture: ClassVar[Architecture]
     _load: ClassVar[LoadImages] = staticmethod(load_cifar)
     _data_set: ClassVar[str] = "CIFAR-10"
-    _other_differences: ClassVar[Sequence[str]] = ("images decoded from a JPEG encoding",)
 
     @property
     def _tuned(self) -> str:
@@ -164,13 +163,6 @@ class CifarAlexNet(Cifar):
         Scale.PAPER: _PAPER,
     }
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = cifar_starts(AlexNet)
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        "random": PaperResult(0.631, 0.671),
-        "gp": PaperResult(0.594, 0.598),
-        "stn": PaperResult(0.474, 0.488),
-        "centered-stn": PaperResult(0.431, 0.450),
-        "delta-stn": PaperResult(0.425, 0.446),
-    }
     _architecture: ClassVar[Architecture] = AlexNet
 
 
@@ -194,13 +186,6 @@ class CifarVGG16(Cifar):
         Scale.PAPER: _PAPER,
     }
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = cifar_starts(VGG16)
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        "random": PaperResult(0.566, 0.595),
-        "gp": PaperResult(0.421, 0.446),
-        "stn": PaperResult(0.330, 0.354),
-        "centered-stn": PaperResult(0.286, 0.321),
-        "delta-stn": PaperResult(0.272, 0.296),
-    }
     _architecture: ClassVar[Architecture] = VGG16
 
 
@@ -217,11 +202,4 @@ class CifarResNet18(Cifar):
         Scale.PAPER: _PAPER,
     }
     starts: ClassVar[Mapping[str, Mapping[str, float]]] = cifar_starts(ResNet18)
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        "random": PaperResult(0.264, 0.298),
-        "gp": PaperResult(0.230, 0.267),
-        "stn": PaperResult(0.266, 0.312),
-        "centered-stn": PaperResult(0.222, 0.258),
-        "delta-stn": PaperResult(0.204, 0.238),
-    }
     _architecture: ClassVar[Architecture] = ResNet18

@@ -65,11 +65,6 @@ class LinearRegression(Problem):
             f"batches{copies}; {size.epochs} epochs of {_STEPS_PER_EPOCH} steps"
         )
 
-    @property
-    def differs_from_paper(self) -> str:
-        """The difference of the data."""
-        return "synthetic data, so that no loss is comparable to one of the papers"
-
     def setup(self, trial: BaseTrial, seed: int, split: int) -> Setup:
         """Create the linear model and its data, drawn by ``split``; see :class:`Problem`."""
         data = self.data(split).to(self.device)
@@ -96,12 +91,7 @@ class LinearRegression(Problem):
     @staticmethod
     @abstractmethod
     def penalty(values: Tensor, x: Tensor) -> Tensor:
-        """Return the diagonal of P, shape (features,).
-
-        Args:
-            values: The hyperparameters, (features,).
-            x: Training inputs, (N, features).
-        """
+        """Return the diagonal of P, shape (features,)."""
 
     def data(self, split: int) -> Splits:
         """Return the data of a split."""
@@ -210,12 +200,7 @@ def names_of_features(prefix: str, features: int = FEATURES) -> list[str]:
 
 
 class KnownLoss:
-    """The validation loss at the best response, as a function of λ, in float64.
-
-    Args:
-        problem: The regression.
-        split: As in :meth:`Problem.setup`.
-    """
+    """The validation loss at the best response, as a function of λ, in float64."""
 
     def __init__(self, problem: LinearRegression, split: int) -> None:
         train, valid, _ = problem.data(split)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import log
 from typing import Any, ClassVar
 
 from optuna.trial import BaseTrial
@@ -14,8 +13,8 @@ from torch.optim import Optimizer
 
 from comparisons.networks import LSTMLanguageModel
 from comparisons.problems._data import Batch
-from comparisons.problems._problem import PaperResult, Scale, Setup
-from comparisons.problems._text import PTB_TITLE, SMOKE_SIZE, LanguageModelling, TextSize, losses
+from comparisons.problems._problem import Scale, Setup
+from comparisons.problems._text import SMOKE_SIZE, LanguageModelling, TextSize, losses
 
 
 _HIGHEST_RATE = 0.95
@@ -57,30 +56,6 @@ class LSTM(LanguageModelling):
         "0.05": {**dict.fromkeys(LSTMLanguageModel.RATES, 0.05), "ar": 0.05, "tar": 0.05},
         "0.5": {**dict.fromkeys(LSTMLanguageModel.RATES, 0.5), "ar": 1.0, "tar": 1.0},
     }
-    # The paper reports perplexities.
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        tuner: PaperResult(log(validation), log(test))
-        for tuner, validation, test in (
-            ("random", 84.81, 81.46),
-            ("gp", 72.13, 69.29),
-            ("stn", 70.67, 67.78),
-            ("centered-stn", 69.40, 66.67),
-            ("delta-stn", 68.63, 66.26),
-        )
-    }
-
-    @property
-    def differs_from_paper(self) -> str:
-        """The differences from the LSTM of Bae & Grosse (2020)."""
-        found = [
-            "sequences are shuffled and start from zero states",
-            "the learning rate stays as it is",
-        ]
-        if self.corpus != PTB_TITLE:
-            found.insert(0, "WikiText-2 in the place of Penn Treebank")
-        if self.scale is not Scale.PAPER:
-            found.append("a thinner network, fewer words and a subset; Adam")
-        return "; ".join(found)
 
     @property
     def _network(self) -> str:

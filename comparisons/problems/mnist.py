@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +23,7 @@ from comparisons.problems._images import (
     Normalised,
     random_rows,
 )
-from comparisons.problems._problem import PaperResult, Scale
+from comparisons.problems._problem import Scale
 from optuna_dstn.augmentation import Cutout
 
 
@@ -69,13 +69,6 @@ class MnistMLP(ImageProblem):
         label: dict.fromkeys(MLP.RATES, float(label)) for label in ("0.05", "0.5")
     }
     files: ClassVar[tuple[tuple[str, ...], ...]] = ((_DIGITS,),)
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        "random": PaperResult(0.043, 0.042),
-        "gp": PaperResult(0.042, 0.043),
-        "stn": PaperResult(0.043, 0.041),
-        "centered-stn": PaperResult(0.041, 0.039),
-        "delta-stn": PaperResult(0.040, 0.038),
-    }
     _load: ClassVar[LoadImages] = staticmethod(load_mnist)
     _tuned: ClassVar[str] = "input dropout and two hidden dropouts, each in [0, 0.95]"
     _data_set: ClassVar[str] = "MNIST"
@@ -121,13 +114,6 @@ class SmallCNN(ImageProblem):
         for label, holes, length in (("0.05", 1, 3), ("0.5", 3, 13))
     }
     files: ClassVar[tuple[tuple[str, ...], ...]] = ((_FASHION,), (_DIGITS,))
-    paper: ClassVar[Mapping[str, PaperResult]] = {
-        "random": PaperResult(0.206, 0.214),
-        "gp": PaperResult(0.217, 0.215),
-        "stn": PaperResult(0.196, 0.218),
-        "centered-stn": PaperResult(0.191, 0.212),
-        "delta-stn": PaperResult(0.189, 0.209),
-    }
     _load: ClassVar[LoadImages] = staticmethod(load_mnist)
     _tuned: ClassVar[str] = (
         "input dropout, channel dropout before the second convolution and two dropouts of the "
@@ -145,12 +131,6 @@ class SmallCNN(ImageProblem):
     @property
     def _network(self) -> str:
         return f"SimpleCNN (conv5 16, conv5 32, fc 1568) at {self.size.width:g} of its width"
-
-    @property
-    def _other_differences(self) -> Sequence[str]:
-        if self._file == _FASHION:
-            return ()
-        return (f"MNIST instead of Fashion-MNIST, as {_FASHION} is not in the data folder",)
 
     def _model(self, trial: BaseTrial) -> nn.Module:
         rates = [trial.suggest_float(name, 0.0, 0.95) for name in SimpleCNN.RATES]

@@ -9,23 +9,17 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from comparisons._report import _anytime
-from comparisons._report._anytime import (
-    get_anytime_info,
-    optimum,
-    plot_anytime,
-    plot_small_anytime,
-)
+from comparisons._report._anytime import median_line, optimum, plot_anytime
 from comparisons._report._figure import styles, with_log_axis
-from comparisons._report._schedules import get_schedule_losses, plot_schedules, schedule_table
 from comparisons._report._sensitivity_maps import (
-    color_range,
     formatted_sensitivity,
     get_maps,
     plot_sensitivity,
     sensitivity_table,
 )
+from comparisons._report._table import schedule_table
 from comparisons._tuners import TUNERS
+from comparisons.problems import PROBLEMS
 from optuna_dstn import TunerConfig
 
 
@@ -35,65 +29,50 @@ NAN, INF = math.nan, math.inf
 # -- loss against budget -------------------------------------------------------------------------
 
 
-def _plot(rows: list[Row]) -> go.Figure:
+def _plot(rows: list[Row], equal_cost: float | None = None) -> go.Figure:
     looks = styles(dict.fromkeys(row["tuner"] for row in rows))
-    return plot_anytime(get_anytime_info(studies(rows)), looks).plot
+    return plot_anytime("digits", studies(rows), looks, equal_cost).plot
 
 
 def test_curve_is_the_median_and_ends_at_budget_and_validation_loss() -> None:
     rows = [result("random", seed, loss=loss) for seed, loss in enumerate([1, 2, 9])]
-    info = get_anytime_info(studies(rows))
-    line = info.lines["random"]
-    assert line.spent[-1] == pytest.approx(2.0)
-    assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 9)
-    # Each trial is two evaluations of half a plain run.
-    assert line.spent[0] == pytest.approx(0.5)
-    assert np.all(line.median[line.spent < 1] == 4)
-    assert info.spreads == ["range"]
-
-
-def test_five_seeds_have_quartiles() -> None:
-    info = get_anytime_info(studies([result("random", s, loss=float(s)) for s in range(5)]))
-    line = info.lines["random"]
-    assert (line.median[-1], line.low[-1], line.high[-1]) == (2, 1, 3)
-    assert info.spreads == ["quartiles"]
+    spent, median = median_line([row["progress"] for row in rows])
+    # Each trial is two evaluations of half a plain run; a point is where the median changes.
+    assert spent.tolist() == pytest.approx([0.5, 1.0, 2.0], rel=0.02)
+    assert median.tolist() == [4, 2, 2]
 
 
 def test_what_diverged_found_nothing() -> None:
     group = [result("stn@0.05", 0), result("stn@0.05", 1), diverged("stn@0.05", 2)]
-    line = get_anytime_info(studies(group)).lines["stn@0.05"]
-    assert np.isfinite(line.median).all()
-    assert np.isinf(line.high).all()
+    _, median = median_line([row["progress"] for row in group])
+    assert np.isfinite(median).all()
     assert [trace.name for trace in _plot(group).data] == ["stn@0.05"]
     assert not _plot([diverged("stn@0.05")]).data
+
+
+def test_the_point_of_equal_cost_is_a_line() -> None:
+    assert not _plot([result("random")]).layout.shapes
+    (line,) = _plot([result("random")], equal_cost=1.5).layout.shapes
+    assert (line.x0, line.x1) == (1.5, 1.5)
 
 
 def test_the_known_optimum_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [result("random", seed, train=900) for seed in (0, 1, 2)]
     assert "known optimum" not in [trace.name for trace in _plot(results).data]
-    digits = _anytime.PROBLEMS["digits"]
+    digits = PROBLEMS["digits"]
     monkeypatch.setattr(digits, "optimum", lambda self, split: 0.1 * (split + 1))
     line = next(trace for trace in _plot(results).data if trace.name == "known optimum")
     assert line.y == pytest.approx([0.2, 0.2])
 
 
 def test_optimum_is_of_the_stored_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = _anytime.PROBLEMS["digits"]
+    digits = PROBLEMS["digits"]
     monkeypatch.setattr(digits, "optimum", lambda self, split: float(self.size.epochs))
     assert optimum(studies([result("random", epochs=7)])) == 7
 
 
 def test_a_problem_that_is_gone_has_no_known_optimum() -> None:
     assert optimum(studies([result("random", problem="gone")])) is None
-
-
-def test_small_figures_have_medians_alone() -> None:
-    results = [
-        result(tuner, seed, loss=seed + 1.0) for tuner in ("random", "tpe") for seed in (0, 1)
-    ]
-    info = get_anytime_info(studies(results))
-    assert len(plot_small_anytime("digits", info, styles(["random", "tpe"])).plot.data) == 2
-    assert len(_plot(results).data) == 4  # and their bands
 
 
 def test_every_tuner_looks_different() -> None:
@@ -127,21 +106,18 @@ def test_three_ways_of_a_schedule() -> None:
         result("delta-stn@0.5", 1, loss=3.0, retrained=[5.0])
         | {"replayed": [trained_again(0, 0.8)]},
     ]
-    losses = get_schedule_losses(studies(results))
-    ways = losses["digits"]["delta-stn@0.5"]
-    assert list(losses["digits"]) == ["delta-stn@0.5"]
-    assert ways["tuned run itself"] == (2.0, 1.0, 3.0)
-    assert ways["final values, fixed"] == (4.0, 3.0, 5.0)
-    assert ways["schedule, replayed"] == pytest.approx((0.7, 0.6, 0.8))
-    table = schedule_table(losses)
-    assert table.loc[0, "tuned run itself"] == "2.000 [1.000, 3.000]"
-    assert len(plot_schedules(losses)[0].plot.data) == 3
+    (row,) = schedule_table(studies(results)).to_dict("records")
+    assert row == {
+        "problem": "digits",
+        "tuner": "delta-stn@0.5",
+        "tuned run itself": "2.000 [1.000, 3.000]",
+        "final values, fixed": "4.000 [3.000, 5.000]",
+        "schedule, replayed": "0.7000 [0.6000, 0.8000]",
+    }
 
 
 def test_without_a_schedule_there_is_nothing() -> None:
-    losses = get_schedule_losses(studies([result("random")]))
-    assert schedule_table(losses).empty
-    assert plot_schedules(losses) == []
+    assert schedule_table(studies([result("random")])).empty
 
 
 # -- axes ----------------------------------------------------------------------------------------
@@ -202,7 +178,6 @@ def test_maps_are_medians_in_ascending_order(runs: pd.DataFrame) -> None:
     # The median run at (0.05, 2σ0) diverged; (0.5, 2σ0) was not run.
     np.testing.assert_array_equal(losses, [[0.4, INF], [0.2, NAN]])
     assert maps["stn"].last.to_numpy().tolist() == [[0.3], [0.6]]
-    assert color_range(maps) == (0.2, 0.6)
 
 
 AT_DEFAULT = f"worst start / best start at σ0 = {SCALE:g}"
@@ -241,19 +216,14 @@ def test_worst_over_best_where_plain_training_does_not_diverge(runs: pd.DataFram
 
 def test_methods_share_their_colours_and_cells_have_texts(runs: pd.DataFrame) -> None:
     info = get_maps(runs)["digits"]
-    one, other = (figure.plot for figure in plot_sensitivity("digits", info))
-    ranges = {(figure.data[0].zmin, figure.data[0].zmax) for figure in (one, other)}
-    assert ranges == {(math.log(0.2), math.log(0.6))}
-    assert [note.text for note in other.layout.annotations] == ["0.4", "diverged", "0.2", ""]
-
-
-def test_an_exploded_loss_does_not_take_all_colours() -> None:
-    rows = _runs("stn", {(0.5, SCALE): [0.1], (0.05, 1.0): [1e9]})
-    assert color_range(get_maps(pd.DataFrame(rows))["digits"]) == (0.1, 1.0)
+    one, other = (figure.plot.data[0] for figure in plot_sensitivity("digits", info))
+    assert (one.zmin, one.zmax) == (other.zmin, other.zmax)
+    assert one.z.ravel() == pytest.approx(np.log([1.5, 3.0]))  # 0.2 is the lowest of both
+    assert other.text.tolist() == [["0.4", "–"], ["0.2", "–"]]
 
 
 def test_where_all_diverged_there_is_still_a_map() -> None:
     info = get_maps(pd.DataFrame(_runs("stn", {(0.5, 1.0): [NAN]})))
     (figure,) = plot_sensitivity("digits", info["digits"])
-    assert [note.text for note in figure.plot.layout.annotations] == ["diverged"]
+    assert np.isnan(figure.plot.data[0].z).all()
     assert formatted_sensitivity(sensitivity_table(info)).iloc[0, 2] == "–"

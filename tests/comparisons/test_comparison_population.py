@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons._budget import Budget
 from comparisons._results import read_studies, write
 from comparisons._study import Job, run_study
 from comparisons._tuners import TUNERS
@@ -68,8 +67,8 @@ class Noisy(Problem):
 
 
 def _searched(problem: Problem, seed: int = 0, tuner: Population = SMALL) -> Any:
-    search = tuner.search(problem, seed, 5, Budget(30, "runs"))
-    while search.share(0.0) < 1:
+    search = tuner.search(problem, seed, 5, 30)
+    while search.share() < 1:
         search.advance()
     return search
 

@@ -118,7 +118,7 @@ def test_another_tuners_study_beside_it_must_be_of_the_same_problem(
     job = records[0].job._replace(tuner="tpe")
     asked = {
         "epochs": job._replace(problem=Digits.at("cpu", epochs=1)),
-        "budget": job._replace(minutes=3.0),
+        "budget": job._replace(trials=99),
     }[change]
     with pytest.raises(SettingsError, match=rf"{change} was .*, now"):
         missing(tmp_path, [asked])
@@ -134,7 +134,6 @@ def test_the_budget_is_none_of_a_self_tuning_networks_settings(
     assert tuned.job.tuner == "delta-stn@0.5"
     write(tmp_path, tuned)
     assert missing(tmp_path, [tuned.job._replace(trials=50)]) == []
-    assert missing(tmp_path, [tuned.job._replace(minutes=2.0)]) == []
     with pytest.raises(SettingsError, match="retrainings was 2, now 9"):
         missing(tmp_path, [tuned.job._replace(retrainings=9)])
 

@@ -12,9 +12,8 @@ from comparisons._report import _statistics as statistics
 from comparisons._report._ranking import (
     ALL,
     baseline_table,
-    duel_table,
     formatted_baseline,
-    rank_statements,
+    rank_statement,
     rank_table,
 )
 
@@ -146,30 +145,25 @@ def test_one_seed_of_a_tuner_does_not_take_the_others_from_all() -> None:
 def test_tuners_without_a_problem_in_common_have_no_ranks() -> None:
     ranking = statistics.rank(losses(a=[1.0, NAN], b=[NAN, 1.0]))
     assert ranking.ranks.empty
-    assert "0 problems" in rank_statements({"loss": ranking})[0]
+    assert "0 problems" in rank_statement("loss", ranking)
 
 
-def test_statements_are_honest_and_not_repeated() -> None:
+def test_statements_name_the_tests() -> None:
     few = statistics.rank(losses(a=[1.0] * 4, b=[2.0] * 4, c=[3.0] * 4))
-    (statement,) = rank_statements({"one": few, "other": few})
-    assert statement.startswith("«one», «other»: 3 tuners on 4 problems, 4 seeds in all: too few")
-    same = statistics.rank(losses(a=[1.0] * 5, b=[1.0] * 5, c=[1.0] * 5))
-    assert "no evidence" in rank_statements({"one": same})[0]
+    assert "4 problems with 4 seeds in all, too few for Friedman" in rank_statement("one", few)
     many = statistics.rank(losses(a=[1.0] * 9, b=[2.0] * 9, c=[3.0] * 9))
-    assert "closer than 1.10" in rank_statements({"one": many})[0]  # 2.343 √(12 / 54)
+    assert "critical difference 1.10" in rank_statement("one", many)  # 2.343 √(12 / 54)
+
+
+def test_over_pairs_each_seed_is_one_pair() -> None:
+    seeds = over_seeds(a=[1.0] * 6, b=[2.0, 3.0, 4.0, 5.0, 6.0, INF])
+    assert statistics.over_pairs(seeds, "a", "b") == pytest.approx(2 / 64)
 
 
 def test_rank_table_has_a_column_per_measure_the_best_first() -> None:
     ranking = statistics.rank(losses(a=[2.0], b=[1.0]))
     table = rank_table({"loss": ranking})
     assert table.to_dict("list") == {"tuner": ["b", "a"], "loss": ["1.00", "2.00"]}
-
-
-def test_each_against_each() -> None:
-    table = duel_table(losses(a=[1.0, 2.0], b=[2.0, 2.0], c=[NAN, NAN])).set_index("tuner")
-    assert table.loc["a", "b"] == "1–1–0"
-    assert table.loc["b", "a"] == "0–1–1"
-    assert table.loc["a", "a"] == table.loc["a", "c"] == ""
 
 
 def test_against_the_baseline() -> None:

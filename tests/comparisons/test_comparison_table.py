@@ -8,7 +8,6 @@ import pytest
 
 from comparisons._formatting import (
     Spread,
-    for_spreadsheets,
     number_text,
     spread_name,
     to_markdown,
@@ -133,17 +132,3 @@ def test_markdown_shows_hostile_text_as_it_is(hostile: str, shown: str) -> None:
     header, _, row = to_markdown(pd.DataFrame({"tuner": [hostile]})).splitlines()
     assert row == f"| {shown} |"
     assert header.startswith("| tuner ")
-
-
-def test_spreadsheets_run_no_text() -> None:
-    table = pd.DataFrame(
-        {
-            "=A1": ["=1+1", "+1|' /C calc'!A0", "@SUM(A1)", "\t=1", "-x"],
-            "harmless": ["delta-stn+tpe", "-0.5", "+1e-3", "", "0.1 [-1, 1]"],
-            "number": [-1.0, 0.0, 1.0, 2.0, 3.0],
-        }
-    )
-    safe = for_spreadsheets(table)
-    assert safe["'=A1"].tolist() == [f"'{text}" for text in table["=A1"]]
-    assert safe["harmless"].tolist() == table["harmless"].tolist()
-    assert safe["number"].tolist() == table["number"].tolist()

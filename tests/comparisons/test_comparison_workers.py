@@ -11,7 +11,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 import pytest
 import torch
 
-from comparisons._workers import Failure, TaskError, run
+from comparisons._workers import Failure, run
 
 
 class Task(NamedTuple):
@@ -24,8 +24,6 @@ class Task(NamedTuple):
 def work(task: Task) -> tuple[Task, int]:
     if task.mood == "raises":
         raise ValueError("odd data")
-    if task.mood == "refuses":
-        raise TaskError("a budget too small")
     if task.mood == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if task.mood == "sleeps":
@@ -35,14 +33,13 @@ def work(task: Task) -> tuple[Task, int]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_task_that_fails_does_not_stop_the_others(processes: int) -> None:
-    moods = ["raises", "refuses", "fine", "fine"]
+    moods = ["raises", "fine", "fine"]
     outcomes = list(run([Task(*each) for each in enumerate(moods)], work, processes))
     failures = {o.task.seed: o for o in outcomes if isinstance(o, Failure)}
     assert failures[0].error == "ValueError: odd data"
     assert "in work" in failures[0].details
-    assert failures[1][1:] == ("a budget too small", "")
     finished = [o for o in outcomes if not isinstance(o, Failure)]
-    assert sorted(task.seed for task, _ in finished) == [2, 3]
+    assert sorted(task.seed for task, _ in finished) == [1, 2]
     assert all(process != 0 for _, process in finished)  # one thread each
     assert (finished[0][1] == os.getpid()) == (processes == 1)
 
