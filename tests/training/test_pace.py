@@ -150,3 +150,16 @@ def test_fit_counts_the_steps(
     trial = study.ask()
     optuna_dstn.fit(trial, *make(trial), loss_fn, loader, regression(), epochs=3, **options)
     assert told == [expected]
+
+
+def test_a_value_that_a_step_drives_far_beyond_the_flat_end_can_come_back() -> None:
+    study = optuna_dstn.create_study(
+        config=TunerConfig(warmup_steps=0, train_steps=1, hyper_lr=1000)
+    )
+    study.enqueue_trial({"p": 0.5})
+    trial = study.ask()
+    tuner = optuna_dstn.Tuner(trial, *make(trial), loss_fn, regression())
+    for batch in regression():
+        tuner.step(batch)
+        raw = torch.logit(torch.tensor(tuner.hyperparameters["p"] / 0.95))
+        assert abs(raw) <= 5.001
