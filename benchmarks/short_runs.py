@@ -59,7 +59,7 @@ def short_run(problem: str, start: str, settings: dict[str, Any], data_dir: Path
         numbers.append(trained.test_loss())
         return trained.validation_loss
 
-    config = TunerConfig(warmup_steps=2, train_steps=2, **settings)
+    config = TunerConfig(warmup_steps=2, train_steps=2, hyper_lr=3e-2, **settings)
     study = optuna_dstn.create_study(sampler=optuna.samplers.RandomSampler(seed=0), config=config)
     study.enqueue_trial(dict(instance.starts[start]))
     study.optimize(objective, n_trials=1, catch=(optuna_dstn.TrainingDivergedError,))

@@ -23,6 +23,10 @@ from optuna_dstn.hyperparameter._option_probability import columns_of_choices, p
 # fraction of the range.
 _EDGE = 1e-2
 
+# Beyond this |λ| the value is within 0.7 % of the range from its end. The sigmoid is flat there, so
+# that steps farther out change nothing, and as many steps would be needed to come back.
+_LARGEST_RAW = 5.0
+
 
 class Space:
     """The point λ ∈ R^h, its map to the ranges of the hyperparameters, and the scale σ of ε.
@@ -88,6 +92,11 @@ class Space:
         for columns in self._choices:
             probabilities = [float(start[self.names[index]]) for index in columns.tolist()]
             self.raw[columns] = vector(probabilities).log()  # softmax(log p) = p
+        # The start value and both ends of a grid are within these bounds.
+        low = vector(span.unconstrain(span.low) for span in ranges)
+        high = vector(span.unconstrain(span.high) for span in ranges)
+        farthest = torch.stack([self.raw, low, high]).abs().amax(0)
+        self._largest = farthest.clamp(min=_LARGEST_RAW)
         # softplus(log(e^σ − 1)) = σ
         self.raw_scale = torch.full_like(self.raw, math.log(math.expm1(scale)))
         self.raw.requires_grad_()
@@ -135,6 +144,11 @@ class Space:
             probabilities = raw.index_select(-1, columns).softmax(-1)
             values = values.index_copy(-1, columns, probabilities)
         return torch.clamp(values, self._low, self._high)
+
+    @torch.no_grad()
+    def leave_flat_ends(self) -> None:
+        """Bring λ back to where the map to the ranges is not flat, after a step on λ."""
+        self.raw.clamp_(-self._largest, self._largest)
 
     @property
     def scale(self) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 import pytest
@@ -121,6 +122,31 @@ def test_a_start_on_a_bound_moves_just_inside(distribution: FloatDistribution) -
         to = math.log if distribution.log else float
         width = to(distribution.high) - to(distribution.low)
         assert abs(to(value) - to(start)) == pytest.approx(0.01 * width, rel=1e-6)
+
+
+@pytest.mark.parametrize("raw", [-30.0, 30.0])
+@pytest.mark.parametrize("name", RANGES)
+def test_far_points_come_back_to_where_their_values_are_near_the_end(name: str, raw: float) -> None:
+    distribution: Any = RANGES[name]
+    one = space({name: distribution})
+    with torch.no_grad():
+        one.raw.fill_(raw)
+    one.leave_flat_ends()
+    assert one.raw.abs().item() < 30
+    end = distribution.high if raw > 0 else distribution.low
+    value = one.current()[name]
+    if distribution.step:
+        assert value == end
+    else:
+        to: Any = math.log if distribution.log else float
+        width = to(distribution.high) - to(distribution.low)
+        assert abs(to(value) - to(end)) <= 0.01 * width
+
+
+def test_a_start_beyond_the_bounds_stays() -> None:
+    one = space({"x": FloatDistribution(0.0, 1.0)}, {"x": 1e-4})
+    one.leave_flat_ends()
+    assert one.current()["x"] == pytest.approx(1e-4)
 
 
 def test_extreme_points_stay_finite_and_in_range() -> None:

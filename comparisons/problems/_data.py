@@ -63,6 +63,9 @@ class Shuffled:
         self._batch_size = batch_size
         self._generator = torch.Generator().manual_seed(seed)
 
+    def __len__(self) -> int:
+        return -(-len(self._data[0]) // self._batch_size)  # rounded up
+
     def __iter__(self) -> Iterator[Batch]:
         x, y = self._data
         order = torch.randperm(len(x), generator=self._generator)

@@ -9,7 +9,7 @@ import math
 _METHODS = ("delta-stn", "centered-stn", "stn")
 _RESPONSES = ("structured", "anchored", "gated", "full")
 _PERTURBATIONS = ("auto", "example", "batch")
-_LEAST_COUNTS = {"response_interval": 1, "train_steps": 1, "valid_steps": 1, "warmup_steps": 0}
+_LEAST_COUNTS = {"response_interval": 1, "train_steps": 1, "valid_steps": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,13 @@ class TunerConfig:
             ``"stn"``.
         train_steps: Weight steps between two visits to the hyperparameters, ≥ 1; default 5.
         valid_steps: Steps on the hyperparameters at each visit, ≥ 1; default 1.
-        warmup_steps: Weight steps before the first visit, ≥ 0; default 100. The response learns in
-            this time; before, its hypergradient is meaningless.
-        hyper_lr: Learning rate of RMSprop on λ, > 0; default 3e-2. The published 1e-2 hardly moves
-            λ in a run with a few hundred steps on λ.
+        warmup_steps: Weight steps before the first visit, ≥ 0. The response learns in this time;
+            before, its hypergradient is meaningless. ``None`` (default): 100, but at most a tenth
+            of a training whose length is known, as :func:`~optuna_dstn.fit` knows it and
+            ``Tuner(total_steps=...)`` says it.
+        hyper_lr: Learning rate of RMSprop on λ, > 0. ``None`` (default): 3e-2, and more in a short
+            training whose length is known, so that all steps together could move λ by 6, at most
+            0.3. The published 1e-2 hardly moves λ in a run with a few hundred steps on λ.
         initial_scale: σ at the start, the same for every hyperparameter, in unconstrained space,
             > 0; default 1.5. A wider σ puts more signal into what the response learns from, so λ
             leaves a start where the loss is flat sooner. A narrower σ makes the response more
@@ -95,8 +98,8 @@ class TunerConfig:
     response_fraction: float = 1.0
     train_steps: int = 5
     valid_steps: int = 1
-    warmup_steps: int = 100
-    hyper_lr: float = 3e-2
+    warmup_steps: int | None = None
+    hyper_lr: float | None = None
     initial_scale: float = 1.5
     tune_scale: bool = False
     scale_lr: float = 1e-2
@@ -113,16 +116,16 @@ class TunerConfig:
                 "response='structured' or 'full', or method='centered-stn'."
             )
         for name, least in _LEAST_COUNTS.items():
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise self._error(name, f"a whole number, at least {least}")
-        for name in ("hyper_lr", "scale_lr", "initial_scale"):
+            self._require_count(name, least)
+        if self.warmup_steps is not None:
+            self._require_count("warmup_steps", 0)
+        for name in ("scale_lr", "initial_scale"):
             if not (_is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise self._error(name, "a positive number")
-        if self.response_lr is not None and not (
-            _is_number(self.response_lr) and self.response_lr > 0
-        ):
-            raise self._error("response_lr", "a positive number, or None")
+        for name in ("hyper_lr", "response_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not (_is_number(rate) and rate > 0):
+                raise self._error(name, "a positive number, or None")
         if not (_is_number(self.response_fraction) and 0 < self.response_fraction <= 1):
             raise self._error(
                 "response_fraction", "the part of a batch, a number above 0 and at most 1"
@@ -131,6 +134,11 @@ class TunerConfig:
             raise self._error("entropy_weight", "a number, at least 0")
         if not isinstance(self.tune_scale, bool):
             raise self._error("tune_scale", "True or False")
+
+    def _require_count(self, setting: str, least: int) -> None:
+        count = getattr(self, setting)
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            raise self._error(setting, f"a whole number, at least {least}")
 
     def _require_known_name(self, setting: str, known: tuple[str, ...]) -> None:
         value = getattr(self, setting)

@@ -23,6 +23,7 @@ from optuna_dstn.space import Space
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
+from optuna_dstn.training._pace import Pace
 
 
 _ALL_FROZEN = (
@@ -94,7 +95,8 @@ class BilevelState:
         self.response_optimizer = ResponseOptimizer(
             self.response.parameter_groups(), context.optimizer, lr, context.response_optimizer
         )
-        groups: list[dict[str, Any]] = [{"params": [self.space.raw], "lr": config.hyper_lr}]
+        hyper_lr = Pace.of(config, context.total_steps).hyper_lr
+        groups: list[dict[str, Any]] = [{"params": [self.space.raw], "lr": hyper_lr}]
         if config.tune_scale:
             groups.append({"params": [self.space.raw_scale], "lr": config.scale_lr})
         # This is RMSprop with a correction for its mean square, which starts at zero. Without the

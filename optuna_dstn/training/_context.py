@@ -39,6 +39,7 @@ class TrainingContext:
             tensors (T, B, ...).
         response_optimizer: Makes the optimizer of the response from a list of tensors; ``None``
             leaves that to the ``TunerConfig``.
+        total_steps: The number of weight steps of the training; ``None`` if it is unknown.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class TrainingContext:
     max_grad_norm: float | None = None
     batch_axis: int = 0
     response_optimizer: OptimizerFactory | None = None
+    total_steps: int | None = None
 
     def layout_of(self, batch: Any, *, records_axes: bool = False) -> BatchLayout:
         """Return the layout of a pass on a batch, which has noted the tensors in the batch.

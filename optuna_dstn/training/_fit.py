@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from numbers import Integral
 from typing import Any
 
@@ -58,7 +58,8 @@ def fit(
             ``None`` never stops early.
         show_progress_bar: Whether to show a bar over the epochs.
         **tuner_options: More arguments of :class:`Tuner`, such as ``valid_loss_fn``,
-            ``metric_fn``, ``max_grad_norm`` or ``state``.
+            ``metric_fn``, ``max_grad_norm`` or ``state``. Without ``total_steps`` the length of the
+            training is that of all epochs, if ``train_loader`` has a length.
 
     Returns:
         The best value of an evaluation, in the units of ``valid_loss_fn`` or ``metric_fn``.
@@ -76,6 +77,10 @@ def fit(
     _require_count("epochs", epochs)
     if patience is not None:
         _require_count("patience", patience)
+    tuner_options.setdefault(
+        "total_steps",
+        _steps_in(train_loader, epochs, tuner_options.get("accumulate_grad_batches", 1)),
+    )
     tuner = Tuner(trial, model, optimizer, loss_fn, valid_loader, **tuner_options)
     if scheduler is not None:
         _require_scheduler(scheduler, optimizer)
@@ -104,6 +109,19 @@ def fit(
                 break
     tuner.load_best()
     return tuner.best_value
+
+
+def _steps_in(train_loader: Iterable[Any], epochs: int, batches_per_step: Any) -> int | None:
+    """Return the number of steps of a whole training; ``None`` if the loader has no length."""
+    if not isinstance(train_loader, Sized):
+        return None
+    try:
+        batches = len(train_loader)
+    except TypeError:  # a DataLoader of an IterableDataset
+        return None
+    if not isinstance(batches_per_step, int) or batches_per_step < 1:
+        return None  # the Tuner explains what is wrong
+    return max(int(epochs) * batches // batches_per_step, 1)
 
 
 def _train_one_epoch(tuner: Tuner, train_loader: Iterable[Any]) -> int:

@@ -71,6 +71,7 @@ class HyperparameterStep:
             tensor.grad = gradient
         before = raw.detach().clone()
         bilevel.hyper_optimizer.step()
+        bilevel.space.leave_flat_ends()
         bilevel.hyperparameters.set(bilevel.space.current())
         if self.follow is not None:
             self.follow(raw.detach() - before)

@@ -35,6 +35,7 @@ from optuna_dstn.training._first_step import FirstStep
 from optuna_dstn.training._hyperparameter_step import HyperparameterStep
 from optuna_dstn.training._joint_step import JointStep
 from optuna_dstn.training._model_state import Snapshot
+from optuna_dstn.training._pace import Pace
 from optuna_dstn.training._perturbed_loss import PerturbedLoss
 from optuna_dstn.training._response_step import ResponseStep
 from optuna_dstn.training._summary import Summary
@@ -104,6 +105,7 @@ class SelfTuning(Training):
         super().__init__(context)
         self._trial = trial
         self._config = trial.config
+        self._warmup_steps = Pace.of(trial.config, context.total_steps).warmup_steps
         start = {name: value for name, (_, value) in trial.open_parameters.items()}
         self.start: Mapping[str, float] = start
         self.hyperparameter_steps = 0
@@ -201,7 +203,7 @@ class SelfTuning(Training):
         return has_own_step and self.context.progress.steps % self._config.response_interval == 0
 
     def _are_hyperparameters_due(self) -> bool:
-        steps_since_warmup = self.context.progress.steps - self._config.warmup_steps
+        steps_since_warmup = self.context.progress.steps - self._warmup_steps
         return steps_since_warmup > 0 and steps_since_warmup % self._config.train_steps == 0
 
     def _train_hyperparameters(self) -> None:
@@ -248,10 +250,22 @@ class SelfTuning(Training):
             logger.warning(
                 f"Trial {self._trial.number} ended after {self.context.progress.steps} steps, "
                 f"before its first step on the hyperparameters: {', '.join(self.tuned)} kept their "
-                "start values. Train longer, or shorten TunerConfig(warmup_steps="
-                f"{self._config.warmup_steps}, train_steps={self._config.train_steps})."
+                f"start values. {self._advice_to_short_training}"
             )
         return self.hyperparameters
+
+    @property
+    def _advice_to_short_training(self) -> str:
+        if self._config.warmup_steps is None and self.context.total_steps is None:
+            return (
+                f"Without a known length of the training they move after {self._warmup_steps} "
+                "steps: say how many steps of the optimizer it takes, Tuner(total_steps=...), or "
+                "let fit train."
+            )
+        return (
+            "Train longer, or shorten TunerConfig(warmup_steps="
+            f"{self._warmup_steps}, train_steps={self._config.train_steps})."
+        )
 
     def validation_mode(self) -> AbstractContextManager[Any]:
         return ValidationValues(self._current.values)

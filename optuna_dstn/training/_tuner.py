@@ -102,6 +102,10 @@ class Tuner(StepParts):
         accumulate_grad_batches: The number of calls of :meth:`step` whose mean gradient makes one
             step of the optimizer, and of the response; ≥ 1. All settings and counts in steps count
             these. Batches that do not complete a step wait for the batches of the next epoch.
+        total_steps: The number of steps of the optimizer that the training will take, ≥ 1, as
+            PyTorch's ``OneCycleLR`` takes it. In a short training the hyperparameters then begin to
+            move earlier, and move faster. More steps go on in the same way. ``None``: unknown, so
+            that a training of fewer than some hundred steps is hardly tuned.
         state: Objects outside of the model whose tensors and numbers calls of the loss functions
             change: modules, tensors, ``torch.Generator``, dictionaries, and objects with
             attributes. Under a Δ-STN trial their state then advances once a step, as the state of
@@ -131,6 +135,7 @@ class Tuner(StepParts):
         max_grad_norm: float | None = None,
         batch_axis: int = 0,
         accumulate_grad_batches: int = 1,
+        total_steps: int | None = None,
         state: Sequence[Any] = (),
     ) -> None:
         users_optimizer = joined_optimizers(optimizer)
@@ -161,6 +166,7 @@ class Tuner(StepParts):
             max_grad_norm=max_grad_norm,
             batch_axis=batch_axis,
             response_optimizer=response_optimizer,
+            total_steps=total_steps,
         )
         check_settings(self._context, metric_fn)
         direction = direction_of(trial, direction, has_metric=metric_fn is not None)

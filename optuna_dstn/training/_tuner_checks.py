@@ -52,7 +52,9 @@ def check_settings(context: TrainingContext, metric_fn: Any) -> None:
     _require_factory(context.response_optimizer)
     _require_norm(context.max_grad_norm)
     _require_axis(context.batch_axis)
-    _require_count(context.progress.batches_per_step)
+    _require_count("accumulate_grad_batches", context.progress.batches_per_step)
+    if context.total_steps is not None:
+        _require_count("total_steps", context.total_steps)
 
 
 def _require_trial(trial: Any) -> None:
@@ -178,12 +180,15 @@ def _require_axis(batch_axis: int) -> None:
         )
 
 
-def _require_count(batches: int) -> None:
-    """Check that a number of batches is a whole number, at least 1."""
-    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
-        raise ValueError(
-            f"Tuner(accumulate_grad_batches={batches!r}): give a whole number, at least 1."
+def _require_count(name: str, number: Any) -> None:
+    """Check that a number of batches or steps is a whole number, at least 1."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        hint = (
+            ""
+            if name != "total_steps"
+            else ", such as epochs * len(train_loader), or None if the length is unknown"
         )
+        raise ValueError(f"Tuner({name}={number!r}): give a whole number, at least 1{hint}.")
 
 
 def _require_one_pass(optimizer: Optimizer) -> None:

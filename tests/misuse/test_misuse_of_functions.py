@@ -77,10 +77,10 @@ CASES: dict[str, Case] = {
         ValueError,
         r"TunerConfig\(hyper_lr='0\.1'\): give a positive number",
     ),
-    "hyper_lr is None": (
-        lambda: TunerConfig(hyper_lr=None),  # type: ignore[arg-type]
+    "scale_lr is None": (
+        lambda: TunerConfig(scale_lr=None),  # type: ignore[arg-type]
         ValueError,
-        r"TunerConfig\(hyper_lr=None\): give a positive number",
+        r"TunerConfig\(scale_lr=None\): give a positive number",
     ),
     "response_lr is a text": (
         lambda: TunerConfig(response_lr="5e-3"),  # type: ignore[arg-type]

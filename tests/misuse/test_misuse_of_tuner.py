@@ -273,6 +273,16 @@ CASES: dict[str, Case] = {
         V,
         r"accumulate_grad_batches=0\): give a whole number, at least 1",
     ),
+    "total_steps is 0": (
+        tuner(total_steps=0),
+        V,
+        r"Tuner\(total_steps=0\): give a whole number, at least 1, such as epochs \* len\(",
+    ),
+    "total_steps is 1e3": (
+        tuner(total_steps=1e3),
+        V,
+        r"Tuner\(total_steps=1000\.0\): give a whole number, at least 1, such as epochs \* len\(",
+    ),
     "accumulate_grad_batches is 1.5": (
         tuner(accumulate_grad_batches=1.5),
         V,

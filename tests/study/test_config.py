@@ -19,6 +19,8 @@ RATES = ("response_lr", "hyper_lr", "scale_lr", "initial_scale")
     ("name", "value"),
     [
         ("warmup_steps", 0),
+        ("warmup_steps", None),
+        ("hyper_lr", None),
         ("response_lr", None),
         ("response_fraction", 1.0),
         ("entropy_weight", 0.0),
