@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ class TuningPlan:
             functions that are the reason.
         not_responding: For each other parameter of the model, the reason why it does not respond.
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
+        parts: The names of the parts of the model that the loss function calls itself, in the order
+            of their calls.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -62,6 +64,7 @@ class TuningPlan:
     shared_in_batch: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
     lengths: KnownLengths
+    parts: tuple[str, ...] = ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, with parameters by name."""
@@ -75,6 +78,7 @@ class TuningPlan:
             "shared_in_batch": dict(self.shared_in_batch),
             "not_responding": dict(self.not_responding),
             "lengths": self.lengths.state_dict(),
+            "parts": list(self.parts),
         }
 
     @classmethod
@@ -93,6 +97,7 @@ class TuningPlan:
             shared_in_batch=saved["shared_in_batch"],
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
+            parts=tuple(saved.get("parts", ())),
         )
 
 
@@ -105,6 +110,7 @@ def make_plan(
     optimizer: Optimizer,
     *,
     lengths: KnownLengths = KnownLengths(),  # noqa: B008
+    parts: Sequence[str] = (),
     each_example: bool = False,
 ) -> TuningPlan:
     """Decide what is tuned, what is kept and what responds.
@@ -117,6 +123,7 @@ def make_plan(
         model: The model.
         optimizer: The model's optimizer.
         lengths: The known lengths of axes.
+        parts: The names of the parts of the model that the loss function calls itself.
         each_example: Whether a parameter with one Δ for the whole batch is left out of the
             response. Otherwise all hyperparameters get one perturbation for the whole batch.
 
@@ -189,6 +196,7 @@ def make_plan(
         },
         not_responding=not_responding,
         lengths=lengths,
+        parts=tuple(parts),
     )
 
 

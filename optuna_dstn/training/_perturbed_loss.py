@@ -85,8 +85,10 @@ class PerturbedLoss:
                 restoring.enter_context(mode.restoring_parameters(context.model_state.parameters))
                 # This includes parameters of the loss function itself.
                 frozen_parameters = context.optimized_parameters
-            with frozen(frozen_parameters), at_response(context.model, mode):
-                loss = merged_loss(context.loss_fn(context.model, batch), examples, "loss_fn")
+            parts = bilevel.plan.parts
+            with frozen(frozen_parameters), at_response(context.model, mode, parts):
+                output = context.loss_fn(context.model, batch)
+                loss = merged_loss(output, examples, "loss_fn", mode.prediction)
             if checks_lengths:
                 require_lengths_tell(deltas.batch, bilevel.lengths)
             bilevel.names_read = (bilevel.names_read or set()) | mode.names

@@ -77,8 +77,8 @@ class Tuner(StepParts):
         model: The model, on its device and in its precision already.
         optimizer: An optimizer of the model's parameters. A suggested ``weight_decay`` is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar, the mean over the
-            batch, or one value per example, shape (B,). It must call ``model(...)``. Under a Δ-STN
-            trial a step calls it up to three times.
+            batch, or one value per example, shape (B,). It must call ``model(...)`` or parts of the
+            model. Under a Δ-STN trial a step calls it up to three times.
         valid_loader: Validation batches. They are iterated anew at each evaluation, and one by one
             in the steps on the hyperparameters.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` returns the validation loss, as ``loss_fn``
