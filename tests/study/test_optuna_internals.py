@@ -170,6 +170,8 @@ def test_no_other_private_name_is_used() -> None:
     known = {name.split("(")[0].split(".")[-1] for name in (*OPTUNA, *TORCH)}
     package = Path(optuna_dstn.__file__).parent
     trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
+    # The names of frameworks: tests/integration runs what needs them.
+    trees = {path: tree for path, tree in trees.items() if path.parent.name != "integration"}
     own = {name for tree in trees.values() for name in _defined(tree)}
     used = {
         f"{path.relative_to(package)}: {node.attr}"
