@@ -18,11 +18,12 @@ torch function in training by the gradient of the validation loss::
     study.optimize(objective, n_trials=1)
 
 The folders are the architecture; each ``__init__`` says what the folder does. Imports go one way:
-``training`` → ``schedule`` → ``study`` | ``discovery`` → ``linearize`` → ``rules`` → ``parameters``
-→ ``response`` → ``batch`` → ``space`` → ``hyperparameter`` → ``penalty`` | ``tensors``.
+``integration`` → ``training`` → ``schedule`` → ``study`` | ``discovery`` → ``linearize`` →
+``rules`` → ``parameters`` → ``response`` → ``batch`` → ``space`` → ``hyperparameter`` →
+``penalty`` | ``tensors``.
 """
 
-from optuna_dstn import augmentation, visualization
+from optuna_dstn import augmentation, integration, visualization
 from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
 from optuna_dstn._version import __version__
 from optuna_dstn.hyperparameter._choice import choice
@@ -55,6 +56,7 @@ __all__ = [
     "create_study",
     "fit",
     "hyperparameter_schedule",
+    "integration",
     "l1_penalty",
     "l2_penalty",
     "load_study",

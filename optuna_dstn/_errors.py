@@ -87,3 +87,15 @@ def described(argument: object) -> str:
     if isinstance(argument, type):
         return f"the class {argument.__name__}"
     return f"a {type(argument).__name__}"
+
+
+def missing_framework(name: str, error: ModuleNotFoundError) -> ImportError:
+    """Return the error for a module of :mod:`optuna_dstn.integration` without its framework.
+
+    Args:
+        name: The name of the module, of the framework, and of the extra that installs it.
+        error: What the import of the framework has raised.
+    """
+    return ImportError(
+        f"optuna_dstn.integration.{name} needs {error.name}: pip install 'optuna-dstn[{name}]'."
+    )

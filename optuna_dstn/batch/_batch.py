@@ -161,7 +161,7 @@ class EndlessBatches:
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        self._loader = _with_own_iterator(loader)
+        self._loader = with_own_iterator(loader)
         self._iterator: Iterator[Any] = iter(())
         self.drawn = 0
 
@@ -189,7 +189,7 @@ class EndlessBatches:
             next(self)
 
 
-def _with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
+def with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
     """Return the loader with an iterator that no other pass over the loader resets.
 
     A loader with persistent workers has a single iterator, which each new pass resets.

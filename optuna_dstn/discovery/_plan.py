@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class TuningPlan:
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
         one_perturbation: Why all examples of a batch share one perturbation; empty if each example
             has its own.
+        parts: The names of the parts of the model that the loss function calls itself, in the order
+            of their calls.
     """
 
     readers: Mapping[str, tuple[str, ...]]
@@ -67,6 +69,7 @@ class TuningPlan:
     not_responding: Mapping[str, str]
     lengths: KnownLengths
     one_perturbation: str = ""
+    parts: tuple[str, ...] = ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, with parameters by name."""
@@ -81,6 +84,7 @@ class TuningPlan:
             "not_responding": dict(self.not_responding),
             "lengths": self.lengths.state_dict(),
             "one_perturbation": self.one_perturbation,
+            "parts": list(self.parts),
         }
 
     @classmethod
@@ -100,6 +104,7 @@ class TuningPlan:
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
             one_perturbation=saved["one_perturbation"],
+            parts=tuple(saved["parts"]),
         )
 
 
@@ -113,6 +118,7 @@ def make_plan(
     *,
     lengths: KnownLengths = KnownLengths(),  # noqa: B008
     perturbation: str = "auto",
+    parts: Sequence[str] = (),
 ) -> TuningPlan:
     """Decide what is tuned, what is kept and what responds.
 
@@ -126,6 +132,7 @@ def make_plan(
         lengths: The known lengths of axes.
         perturbation: As in the ``TunerConfig``. The plan does not know yet whether the examples are
             coupled, which matters for ``"auto"``.
+        parts: The names of the parts of the model that the loss function calls itself.
 
     Raises:
         HyperparameterError: If no hyperparameter can be tuned, or no parameter responds; or if a
@@ -201,6 +208,7 @@ def make_plan(
         not_responding=not_responding,
         lengths=lengths,
         one_perturbation=_CHOSEN if perturbation == "batch" else _ALIKE if shared_in_batch else "",
+        parts=tuple(parts),
     )
 
 

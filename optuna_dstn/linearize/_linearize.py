@@ -4,11 +4,14 @@ Inside :func:`at_response` a layer whose parameters respond returns a dual numbe
 the derivative of the output in the direction Δ. Every other operation propagates the derivative.
 The model's own output becomes the linearised prediction, primal + tangent, before a loss function
 sees the output. Reverse mode can then differentiate the loss with respect to Δ.
+
+A loss function may call parts of the model in place of the model. The part that it calls last
+returns the prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 import functools
 import threading
@@ -22,6 +25,7 @@ from torch.overrides import _pop_mode_temporarily as past_the_mode
 
 from optuna_dstn._errors import first_line
 from optuna_dstn.batch._batch import mean_loss
+from optuna_dstn.linearize._prediction import Prediction
 from optuna_dstn.linearize._responding import Responding
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.tensors._dual import is_dual
@@ -32,7 +36,9 @@ _DUAL_LEVEL = threading.Lock()
 
 
 @contextmanager
-def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
+def at_response(
+    model: nn.Module, mode: Responding[Any], parts: Sequence[str] = ()
+) -> Iterator[None]:
     """Make calls of ``model`` return its prediction at the deltas of ``mode``.
 
     If ``mode.deltas.linear``, this is the prediction of the network linearised at its weights;
@@ -47,6 +53,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
     Args:
         model: The user's model.
         mode: The torch function mode whose rules serve the calls of the model.
+        parts: The names of the parts that the loss function calls itself, in the order of their
+            calls. The last one returns the prediction, as the model does.
 
     Raises:
         NotImplementedError: If an operation of the model has no derivative in forward mode.
@@ -56,14 +64,20 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
         with past_the_mode():
             return mode.prediction.complete(output)
 
-    hook = model.register_forward_hook(complete)
+    def complete_outermost(*call: Any) -> Any:
+        return None if mode.in_model else complete(*call)
+
+    hooks = [model.register_forward_hook(complete)]
     try:
         with (
             nullcontext() if mode.deltas.trains_weights else frozen(model.parameters()),
             _dual_level() if mode.deltas.linear else nullcontext(),
-            inside(model, mode),
+            inside(model, mode, parts),
             mode,
         ):
+            if parts:  # after the hook that notes that the part has returned
+                last = model.get_submodule(parts[-1])
+                hooks.append(last.register_forward_hook(complete_outermost))
             yield
     except NotImplementedError as error:
         raise NotImplementedError(
@@ -74,7 +88,8 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             "TunerConfig(method='centered-stn') needs no forward mode."
         ) from error
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -91,25 +106,58 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def inside(model: nn.Module, mode: TorchCallMode[Any]) -> Iterator[None]:
-    """Tell ``mode`` which model is called, and when the model's ``forward`` is running."""
-    mode.note_model(model)
+def inside(
+    model: nn.Module, mode: TorchCallMode[Any], parts: Sequence[str] = ()
+) -> Iterator[list[str]]:
+    """Tell ``mode`` which model is called, and when the model or a part of it is running.
 
-    def enter(*_: Any) -> None:
+    Args:
+        model: The user's model.
+        mode: The mode.
+        parts: The names of the parts that the loss function may call itself.
+
+    Yields:
+        The names of the parts that were called while neither the model nor another part was
+        running, in the order of their last calls.
+    """
+    mode.note_model(model)
+    running: list[str] = []
+    outermost: list[str] = []
+
+    def enter(name: str, *_: Any) -> None:
+        if name and not running:
+            outermost[:] = [other for other in outermost if other != name] + [name]
+        running.append(name)
         mode.in_model = True
 
     def leave(*_: Any) -> None:
-        mode.in_model = False
+        running.pop()
+        mode.in_model = bool(running)
 
-    hooks = [
-        model.register_forward_pre_hook(enter),
-        model.register_forward_hook(leave, always_call=True),
-    ]
+    hooks = []
+    for name in ("", *parts):
+        module = model.get_submodule(name)
+        hooks.append(module.register_forward_pre_hook(functools.partial(enter, name)))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
     try:
-        yield
+        yield outermost
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def parts_with_parameters(model: nn.Module) -> list[str]:
+    """Return the names of all parts of a model that have parameters.
+
+    TorchScript modules take no hooks and are left out.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if name
+        and not isinstance(module, torch.jit.ScriptModule)
+        and next(module.parameters(), None) is not None
+    ]
 
 
 @contextmanager
@@ -132,26 +180,28 @@ def _load_forward_formulas() -> None:
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
-def merged_loss(output: Any, examples: int, source: str) -> Tensor:
+def merged_loss(output: Any, examples: int, source: str, prediction: Prediction) -> Tensor:
     """Return the mean of a loss function's result, inside :func:`at_response`.
 
     Args:
         output: The result of the loss function: a scalar, or one value for each example, (B,).
         examples: B, the size of the batch.
         source: The name of the loss function, for messages.
+        prediction: Completes the result of a loss of torch that got the outputs of several parts.
 
     Raises:
-        ValueError: If the loss is still a dual number: the loss function used parts of the model
-            without calling the model.
+        ValueError: If the loss is still a dual number: the loss function computed with outputs of
+            parts of the model in a way of its own.
     """
     with past_the_mode():  # the mode must see calls of the user's code only
-        loss = mean_loss(output, examples, source)
+        loss = mean_loss(prediction.complete_end(output), examples, source)
         is_merged = not is_dual(loss)
     if not is_merged:
         raise ValueError(
             f"{source} uses layers of the model without calling model(...), or an activation "
-            "that the model kept. The linearised prediction is completed where the model itself "
-            "returns: let the loss function call model(...), not model.some_method(...) or one of "
-            "its layers, and let the model return every activation that a penalty needs."
+            "that the model kept. The linearised prediction is completed where the model returns, "
+            "or the part of it that is called last: let the loss function call model(...) once, "
+            "and let the model return every activation that a penalty needs; or compute the loss "
+            "by functions of torch.nn.functional alone."
         )
     return loss

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from optuna_dstn.linearize._output_functions import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn.tensors._arguments import leaves
 from optuna_dstn.tensors._dual import is_dual, split
 from optuna_dstn.tensors._identity import ByIdentity
 from optuna_dstn.tensors._structure import with_tensors_replaced
@@ -69,6 +70,22 @@ class Prediction:
             ValueError: If the model returns a scalar, a loss that it has computed itself.
         """
         return self._merged(output, of_model=True)
+
+    def complete_end(self, output: Any) -> Any:
+        """Return a sum of losses of torch, or another function of them, completed.
+
+        Anything else is returned as it is.
+        """
+        is_end = isinstance(output, Tensor) and self._is_of_ends(output)
+        return self._merged(output) if is_end else output
+
+    def _is_of_ends(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on Δ through results of output functions alone."""
+        end = self._ends.get(tensor)
+        if end is None:
+            return not is_dual(tensor)
+        tensors = leaves((end.args, end.kwargs), Tensor)
+        return end.func not in FOLLOWING_FUNCTIONS or all(map(self._is_of_ends, tensors))
 
     def _merged(self, value: Any, *, of_model: bool = False) -> Any:
         if isinstance(value, Tensor):

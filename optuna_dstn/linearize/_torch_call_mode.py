@@ -41,7 +41,7 @@ class TorchCallMode(TorchFunctionMode, Generic[Tracked]):
 
     Attributes:
         tracked: For each tensor that was made from hyperparameters, what the mode knows of it.
-        in_model: Whether the model's ``forward`` is running.
+        in_model: Whether the model, or a part of it that the loss function calls, is running.
     """
 
     def __init__(self, values: Mapping[str, float]) -> None:

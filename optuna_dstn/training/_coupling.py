@@ -122,6 +122,8 @@ def share_if_coupled(context: TrainingContext, bilevel: BilevelState, batch: Any
     """
     if not bilevel.plan.one_perturbation:
         reason = _why_coupled(PerturbedLoss(context, bilevel), batch)
+        if context.ranks.are_several:  # their batches may show different things
+            reason = context.ranks.of_first(reason)
         bilevel.plan = replace(bilevel.plan, one_perturbation=reason)
 
 

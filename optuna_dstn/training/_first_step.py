@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from optuna_dstn.batch._clear_size import (
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._plan import TuningPlan, make_plan
-from optuna_dstn.linearize._linearize import inside
+from optuna_dstn.linearize._linearize import inside, parts_with_parameters
 from optuna_dstn.study._attributes import CONFIG, TUNED
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
@@ -40,11 +40,13 @@ class _FirstPass(NamedTuple):
         layout: The shapes that the pass has met.
         discovery: What the pass has shown.
         state_before: The state of the model before the pass.
+        parts: The names of the parts of the model that the loss function has called itself.
     """
 
     layout: BatchLayout
     discovery: Discovery
     state_before: Snapshot
+    parts: Sequence[str]
 
 
 _FLAT = (
@@ -103,10 +105,11 @@ class FirstStep:
         layout = self.context.layout_of(batch, records_axes=True)
         discovery = self._discovery(layout)
         outer_variables = OuterVariables(self.context.loss_fn, self.context.model_state)
-        with inside(self.context.model, discovery), discovery:
+        model = self.context.model
+        with inside(model, discovery, parts_with_parameters(model)) as parts, discovery:
             yield
         outer_variables.warn_of_changes()
-        self._pass = _FirstPass(layout, discovery, state_before)
+        self._pass = _FirstPass(layout, discovery, state_before, parts)
 
     def make_plan(self, batch: Any) -> None:
         """Plan what is tuned and what responds, while the gradients are there.
@@ -123,10 +126,12 @@ class FirstStep:
         """
         context = self.context
         assert self._pass is not None, "forward makes it"
-        (layout, discovery, state_before), self._pass = self._pass, None
+        (layout, discovery, state_before, parts), self._pass = self._pass, None
         part = None
         if not discovery.lengths_tell:
-            repetition = self._repeated_on_part(batch, layout, state_before, discovery.has_warned)
+            repetition = self._repeated_on_part(
+                batch, layout, state_before, parts, discovery.has_warned
+            )
             if repetition is not None:
                 discovery, part = repetition
         plan = make_plan(
@@ -138,6 +143,7 @@ class FirstStep:
             context.optimizer,
             lengths=KnownLengths.found(layout, part),
             perturbation=self.trial.config.perturbation,
+            parts=parts,
         )
         if context.ranks.are_several:  # their batches may show different things
             saved = context.ranks.of_first(plan.state_dict())
@@ -191,7 +197,12 @@ class FirstStep:
         return self._begin(plan)
 
     def _repeated_on_part(
-        self, batch: Any, whole: BatchLayout, state_before: Snapshot, has_warned: bool
+        self,
+        batch: Any,
+        whole: BatchLayout,
+        state_before: Snapshot,
+        parts: Sequence[str],
+        has_warned: bool,
     ) -> tuple[Discovery, BatchLayout] | None:
         """Repeat the first pass on so few examples that lengths tell the batch axis.
 
@@ -213,7 +224,7 @@ class FirstStep:
                 with (
                     context.model_state.repeated(state_before),
                     repeated_random_numbers(context.optimized_parameters[0]),
-                    inside(context.model, discovery),
+                    inside(context.model, discovery, parts),
                     discovery.restoring_parameters(context.model_state.parameters),
                     discovery,
                 ):

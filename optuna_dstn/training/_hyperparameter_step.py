@@ -115,7 +115,9 @@ class HyperparameterStep:
         noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
         deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
         values = bilevel.hyperparameters.values
-        loss_at_response = self.validation.loss_at_response(batch, examples, values, deltas)
+        loss_at_response = self.validation.loss_at_response(
+            batch, examples, values, deltas, bilevel.plan.parts
+        )
         with explaining_part(examples, whole), loss_at_response as loss:
             if examples == whole:
                 require_lengths_tell(deltas.batch, bilevel.lengths)

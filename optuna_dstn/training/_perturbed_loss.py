@@ -106,9 +106,10 @@ class PerturbedLoss:
                 restoring.enter_context(mode.restoring_parameters(context.model_state.parameters))
                 # This includes parameters of the loss function itself.
                 frozen_parameters = context.optimized_parameters
-            with frozen(frozen_parameters), at_response(context.model, mode):
+            parts = self.bilevel.plan.parts
+            with frozen(frozen_parameters), at_response(context.model, mode, parts):
                 output = context.loss_fn(context.model, batch)
-                loss = merged_loss(output, deltas.batch.examples, "loss_fn")
+                loss = merged_loss(output, deltas.batch.examples, "loss_fn", mode.prediction)
             yield loss
 
     def require_gradient(self, *gates: Tensor, is_first: bool) -> None:

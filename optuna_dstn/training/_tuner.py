@@ -82,8 +82,9 @@ class Tuner(StepParts):
         optimizer: An optimizer of the model's parameters, or a list of optimizers of different
             parameters, which step together. A suggested ``weight_decay`` is tuned.
         loss_fn: ``loss_fn(model, batch)`` returns the training loss: a scalar, the mean over the
-            batch, or one value per example, shape (B,). It must call ``model(...)``. Under a Δ-STN
-            trial a step calls it up to three times, the first step some times more.
+            batch, or one value per example, shape (B,). It must call ``model(...)`` or parts of the
+            model. Under a Δ-STN trial a step calls it up to three times, the first step some times
+            more.
         valid_loader: Validation batches. They are iterated anew at each evaluation, and one by one
             in the steps on the hyperparameters.
         valid_loss_fn: ``valid_loss_fn(model, batch)`` returns the validation loss, as ``loss_fn``

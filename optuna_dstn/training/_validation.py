@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import functools
 from typing import Any
@@ -71,7 +71,12 @@ class Validation:
 
     @contextmanager
     def loss_at_response(
-        self, batch: Any, examples: int, values: Mapping[str, float], deltas: Deltas
+        self,
+        batch: Any,
+        examples: int,
+        values: Mapping[str, float],
+        deltas: Deltas,
+        parts: Sequence[str],
     ) -> Iterator[Tensor]:
         """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside.
 
@@ -80,6 +85,7 @@ class Validation:
             examples: B, its size.
             values: The current value of each hyperparameter.
             deltas: Δ of each responding parameter.
+            parts: The names of the parts of the model that the training loss calls itself.
         """
         context = self._context
         mode = RespondingValidation(values, deltas)
@@ -88,9 +94,9 @@ class Validation:
             mode.restoring_parameters(context.model_state.parameters),
             context.progress.working_on([batch], _BATCH),
         ):
-            with at_response(context.model, mode):
+            with at_response(context.model, mode, parts):
                 output = context.valid_loss_fn(context.model, batch)
-                loss = merged_loss(output, examples, _SOURCE)
+                loss = merged_loss(output, examples, _SOURCE, mode.prediction)
             yield loss
 
     def require_loss(self, values: Mapping[str, float]) -> None:

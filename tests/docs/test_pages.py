@@ -47,7 +47,7 @@ def test_quoted_messages_are_those_of_the_package(messages):
 
 def public_names() -> set[str]:
     modules = {"augmentation", "visualization"}
-    names = set(optuna_dstn.__all__) - modules - {"__version__"}
+    names = set(optuna_dstn.__all__) - modules - {"__version__", "integration"}
     for module in modules:
         names |= {f"{module}.{name}" for name in getattr(optuna_dstn, module).__all__}
     return names
