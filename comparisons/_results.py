@@ -145,7 +145,7 @@ def read_trials(folder: Path, problem: str, scale: str) -> pd.DataFrame:
     names = [name for name in rows if name not in _TRIAL]
     # As many digits as the file has, however pandas reads them.
     parameters = rows[names].map(lambda x: float(f"{x:.6g}") if isinstance(x, float) else x)
-    return rows.assign(parameters=parameters.to_dict("records"))
+    return rows.assign(parameters=pd.Series(parameters.to_dict("records"), rows.index))
 
 
 def problem_of(settings: Mapping[str, Any], data_dir: Path = Path("data")) -> Problem:

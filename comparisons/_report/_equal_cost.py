@@ -74,7 +74,7 @@ def get_equal_cost(studies: pd.DataFrame, stopped: pd.DataFrame) -> EqualCost | 
             best_in_test = dict(best)
     tpe = stopped[stopped["tuner"] == TPE].groupby("problem", sort=False)
     return EqualCost(
-        [tuner for tuner in next(iter(losses.values())) if method_of(str(tuner)) == METHOD],
+        [tuner for tuner in map(str, losses[RETRAINED]) if method_of(tuner) == METHOD],
         losses,
         best_in_test,
         tpe[["plain_runs", "trials"]].median(),
@@ -111,13 +111,13 @@ def formatted_losses(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table for people, with validation losses in brackets."""
     text = pd.DataFrame({"problem": table["problem"]})
     text["best search"] = table["best_search"] + " " + table["best_search_loss"].map(number_text)
-    for name in (column for column in table if "@" in column or column == TPE):
+    for name in (column for column in map(str, table) if "@" in column or column == TPE):
         if f"{name}{_VALIDATION}" in table:
             validation = table[f"{name}{_VALIDATION}"].map(number_text)
             text[name] = table[name].map(number_text) + " (" + validation + ")"
         elif name.startswith("untuned"):
             text[name] = table[name].map(number_text)
-    costs = table[[name for name in table if name.startswith(_COST_OF)]]
+    costs = table[[name for name in map(str, table) if name.startswith(_COST_OF)]]
     runs = costs.map(lambda cost: number_text(cost, ".1f"))
     text["plain runs"] = runs.agg(", ".join, axis="columns")
     text["trials"] = table["trials"].map(lambda trials: f"{trials:g}")
@@ -131,7 +131,7 @@ def test_table(info: EqualCost) -> pd.DataFrame:
     """
     rows = []
     for measure, losses in info.losses.items():
-        untuned = [name for name in losses if method_of(str(name)) == "untuned"]
+        untuned = [name for name in map(str, losses) if method_of(name) == "untuned"]
         for start in (*info.starts, *untuned):
             for other in (TPE, RANDOM, BEST):
                 duel = statistics.duel(losses, start, other)
@@ -160,7 +160,7 @@ def formatted_tests(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["against"] != RANDOM]
     text = table.astype({"pairs": str, "problems": str})
     text["median difference"] = [percent_text(value) for value in table["median difference"]]
-    for name in (name for name in table if name.startswith("p ")):
+    for name in (name for name in map(str, table) if name.startswith("p ")):
         text[name] = table[name].map(p_text)
     for name in ("problems", "pairs"):
         text[name] = table[f"{name} won"].astype(str) + " of " + table[name].astype(str)

@@ -263,7 +263,9 @@ def test_a_failing_run_does_not_stop_the_others(
 
 
 def test_where_all_fail_there_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "run", lambda runs, *_: (Failure(run, "odd") for run in runs))
+    monkeypatch.setattr(
+        _session, "run", lambda runs, *_: (Failure(run, "odd", "Traceback …") for run in runs)
+    )
     result = _invoke(tmp_path)
     assert result.exit_code == 1
     assert "80 of 80 runs failed" in result.output
