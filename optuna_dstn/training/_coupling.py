@@ -172,7 +172,7 @@ def _is_coupled(loss: PerturbedLoss, batch: Any, examples: int) -> bool:
             if not torch.equal(generators, generators_after):
                 # The values say how many random numbers are drawn, as the holes of Cutout do, so
                 # the draws of the other examples have changed too.
-                changed = changed._replace(values=point.values)
+                changed = _Point(point.values, changed.gates)
                 after, _ = _gradient(loss, batch, changed, statistics)
         except (RuntimeError, ValueError, AssertionError):
             if size == 1:
