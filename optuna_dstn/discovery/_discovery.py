@@ -60,6 +60,7 @@ class Discovery(TorchCallMode[_Read]):
             mean loss, a weight matrix). Their perturbation is one draw for the whole batch.
         uses: How each parameter takes part in the pass, by ``id``.
         hidden: ``id`` of each parameter that takes part inside a custom autograd function.
+        order: Whether the examples keep their order.
         has_warned: Whether the user has been warned of a penalty that the response does not see.
     """
 
@@ -83,7 +84,7 @@ class Discovery(TorchCallMode[_Read]):
         # Tensors that were computed without data; the value says whether parameters took part.
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._roles = TensorRoles(batch, self._is_weight)
-        self._order = KeptOrder(batch)
+        self.order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
         self.hidden = self._uses.hidden
@@ -115,7 +116,7 @@ class Discovery(TorchCallMode[_Read]):
         for read in filter(None, map(self._reads_of_weights.get, tensors)):
             self._require_no_write(read, func, args, kwargs)
         output = func(*args, **kwargs)
-        self._order.note(func, args, kwargs)
+        self.order.note(func, args, kwargs)
         self._batch.note(func, args, kwargs, output)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(

@@ -49,6 +49,8 @@ class TuningPlan:
         axes: For each responding parameter, the axis along which its units lie.
         shared_in_batch: For each responding parameter that has one Δ for the whole batch, the
             functions that are the reason.
+        without_rule: For each responding parameter that functions without a rule combine with each
+            example, by forward-mode differentiation, these functions.
         not_responding: For each other parameter of the model, the reason why it does not respond.
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
     """
@@ -60,6 +62,7 @@ class TuningPlan:
     responding: tuple[Mapping[str, nn.Parameter], ...]
     axes: Mapping[str, int]
     shared_in_batch: Mapping[str, tuple[str, ...]]
+    without_rule: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
     lengths: KnownLengths
 
@@ -73,6 +76,7 @@ class TuningPlan:
             "responding": [list(group) for group in self.responding],
             "axes": dict(self.axes),
             "shared_in_batch": dict(self.shared_in_batch),
+            "without_rule": dict(self.without_rule),
             "not_responding": dict(self.not_responding),
             "lengths": self.lengths.state_dict(),
         }
@@ -91,6 +95,7 @@ class TuningPlan:
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
+            without_rule=saved["without_rule"],
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
         )
@@ -186,6 +191,11 @@ def make_plan(
             name: tuple(sorted(use.shared_in_batch))
             for name, use in uses.items()
             if use.shared_in_batch
+        },
+        without_rule={
+            name: tuple(sorted(use.without_rule))
+            for name, use in uses.items()
+            if use.without_rule and not use.shared_in_batch
         },
         not_responding=not_responding,
         lengths=lengths,

@@ -22,6 +22,7 @@ from torch.overrides import _pop_mode_temporarily as past_the_mode
 
 from optuna_dstn._errors import first_line
 from optuna_dstn.batch._batch import mean_loss
+from optuna_dstn.linearize._custom_functions import differentiable_custom_functions
 from optuna_dstn.linearize._responding import Responding
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.tensors._dual import is_dual
@@ -63,6 +64,9 @@ def at_response(model: nn.Module, mode: Responding[Any]) -> Iterator[None]:
             _dual_level() if mode.deltas.linear else nullcontext(),
             inside(model, mode),
             mode,
+            differentiable_custom_functions(mode, mode.centred)
+            if mode.deltas.linear
+            else nullcontext(),
         ):
             yield
     except NotImplementedError as error:

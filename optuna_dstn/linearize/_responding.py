@@ -67,12 +67,15 @@ class Responding(TorchCallMode[Tracked]):
     Attributes:
         deltas: As given. Tensors that the pass computes from parameters alone are added.
         prediction: Completes the dual numbers that the model returns.
+        centred: The names of the functions that took the centred pass, since nothing gives their
+            derivative in forward mode.
     """
 
     def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
         super().__init__(values)
         self.deltas = deltas
         self.prediction = Prediction()
+        self.centred: set[str] = set()
         self._roles = TensorRoles(deltas.batch, deltas.__contains__)
 
     def note_model(self, model: nn.Module) -> None:
@@ -91,7 +94,7 @@ class Responding(TorchCallMode[Tracked]):
         if own and self.in_model and not looks_only(func, args, own):
             output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
-            output, meets_examples = run(func, args, kwargs), False
+            output, meets_examples = run(func, args, kwargs, self.centred), False
             self.prediction.note(func, args, kwargs, output)  # a call with Δ must not run twice
         if is_in_place(func) and not all(self._roles.is_constant(t) for t in tensors):
             self._roles.forget(args[0])
@@ -144,7 +147,7 @@ class Responding(TorchCallMode[Tracked]):
             else functools.partial(for_each_example, deltas, like=like)
         )
         args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        return run(func, args, kwargs), like is not None
+        return run(func, args, kwargs, self.centred), like is not None
 
     def _are_weights_alone(self, own: list[Tensor], tensors: list[Tensor], func: Function) -> bool:
         """Whether a call combines the weights ``own`` with nothing else that responds."""

@@ -138,6 +138,8 @@ class FirstStep:
             lengths=KnownLengths.found(layout, part),
             each_example=self.trial.config.perturbation == "example",
         )
+        if not plan.shared_in_batch and self.trial.config.perturbation != "batch":
+            discovery.order.require_kept()
         self._plan = plan, layout
 
     def begin(self) -> BilevelState:

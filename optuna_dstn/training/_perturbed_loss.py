@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn.batch._clear_size import require_lengths_tell
 from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
 from optuna_dstn.linearize._responding import PerturbedValues
@@ -90,6 +90,8 @@ class PerturbedLoss:
             if checks_lengths:
                 require_lengths_tell(deltas.batch, bilevel.lengths)
             bilevel.names_read = (bilevel.names_read or set()) | mode.names
+            _warn_of_centred(mode.centred - bilevel.centred)
+            bilevel.centred |= mode.centred
             self._backward(loss, share)
             if decay_at is not None:
                 self._add_decay_gradient(*decay_at())
@@ -126,6 +128,17 @@ class PerturbedLoss:
         self.context.progress.require_finite(loss.item(), "training loss of the response")
         if loss.requires_grad:
             (share / self.context.progress.batches_per_step * loss).backward()
+
+
+def _warn_of_centred(functions: set[str]) -> None:
+    if functions:
+        logger.warning(
+            f"{', '.join(sorted(functions))}: PyTorch can differentiate this neither in forward "
+            "mode nor in reverse mode twice. The layers before it respond through the difference "
+            "f(x + ẋ) − f(x), as under TunerConfig(method='centered-stn'); the rest of the model "
+            "is linearised. Give the class a jvp, or write optuna_dstn.register_rule for it, and "
+            "the derivative is exact."
+        )
 
 
 @contextmanager
