@@ -124,6 +124,7 @@ class FirstStep:
         assert self._pass is not None, "forward makes it"
         (layout, discovery, state_before), self._pass = self._pass, None
         part = None
+        order = discovery.order
         if not discovery.lengths_tell:
             repetition = self._repeated_on_part(batch, layout, state_before, discovery.has_warned)
             if repetition is not None:
@@ -139,6 +140,7 @@ class FirstStep:
             each_example=self.trial.config.perturbation == "example",
         )
         if not plan.shared_in_batch and self.trial.config.perturbation != "batch":
+            order.require_kept()
             discovery.order.require_kept()
         self._plan = plan, layout
 
