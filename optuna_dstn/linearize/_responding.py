@@ -86,6 +86,10 @@ class Responding(TorchCallMode[Tracked]):
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
             output = rule.apply(deltas, *args, **kwargs)
+            if self.prediction.recorded is not None and not any(
+                t in deltas for t in leaves((args, kwargs), Tensor)
+            ):
+                self.prediction.recorded.note(func, args, kwargs, output)
             deltas.batch.note(func, args, kwargs, output)
             return output
         self.note_write(func, args, kwargs)

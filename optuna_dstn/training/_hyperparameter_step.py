@@ -28,6 +28,7 @@ from optuna_dstn.batch._clear_size import (
     explaining_part,
     require_lengths_tell,
 )
+from optuna_dstn.linearize._linearize import UnfinishedLossError
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
@@ -104,6 +105,11 @@ class HyperparameterStep:
         except UnclearLengthsError:
             self.bilevel.lengths = self.bilevel.lengths.with_doubt(examples)
             return self._perturbed_hypergradient_on_part(batch, examples, displacement)
+        except UnfinishedLossError:
+            if self.validation.records_calls:
+                raise
+            self.validation.records_calls = True
+            return self._perturbed_hypergradient(batch, examples, displacement)
 
     def _perturbed_hypergradient_on_part(
         self, batch: Any, whole: int, displacement: Tensor

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn.batch._clear_size import require_lengths_tell
-from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
+from optuna_dstn.linearize._linearize import (
+    UnfinishedLossError,
+    at_response,
+    frozen,
+    merged_loss,
+)
+from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import PerturbedValues
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.response._response import Response
@@ -35,12 +41,25 @@ class PerturbedLoss:
     Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
+        records_calls: Whether a pass records its calls, since the loss uses a scalar that the model
+            computes itself.
     """
 
     context: TrainingContext
     bilevel: BilevelState
+    records_calls: bool = False
 
-    def add_gradient(
+    def add_gradient(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what :meth:`_add_gradient` does; find out whether the calls must be recorded."""
+        try:
+            return self._add_gradient(*args, **kwargs)
+        except UnfinishedLossError:
+            if self.records_calls:
+                raise
+            self.records_calls = True
+            return self._add_gradient(*args, **kwargs)
+
+    def _add_gradient(
         self,
         batch: Any,
         examples: int,
@@ -78,6 +97,7 @@ class PerturbedLoss:
             bilevel.space.columns(values, without=shared),
             {name: perturbed[name][0].item() for name in shared},
         )
+        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:
@@ -86,7 +106,8 @@ class PerturbedLoss:
                 # This includes parameters of the loss function itself.
                 frozen_parameters = context.optimized_parameters
             with frozen(frozen_parameters), at_response(context.model, mode):
-                loss = merged_loss(context.loss_fn(context.model, batch), examples, "loss_fn")
+                output = context.loss_fn(context.model, batch)
+                loss = merged_loss(output, examples, "loss_fn", mode)
             if checks_lengths:
                 require_lengths_tell(deltas.batch, bilevel.lengths)
             bilevel.names_read = (bilevel.names_read or set()) | mode.names
