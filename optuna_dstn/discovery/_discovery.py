@@ -56,6 +56,8 @@ class Discovery(TorchCallMode[_Read]):
         penalised: For each hyperparameter in :attr:`penalties`, the parameters that it penalises.
         plain_readers: For each hyperparameter, the functions that take it as a size, an axis or a
             count.
+        deciding: For each hyperparameter, the functions by which Python code reads a tensor made of
+            it, for instance to skip a layer.
         shared: The names of hyperparameters that a call reads where no tensor has a batch axis (a
             mean loss, a weight matrix). Their perturbation is one draw for the whole batch.
         uses: How each parameter takes part in the pass, by ``id``.
@@ -80,6 +82,7 @@ class Discovery(TorchCallMode[_Read]):
         self.penalties: dict[str, set[str]] = {}
         self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
+        self.deciding: dict[str, set[str]] = {}
         self.shared: set[str] = set()
         # Tensors that were computed without data; the value says whether parameters took part.
         self._without_data: ByIdentity[bool] = ByIdentity()
@@ -292,6 +295,8 @@ class Discovery(TorchCallMode[_Read]):
     ) -> Any:
         """Run a call, and remember that its result was made from hyperparameters."""
         output = self.run_at_current_values(func, args, kwargs)
+        if isinstance(output, (bool, int, float)):
+            self._add_reader(self.deciding, read)
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
                 self._add_reader(self.readers, read)

@@ -150,6 +150,8 @@ def make_plan(
         if name in idle
         else f"a plain number in {_listed(discovery.plain_readers[name])}"
         if name in discovery.plain_readers
+        else f"Python code decides by it, in {_listed(discovery.deciding[name])}"
+        if name in discovery.deciding
         else _NOT_READ
         for name in opened
         if name not in readers
@@ -184,7 +186,7 @@ def make_plan(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
         shared=tuple(name for name in opened if name in discovery.shared and name in readers),
         kept=kept,
-        idle=frozenset(idle),
+        idle=frozenset(idle | (discovery.deciding.keys() & kept.keys())),
         responding=responding,
         axes={name: use.axis for name, use in uses.items()},
         shared_in_batch={
