@@ -145,13 +145,21 @@ class Responding(TorchCallMode[Tracked]):
             output = responding_results(deltas, own, func, args, kwargs, forward_ad_rules)
             if output is not None:
                 return output, False
+        args, kwargs = self._moved(args, kwargs, like)
+        return run(func, args, kwargs, self.centred), like is not None
+
+    def _moved(self, args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor | None) -> Any:
+        """Return arguments in which parameters are moved: each example's way, if they meet ``like``.
+
+        Otherwise they move alike in the batch.
+        """
+        deltas = self.deltas
         move = (
             deltas.shared_in_batch
             if like is None
             else functools.partial(for_each_example, deltas, like=like)
         )
-        args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        return run(func, args, kwargs, self.centred), like is not None
+        return replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
 
     def _are_weights_alone(self, own: list[Tensor], tensors: list[Tensor], func: Function) -> bool:
         """Whether a call combines the weights ``own`` with nothing else that responds."""
@@ -231,6 +239,10 @@ class PerturbedValues(Responding[PerExample]):
         ):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
+            weights = [t for t in others if t in self.deltas]
+            if weights and self.in_model and not rule.takes_deltas:
+                like = examples_met(func, own_args, own_kwargs, weights, self._roles)
+                own_args, own_kwargs = self._moved(own_args, own_kwargs, like)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
             self.deltas.batch.note(func, own_args, own_kwargs, output)
             self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))
