@@ -149,7 +149,7 @@ class Responding(TorchCallMode[Tracked]):
         return run(func, args, kwargs, self.centred), like is not None
 
     def _moved(self, args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor | None) -> Any:
-        """Return arguments with parameters moved as the examples ``like``, or alike in the batch."""
+        """Return arguments with parameters moved for each of the examples ``like``, or alike."""
         deltas = self.deltas
         move = (
             deltas.shared_in_batch
