@@ -95,7 +95,7 @@ class TuningPlan:
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
-            without_rule=saved["without_rule"],
+            without_rule=saved.get("without_rule", {}),
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
         )
