@@ -8,6 +8,7 @@ from pathlib import Path
 import sys
 from typing import Any, NamedTuple
 
+from _families import Bert, ConvNeXt, Llama, Swin, UNet
 import optuna
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,22 @@ def labelled_tokens(examples: int) -> tuple[Tensor, Tensor]:
     return torch.randint(WORDS, (examples, 32)), torch.randint(10, (examples,))
 
 
+def few_words(examples: int) -> tuple[Tensor, Tensor]:
+    """Return what :func:`text` does, of a tenth of the words."""
+    x, y = text(examples)
+    return x // 10, y // 10
+
+
+def token_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+
+def pixels(examples: int) -> tuple[Tensor, Tensor]:
+    """Return a batch of images whose pixels are in 10 classes."""
+    return torch.rand(examples, 3, 32, 32), torch.randint(10, (examples, 32, 32))
+
+
 CASES = {
     "mlp": Case(MLP, MLP.RATES, images(1, 28, 28), classification_loss, 128),
     "cnn": Case(SimpleCNN, SimpleCNN.RATES, images(1, 28, 28), classification_loss, 128),
@@ -93,6 +110,69 @@ CASES = {
         labelled_tokens,
         classification_loss,
         128,
+    ),
+    # Families of public libraries in plain torch: some milliseconds a step, and mid-size.
+    "bert small": Case(
+        lambda rates: Bert(rates, width=64, layers=2, words=WORDS),
+        ("hidden", "attention"),
+        labelled_tokens,
+        classification_loss,
+        8,
+    ),
+    "bert": Case(
+        lambda rates: Bert(rates, width=256, layers=4, words=WORDS),
+        ("hidden", "attention"),
+        labelled_tokens,
+        classification_loss,
+        32,
+    ),
+    "llama small": Case(
+        lambda rates: Llama(rates, width=64, layers=2, words=WORDS // 10),
+        ("attention",),
+        few_words,
+        token_loss,
+        8,
+    ),
+    "llama": Case(
+        lambda rates: Llama(rates, width=256, layers=4, words=WORDS),
+        ("attention",),
+        text,
+        token_loss,
+        32,
+    ),
+    "convnext small": Case(
+        lambda rates: ConvNeXt(rates, (16, 32), depth=1),
+        ("head",),
+        images(3, 16, 16),
+        classification_loss,
+        8,
+    ),
+    "convnext": Case(
+        lambda rates: ConvNeXt(rates, (48, 96, 192), depth=2),
+        ("head",),
+        images(3, 32, 32),
+        classification_loss,
+        32,
+    ),
+    "swin small": Case(
+        lambda rates: Swin(rates, width=32, depth=2),
+        ("dropout",),
+        images(3, 16, 16),
+        classification_loss,
+        8,
+    ),
+    "swin": Case(
+        lambda rates: Swin(rates, width=96, depth=2),
+        ("dropout",),
+        images(3, 32, 32),
+        classification_loss,
+        32,
+    ),
+    "unet small": Case(
+        lambda rates: UNet(rates, (8, 16)), ("dropout",), pixels, classification_loss, 4
+    ),
+    "unet": Case(
+        lambda rates: UNet(rates, (16, 32, 64)), ("dropout",), pixels, classification_loss, 16
     ),
 }
 

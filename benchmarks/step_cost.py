@@ -2,11 +2,13 @@
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --case mlp --response structured,gated
+    python benchmarks/step_cost.py --case bert --case llama --case convnext --case swin --case unet
 
 Each round times a block of plain steps and a block of Δ-STN steps (with their share of steps on
 the hyperparameters, 1 in 5) one after the other; the figure is the median of the rounds' ratios.
 Absolute times mean nothing on a shared machine and are given for orientation only. The last columns
-compare the peaks of the memory that training needs, see ``_memory.py``.
+compare the peaks of the memory that training needs, see ``_memory.py``. ``profile_step.py`` splits
+the step of a case into weights, response, hyperparameters and Python.
 """
 
 from __future__ import annotations

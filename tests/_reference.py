@@ -193,6 +193,7 @@ class AnyModel:
         buffers = copy.deepcopy(list(model.buffers()))
         with inside(model, met), met:
             model(*inputs)
+        met.order.require_kept()
         self._restore(buffers)
         used = {n: p for n, p in model.named_parameters() if id(p) in met.uses}
         self.axes = {name: met.uses[id(p)].axis for name, p in used.items()}

@@ -1,8 +1,9 @@
-"""Refuses models that put the examples of a batch in another order and back.
+"""Notes models that put the examples of a batch in another order and back.
 
 An example is known by its place in the batch. ``x[order]`` alone is no matter: in mixup,
 ``h * x + (1 - h) * x[order]``, each row belongs to the example of its place. But between
-``x[order]`` and ``y[order.argsort()]`` the examples would get the perturbations of others.
+``x[order]`` and ``y[order.argsort()]`` the examples would get the perturbations of others,
+unless all share one.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ class KeptOrder:
 
     Args:
         batch: Where the examples are.
+
+    Attributes:
+        restored_by: The function that undoes the order, if there is one.
     """
 
     def __init__(self, batch: BatchLayout) -> None:
+        self.restored_by: str | None = None
         self._batch = batch
         self._orders: set[tuple[int, ...]] = set()
 
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note a call that may change the order.
-
-        Raises:
-            HyperparameterError: If the call undoes an earlier change.
-        """
+        """Note a call that may change the order."""
         writes = func in _WRITING
         if writes and not args[0].is_floating_point():  # the inverse of an order, not examples
             return
@@ -60,7 +61,7 @@ class KeptOrder:
             if order == undone or {order, undone} & self._batch.packed_orders:
                 continue
             if undone in self._orders:
-                raise HyperparameterError(_RESTORED.format(function=function_name(func)))
+                self.restored_by = function_name(func)
             self._orders.add(order)
 
     def _order_by(self, index: Tensor) -> tuple[int, ...] | None:
@@ -75,11 +76,21 @@ class KeptOrder:
             return None
         return order if sorted(order) == [*range(len(order))] else None
 
+    def require_kept(self) -> None:
+        """Check that no call has undone an order.
+
+        Raises:
+            HyperparameterError: If one has.
+        """
+        if self.restored_by is not None:
+            raise HyperparameterError(_RESTORED.format(function=self.restored_by))
+
 
 _RESTORED = (
     "The model puts the examples of a batch in another order and, in {function}, back. Each "
     "example has perturbations of the hyperparameters of its own, which are found by its place in "
     "the batch, so that in between it would get those of another one. Keep the order of the batch: "
     "torch.nn.utils.rnn.pack_padded_sequence(..., enforce_sorted=False) sorts sequences "
-    "itself; or let the loader sort the examples."
+    "itself; or let the loader sort the examples; or let all examples share one perturbation: "
+    'TunerConfig(perturbation="batch").'
 )

@@ -56,10 +56,13 @@ class Discovery(TorchCallMode[_Read]):
         penalised: For each hyperparameter in :attr:`penalties`, the parameters that it penalises.
         plain_readers: For each hyperparameter, the functions that take it as a size, an axis or a
             count.
+        deciding: For each hyperparameter, the functions by which Python code reads a tensor made of
+            it, for instance to skip a layer.
         shared: The names of hyperparameters that a call reads where no tensor has a batch axis (a
             mean loss, a weight matrix). Their perturbation is one draw for the whole batch.
         uses: How each parameter takes part in the pass, by ``id``.
         hidden: ``id`` of each parameter that takes part inside a custom autograd function.
+        order: Whether the examples keep their order.
         has_warned: Whether the user has been warned of a penalty that the response does not see.
     """
 
@@ -79,11 +82,12 @@ class Discovery(TorchCallMode[_Read]):
         self.penalties: dict[str, set[str]] = {}
         self.penalised: dict[str, list[Tensor]] = {}
         self.plain_readers: dict[str, set[str]] = {}
+        self.deciding: dict[str, set[str]] = {}
         self.shared: set[str] = set()
         # Tensors that were computed without data; the value says whether parameters took part.
         self._without_data: ByIdentity[bool] = ByIdentity()
         self._roles = TensorRoles(batch, self._is_weight)
-        self._order = KeptOrder(batch)
+        self.order = KeptOrder(batch)
         self._uses = Uses(self._roles, linear=linear)
         self.uses = self._uses.of_parameters
         self.hidden = self._uses.hidden
@@ -115,7 +119,7 @@ class Discovery(TorchCallMode[_Read]):
         for read in filter(None, map(self._reads_of_weights.get, tensors)):
             self._require_no_write(read, func, args, kwargs)
         output = func(*args, **kwargs)
-        self._order.note(func, args, kwargs)
+        self.order.note(func, args, kwargs)
         self._batch.note(func, args, kwargs, output)
         outputs = leaves((output,), Tensor)
         meets_examples = func not in penalty_rules and self._uses.note(
@@ -291,6 +295,8 @@ class Discovery(TorchCallMode[_Read]):
     ) -> Any:
         """Run a call, and remember that its result was made from hyperparameters."""
         output = self.run_at_current_values(func, args, kwargs)
+        if isinstance(output, (bool, int, float)):
+            self._add_reader(self.deciding, read)
         for tensor in leaves(args[:1] if is_in_place(func) else (output,), Tensor):
             if is_spread_over_batch(func, tensor, self._examples):
                 self._add_reader(self.readers, read)

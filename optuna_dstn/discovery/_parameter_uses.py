@@ -38,10 +38,13 @@ class ParameterUse:
             ``None`` as long as no function restricts them.
         shared_in_batch: The functions in which one Δ serves the whole batch: they have no rule, or
             no argument of theirs has a batch axis.
+        without_rule: The functions without a rule in which each example has a Δ of its own, by
+            forward-mode differentiation.
     """
 
     axes: tuple[int, ...] | None = None
     shared_in_batch: set[str] = field(default_factory=set)
+    without_rule: set[str] = field(default_factory=set)
 
     @property
     def axis(self) -> int:
@@ -122,7 +125,7 @@ class Uses:
             known = rule.sees_examples(self._roles, args, kwargs)
             for argument, axes in rule.responding(*args, **kwargs):
                 if self._roles.is_weight(argument):
-                    self._add(argument, axes if known else (), func)
+                    self._add(argument, axes if known else (), func, has_rule=True)
             return True
         in_place = works_in_place(func, kwargs)
         outputs = leaves(args[:1] if in_place else (output,), Tensor)
@@ -204,7 +207,9 @@ class Uses:
         axes: dict[int, int | None] = {axis: axis for axis in range(weight.ndim)}
         return _Origin({id(weight): axes or {0: None}})
 
-    def _add(self, weight: Tensor, axes: tuple[int, ...], func: Function) -> None:
+    def _add(
+        self, weight: Tensor, axes: tuple[int, ...], func: Function, *, has_rule: bool = False
+    ) -> None:
         """Note that a call lets a weight respond by units along one of ``axes``.
 
         With no axes, the call sees one Δ for the whole batch, the mean over the examples.
@@ -218,6 +223,8 @@ class Uses:
             common = tuple(a for a in (use.axes or allowed) if a in allowed)
             if origin.mixed_by is None and common:
                 use.axes = common
+                if not has_rule:
+                    use.without_rule.add(function_name(func))
             else:
                 use.shared_in_batch.add(origin.mixed_by or function_name(func))
 

@@ -51,6 +51,8 @@ class TuningPlan:
         axes: For each responding parameter, the axis along which its units lie.
         shared_in_batch: For each responding parameter that has one Δ for the whole batch, the
             functions that are the reason.
+        without_rule: For each responding parameter that functions without a rule combine with each
+            example, by forward-mode differentiation, these functions.
         not_responding: For each other parameter of the model, the reason why it does not respond.
         lengths: The known lengths of axes, by which a pass finds the batch axis of a tensor.
         one_perturbation: Why all examples of a batch share one perturbation; empty if each example
@@ -66,6 +68,7 @@ class TuningPlan:
     responding: tuple[Mapping[str, nn.Parameter], ...]
     axes: Mapping[str, int]
     shared_in_batch: Mapping[str, tuple[str, ...]]
+    without_rule: Mapping[str, tuple[str, ...]]
     not_responding: Mapping[str, str]
     lengths: KnownLengths
     one_perturbation: str = ""
@@ -81,6 +84,7 @@ class TuningPlan:
             "responding": [list(group) for group in self.responding],
             "axes": dict(self.axes),
             "shared_in_batch": dict(self.shared_in_batch),
+            "without_rule": dict(self.without_rule),
             "not_responding": dict(self.not_responding),
             "lengths": self.lengths.state_dict(),
             "one_perturbation": self.one_perturbation,
@@ -101,6 +105,7 @@ class TuningPlan:
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
+            without_rule=saved.get("without_rule", {}),
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
             one_perturbation=saved["one_perturbation"],
@@ -160,6 +165,8 @@ def make_plan(
         if name in idle
         else f"a plain number in {_listed(discovery.plain_readers[name])}"
         if name in discovery.plain_readers
+        else f"Python code decides by it, in {_listed(discovery.deciding[name])}"
+        if name in discovery.deciding
         else _NOT_READ
         for name in opened
         if name not in readers
@@ -201,10 +208,15 @@ def make_plan(
         readers={name: tuple(sorted(readers[name])) for name in opened if name in readers},
         shared=tuple(name for name in opened if name in discovery.shared and name in readers),
         kept=kept,
-        idle=frozenset(idle),
+        idle=frozenset(idle | (discovery.deciding.keys() & kept.keys())),
         responding=responding,
         axes={name: use.axis for name, use in uses.items()},
         shared_in_batch=shared_in_batch,
+        without_rule={
+            name: tuple(sorted(use.without_rule))
+            for name, use in uses.items()
+            if use.without_rule and not use.shared_in_batch
+        },
         not_responding=not_responding,
         lengths=lengths,
         one_perturbation=_CHOSEN if perturbation == "batch" else _ALIKE if shared_in_batch else "",

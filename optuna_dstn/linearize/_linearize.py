@@ -25,7 +25,7 @@ from torch.overrides import _pop_mode_temporarily as past_the_mode
 
 from optuna_dstn._errors import first_line
 from optuna_dstn.batch._batch import mean_loss
-from optuna_dstn.linearize._prediction import Prediction
+from optuna_dstn.linearize._custom_functions import differentiable_custom_functions
 from optuna_dstn.linearize._responding import Responding
 from optuna_dstn.linearize._torch_call_mode import TorchCallMode
 from optuna_dstn.tensors._dual import is_dual
@@ -74,6 +74,9 @@ def at_response(
             _dual_level() if mode.deltas.linear else nullcontext(),
             inside(model, mode, parts),
             mode,
+            differentiable_custom_functions(mode, mode.centred)
+            if mode.deltas.linear
+            else nullcontext(),
         ):
             if parts:  # after the hook that notes that the part has returned
                 last = model.get_submodule(parts[-1])
@@ -180,22 +183,38 @@ def _load_forward_formulas() -> None:
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
-def merged_loss(output: Any, examples: int, source: str, prediction: Prediction) -> Tensor:
+class UnfinishedLossError(ValueError):
+    """The loss uses a scalar that the model has computed itself, and that is a dual number."""
+
+
+def merged_loss(output: Any, examples: int, source: str, mode: Responding[Any]) -> Tensor:
     """Return the mean of a loss function's result, inside :func:`at_response`.
 
     Args:
         output: The result of the loss function: a scalar, or one value for each example, (B,).
         examples: B, the size of the batch.
         source: The name of the loss function, for messages.
-        prediction: Completes the result of a loss of torch that got the outputs of several parts.
+        mode: The mode of the pass.
 
     Raises:
-        ValueError: If the loss is still a dual number: the loss function computed with outputs of
-            parts of the model in a way of its own.
+        UnfinishedLossError: If the loss uses a scalar that the model returns, and that was not
+            completed.
+        ValueError: If the loss is still a dual number: the loss function used parts of the model
+            without calling the model.
     """
     with past_the_mode():  # the mode must see calls of the user's code only
-        loss = mean_loss(prediction.complete_end(output), examples, source)
+        loss = mean_loss(mode.prediction.complete_end(output), examples, source)
         is_merged = not is_dual(loss)
+    if not is_merged and mode.prediction.unfinished:
+        raise UnfinishedLossError(
+            f"{source} uses a scalar of the model's own making, such as a penalty or a loss, that "
+            "depends on its layers and cannot be computed again at the linearised predictions "
+            "(a call changes a tensor in place, or draws random numbers). Return from the model "
+            "what the scalar is made of, and compute the scalar in the loss function:\n"
+            "    prediction, logits = model(x)\n"
+            "    auxiliary = my_auxiliary_loss(logits)\n"
+            "    return F.cross_entropy(prediction, y) + 0.01 * auxiliary"
+        )
     if not is_merged:
         raise ValueError(
             f"{source} uses layers of the model without calling model(...), or an activation "

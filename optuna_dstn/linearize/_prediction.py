@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from optuna_dstn.linearize._output_functions import FOLLOWING_FUNCTIONS, OUTPUT_FUNCTIONS
+from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.tensors._arguments import leaves
 from optuna_dstn.tensors._dual import is_dual, split
 from optuna_dstn.tensors._identity import ByIdentity
@@ -28,9 +29,17 @@ class Prediction:
     activation or a loss (log-softmax, sigmoid, a cross entropy), this function is applied *after*
     the addition: a linearised loss has no minimum in Δ, and a linearised probability leaves [0, 1].
     One object serves one pass.
+
+    Attributes:
+        recorded: The calls from which a scalar, a loss that the model computes itself, is computed
+            again; ``None`` if calls are not recorded, which takes memory.
+        unfinished: Whether the model has returned a scalar that is still a dual number. That does
+            no harm if the loss function does not use it.
     """
 
     def __init__(self) -> None:
+        self.recorded: RecordedCalls | None = None
+        self.unfinished = False
         # For each result of an output function, the call. The call is data rather than a closure
         # over ``self``, which would keep the whole pass alive until Python collects cycles.
         self._ends: ByIdentity[_Call] = ByIdentity()
@@ -53,6 +62,8 @@ class Prediction:
             rule: The function that was called in place of ``func``, if hyperparameters are among
                 the arguments.
         """
+        if self.recorded is not None:
+            self.recorded.note(rule or func, args, kwargs, output)
         may_end = func in OUTPUT_FUNCTIONS or (
             func in FOLLOWING_FUNCTIONS
             and any(argument in self._ends for argument in args)
@@ -64,11 +75,7 @@ class Prediction:
             self._ends[output] = _Call(rule or func, args, kwargs, output._version)
 
     def complete(self, output: Any) -> Any:
-        """Return the model's output with y + ẏ in place of every dual number (y, ẏ).
-
-        Raises:
-            ValueError: If the model returns a scalar, a loss that it has computed itself.
-        """
+        """Return the model's output with y + ẏ in place of every dual number (y, ẏ)."""
         return self._merged(output, of_model=True)
 
     def complete_end(self, output: Any) -> Any:
@@ -96,14 +103,27 @@ class Prediction:
         primal, tangent = split(tensor)
         if tangent is None:
             return tensor
-        end = self._ends.get(tensor)
-        if end is not None and end.version == tensor._version:
+        if of_model and not tensor.ndim:
+            if self.recorded is not None and (loss := self.recorded.run_again(tensor)) is not None:
+                return loss
+            if not self._ends_well(tensor):
+                self.unfinished = True
+                return tensor
+        end = self._end_of(tensor)
+        if end is not None:
             completed: Tensor = end.func(*self._merged(end.args), **self._merged(end.kwargs))
             return completed
-        if of_model and not tensor.ndim:
-            raise ValueError(
-                "The model returns a scalar that depends on its layers, a loss of its own making, "
-                "which cannot be linearised. Return predictions from the model and compute the "
-                "loss in loss_fn, or compute it there by functions of torch.nn.functional alone."
-            )
         return primal + tangent
+
+    def _end_of(self, tensor: Tensor) -> _Call | None:
+        end = self._ends.get(tensor)
+        return end if end is not None and end.version == tensor._version else None
+
+    def _ends_well(self, scalar: Tensor) -> bool:
+        """Whether a scalar is made of output functions, and of no scalar that would be linear."""
+        end = self._end_of(scalar)
+        return end is not None and all(
+            self._ends_well(t)
+            for t in leaves((end.args, end.kwargs), Tensor)
+            if not t.ndim and is_dual(t)
+        )

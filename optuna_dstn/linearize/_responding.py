@@ -67,12 +67,15 @@ class Responding(TorchCallMode[Tracked]):
     Attributes:
         deltas: As given. Tensors that the pass computes from parameters alone are added.
         prediction: Completes the dual numbers that the model returns.
+        centred: The names of the functions that took the centred pass, since nothing gives their
+            derivative in forward mode.
     """
 
     def __init__(self, values: Mapping[str, float], deltas: Deltas) -> None:
         super().__init__(values)
         self.deltas = deltas
         self.prediction = Prediction()
+        self.centred: set[str] = set()
         self._roles = TensorRoles(deltas.batch, deltas.__contains__)
 
     def note_model(self, model: nn.Module) -> None:
@@ -83,6 +86,10 @@ class Responding(TorchCallMode[Tracked]):
         rule = layer_rules.get(func)
         if rule is not None and rule.serves(self._roles, args, kwargs):
             output = rule.apply(deltas, *args, **kwargs)
+            if self.prediction.recorded is not None and not any(
+                t in deltas for t in leaves((args, kwargs), Tensor)
+            ):
+                self.prediction.recorded.note(func, args, kwargs, output)
             deltas.batch.note(func, args, kwargs, output)
             return output
         self.note_write(func, args, kwargs)
@@ -91,7 +98,7 @@ class Responding(TorchCallMode[Tracked]):
         if own and self.in_model and not looks_only(func, args, own):
             output, meets_examples = self._combined(own, tensors, func, args, kwargs)
         else:
-            output, meets_examples = run(func, args, kwargs), False
+            output, meets_examples = run(func, args, kwargs, self.centred), False
             self.prediction.note(func, args, kwargs, output)  # a call with Δ must not run twice
         if is_in_place(func) and not all(self._roles.is_constant(t) for t in tensors):
             self._roles.forget(args[0])
@@ -138,13 +145,18 @@ class Responding(TorchCallMode[Tracked]):
             output = responding_results(deltas, own, func, args, kwargs, forward_ad_rules)
             if output is not None:
                 return output, False
+        args, kwargs = self._moved(args, kwargs, like)
+        return run(func, args, kwargs, self.centred), like is not None
+
+    def _moved(self, args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor | None) -> Any:
+        """Return arguments with parameters moved for each of the examples ``like``, or alike."""
+        deltas = self.deltas
         move = (
             deltas.shared_in_batch
             if like is None
             else functools.partial(for_each_example, deltas, like=like)
         )
-        args, kwargs = replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
-        return run(func, args, kwargs), like is not None
+        return replaced((args, kwargs), lambda t: move(t) if t in deltas else t, Tensor)
 
     def _are_weights_alone(self, own: list[Tensor], tensors: list[Tensor], func: Function) -> bool:
         """Whether a call combines the weights ``own`` with nothing else that responds."""
@@ -224,6 +236,10 @@ class PerturbedValues(Responding[PerExample]):
         ):
             if rule is None:
                 raise without_rule(perturbed[0].formula, function)
+            weights = [t for t in others if t in self.deltas]
+            if weights and self.in_model and not rule.takes_deltas:
+                like = examples_met(func, own_args, own_kwargs, weights, self._roles)
+                own_args, own_kwargs = self._moved(own_args, own_kwargs, like)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
             self.deltas.batch.note(func, own_args, own_kwargs, output)
             self.prediction.note(func, own_args, own_kwargs, output, self._form(rule))

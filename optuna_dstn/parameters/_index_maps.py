@@ -40,6 +40,8 @@ JOINING_FUNCTIONS = functions(
     (torch,), "cat concat concatenate stack vstack hstack dstack row_stack column_stack"
 )
 """Each entry of what they return is an entry of one of several tensors."""
+CONCATENATING_FUNCTIONS = functions((torch,), "cat concat concatenate")
+"""The joining functions that put units along an axis side by side."""
 
 
 class UnitPosition(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
@@ -62,6 +63,12 @@ def examples_met(
         axes = max(t.ndim for t in tensors)
         # With fewer axes than the weights, which one would be the batch?
         like = [t for t in tensors if t.ndim == axes and not roles.is_constant(t)]
+    elif func is F.scaled_dot_product_attention:
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        like = []
+        if len(weights) == 1 and weights[0] is mask and len(args) > 1:
+            query, key = args[:2]
+            like = [query[..., :1].expand(*query.shape[:-1], key.shape[-2])]  # as the scores
     else:
         return None
     for tensor in like:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn.parameters._index_maps import (
+    CONCATENATING_FUNCTIONS,
     INDEX_FUNCTIONS,
     JOINING_FUNCTIONS,
     UnitPosition,
@@ -150,7 +151,9 @@ def _kept_axis(
         dim %= output.ndim
         if output.ndim > weight.ndim:  # stack
             return axis + 1 if axis >= dim else axis
-        return None if axis == dim else axis
+        if axis == dim and not (func in CONCATENATING_FUNCTIONS and kwargs.keys() <= {"dim"}):
+            return None
+        return axis
     if func is torch.einsum:
         return _kept_in_einsum(args, weight, axis)
     if func in _PRODUCTS and args[0] is not args[1]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optuna_dstn.batch._roles import TensorRoles
-from optuna_dstn.parameters._index_maps import INDEX_FUNCTIONS
+from optuna_dstn.parameters._index_maps import CONCATENATING_FUNCTIONS, INDEX_FUNCTIONS
 from optuna_dstn.parameters._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 from optuna_dstn.response._delta import Delta, Deltas
 from optuna_dstn.tensors._arguments import leaves, replaced
@@ -123,6 +123,8 @@ def responding_results(
         return _indexed(deltas, weights, func, args, kwargs)
     if func is torch.stack and (output := _stacked(deltas, *args, **kwargs)) is not None:
         return output
+    if func in CONCATENATING_FUNCTIONS and kwargs.keys() <= {"dim"}:
+        return _concatenated(deltas, *args, **kwargs)
     if not deltas.linear and not is_affine(func, args, weights):
         return None
     return _computed(deltas, weights, func, args, kwargs, forward_ad_rules)
@@ -176,6 +178,42 @@ def _stacked(
     gate = torch.cat([term.gate for term in terms], 1)
     direction = torch.stack([term.direction for term in terms], dim)
     deltas.add(output, [Delta(gate, direction, dim % output.ndim)])
+    return output
+
+
+def _concatenated(
+    deltas: Deltas, tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0
+) -> Tensor:
+    """Weights and constants, joined along an axis."""
+    output = torch.cat(tensors, dim)
+    dim %= output.ndim
+    # The terms whose units lie along the axis become one term of all these units. Those with the
+    # units along another axis keep their gates.
+    parts: dict[tuple[Any, int], list[tuple[Tensor, Delta]]] = {}
+    for tensor in {id(t): t for t in tensors if t in deltas}.values():
+        for index, term in enumerate(deltas.of(tensor)):
+            is_along = term.axis == dim or term.gate.shape[1] == 1
+            key = (None, index) if is_along else (id(tensor), index)
+            parts.setdefault(key, []).append((tensor, term))
+    terms = []
+    for (owner, _), part in parts.items():
+        own = {id(tensor): term for tensor, term in part}
+        rows = part[0][1].gate.shape[0]
+        gate, axis = part[0][1].gate, part[0][1].axis
+        if owner is None:
+            axis = dim
+            gates = [
+                own[id(t)].gate.expand(-1, t.shape[dim])
+                if id(t) in own
+                else gate.new_zeros(rows, t.shape[dim])
+                for t in tensors
+            ]
+            gate = torch.cat(gates, 1)
+        directions = [
+            own[id(t)].direction if id(t) in own else torch.zeros_like(t) for t in tensors
+        ]
+        terms.append(Delta(gate, torch.cat(directions, dim), axis))
+    deltas.add(output, terms)
     return output
 
 

@@ -19,6 +19,7 @@ from optuna_dstn.rules._per_example import PerExample, aligned
 from optuna_dstn.rules._register_rule import register_rule
 from optuna_dstn.rules._registry import HyperparameterRule, registry
 from optuna_dstn.rules.forward_ad._primal_graph import tangent_in_graph
+from optuna_dstn.rules.forward_ad._without_formula import without_formula
 from optuna_dstn.rules.layers._penalty import Decay, mean_decay
 
 
@@ -41,4 +42,5 @@ __all__ = [
     "register_rule",
     "registry",
     "tangent_in_graph",
+    "without_formula",
 ]

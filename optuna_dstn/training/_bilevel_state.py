@@ -63,6 +63,7 @@ class BilevelState:
         starts_flat: Whether the first gradient of the weights was zero.
         names_read: Names of the hyperparameters that the perturbed passes have read so far;
             ``None`` before the first of them.
+        centred: Names of the functions that took the centred pass in a linearised one so far.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class BilevelState:
         self.tuned_tensors: list[Tensor] = [t for group in groups for t in group["params"]]
         self.starts_flat = False
         self.names_read: set[str] | None = None
+        self.centred: set[str] = set()
 
     @property
     def shared_draws(self) -> tuple[str, ...]:

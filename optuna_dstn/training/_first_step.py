@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._batch import part_of, tensors_of
+from optuna_dstn.batch._batch import batch_size, part_of, tensors_of
 from optuna_dstn.batch._clear_size import (
     KnownLengths,
     UndividedBatchError,
@@ -55,6 +55,9 @@ _FLAT = (
     "goes on. If the loss does not fall, look at the scale of the inputs and at the initial "
     "weights and biases."
 )
+
+
+_FRUITLESS_REPETITIONS = 4  # of the first pass, in which no further layer takes part
 
 
 def _is_flat(parameters: Iterable[Tensor]) -> bool:
@@ -128,12 +131,16 @@ class FirstStep:
         assert self._pass is not None, "forward makes it"
         (layout, discovery, state_before, parts), self._pass = self._pass, None
         part = None
+        order = discovery.order
         if not discovery.lengths_tell:
             repetition = self._repeated_on_part(
                 batch, layout, state_before, parts, discovery.has_warned
             )
             if repetition is not None:
                 discovery, part = repetition
+        self._look_for_skipped_layers(
+            discovery, layout if part is None else part, batch, state_before, parts
+        )
         plan = make_plan(
             discovery,
             self.hyperparameters.weight_decay.parameters,
@@ -145,6 +152,9 @@ class FirstStep:
             perturbation=self.trial.config.perturbation,
             parts=parts,
         )
+        if not plan.shared_in_batch and self.trial.config.perturbation != "batch":
+            order.require_kept()
+            discovery.order.require_kept()
         if context.ranks.are_several:  # their batches may show different things
             saved = context.ranks.of_first(plan.state_dict())
             plan = TuningPlan.restored(saved, context.model, self.trial.open_parameters)
@@ -221,19 +231,57 @@ class FirstStep:
                 layout = context.layout_of(part, records_axes=True)
                 discovery = self._discovery(layout)
                 discovery.has_warned = has_warned
-                with (
-                    context.model_state.repeated(state_before),
-                    repeated_random_numbers(context.optimized_parameters[0]),
-                    inside(context.model, discovery, parts),
-                    discovery.restoring_parameters(context.model_state.parameters),
-                    discovery,
-                ):
-                    context.loss_fn(context.model, part)
+                with repeated_random_numbers(context.optimized_parameters[0]):
+                    self._repeat(discovery, part, state_before, parts)
         except UndividedBatchError:
             if whole.is_misled or not _are_relations(whole, batch):
                 raise
             return None
         return discovery, layout
+
+    def _look_for_skipped_layers(
+        self,
+        discovery: Discovery,
+        layout: BatchLayout,
+        batch: Any,
+        state_before: Snapshot,
+        parts: Sequence[str],
+    ) -> None:
+        """Repeat the pass that ``discovery`` saw, as long as parameters take no part in it.
+
+        A model may skip layers at random, as LayerDrop does. The repetitions draw other random
+        numbers, take no step and leave no trace.
+        """
+        context = self.context
+        if layout.examples < batch_size(batch, context.batch_axis):
+            part = slice(0, layout.examples)
+            batch = part_of(batch, part, batch_size(batch, context.batch_axis), context.batch_axis)
+
+        optimized = {id(p) for p in context.optimized_parameters if p.requires_grad}
+        of_model = optimized & {id(p) for p in context.model.parameters()}
+
+        def missing() -> int:
+            return len(of_model - discovery.uses.keys() - discovery.hidden)
+
+        count, fruitless = missing(), 0
+        with repeated_random_numbers(context.optimized_parameters[0]):
+            while count and fruitless < _FRUITLESS_REPETITIONS:
+                self._repeat(discovery, batch, state_before, parts)
+                before, count = count, missing()
+                fruitless = fruitless + 1 if count == before else 0
+
+    def _repeat(
+        self, discovery: Discovery, batch: Any, state_before: Snapshot, parts: Sequence[str]
+    ) -> None:
+        """Run the first pass once more, without a trace but in the discovery."""
+        context = self.context
+        with (
+            context.model_state.repeated(state_before),
+            inside(context.model, discovery, parts),
+            discovery.restoring_parameters(context.model_state.parameters),
+            discovery,
+        ):
+            context.loss_fn(context.model, batch)
 
     def _discovery(self, layout: BatchLayout) -> Discovery:
         trial = self.trial

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._clear_size import (
@@ -28,10 +28,25 @@ from optuna_dstn.batch._clear_size import (
     explaining_part,
     require_lengths_tell,
 )
+from optuna_dstn.linearize._linearize import UnfinishedLossError
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
 from optuna_dstn.training._validation import VALIDATION_CUT_OFF, Validation
+
+
+def _gradients(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise RuntimeError(
+            "The validation loss has no gradient: in evaluation mode the model writes in place "
+            "into tensors that its gradient needs, such as a cache of past states. Give the Tuner "
+            "a valid_loss_fn that switches this off, for instance by model(..., use_cache=False). "
+            f"PyTorch says: {error}"
+        ) from error
 
 
 @dataclass
@@ -86,7 +101,7 @@ class HyperparameterStep:
             self._require_finite(loss)
             gradients: tuple[Tensor | None, ...] = ()
             if loss.requires_grad:
-                gradients = torch.autograd.grad(loss, responding, allow_unused=True)
+                gradients = _gradients(loss, responding)
         products = [
             term.inner_product(gradient.to_dense())  # the gradient of an embedding may be sparse
             for parameter, gradient in zip(responding, gradients, strict=False)
@@ -106,6 +121,11 @@ class HyperparameterStep:
         except UnclearLengthsError:
             self.bilevel.lengths = self.bilevel.lengths.with_doubt(examples)
             return self._perturbed_hypergradient_on_part(batch, examples, displacement)
+        except UnfinishedLossError:
+            if self.validation.records_calls:
+                raise
+            self.validation.records_calls = True
+            return self._perturbed_hypergradient(batch, examples, displacement)
 
     def _perturbed_hypergradient_on_part(
         self, batch: Any, whole: int, displacement: Tensor

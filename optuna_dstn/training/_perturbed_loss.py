@@ -11,9 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from optuna_dstn._errors import HyperparameterError
+from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn.batch._clear_size import require_lengths_tell
-from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
+from optuna_dstn.linearize._linearize import (
+    UnfinishedLossError,
+    at_response,
+    frozen,
+    merged_loss,
+)
+from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import PerturbedValues
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.response._response import Response
@@ -37,12 +43,25 @@ class PerturbedLoss:
     Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
+        records_calls: Whether a pass records its calls, since the loss uses a scalar that the model
+            computes itself.
     """
 
     context: TrainingContext
     bilevel: BilevelState
+    records_calls: bool = False
 
-    def add_gradient(
+    def add_gradient(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what :meth:`_add_gradient` does; find out whether the calls must be recorded."""
+        try:
+            return self._add_gradient(*args, **kwargs)
+        except UnfinishedLossError:
+            if self.records_calls:
+                raise
+            self.records_calls = True
+            return self._add_gradient(*args, **kwargs)
+
+    def _add_gradient(
         self,
         batch: Any,
         examples: int,
@@ -76,6 +95,8 @@ class PerturbedLoss:
             if checks_lengths:
                 require_lengths_tell(deltas.batch, self.bilevel.lengths)
             self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
+            _warn_of_centred(mode.centred - self.bilevel.centred)
+            self.bilevel.centred |= mode.centred
             self._backward(loss, share)
             if decay_at is not None:
                 self._add_decay_gradient(*decay_at())
@@ -99,6 +120,7 @@ class PerturbedLoss:
         Values that the pass writes into the model are undone at the end.
         """
         context, deltas = self.context, mode.deltas
+        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:
@@ -109,7 +131,7 @@ class PerturbedLoss:
             parts = self.bilevel.plan.parts
             with frozen(frozen_parameters), at_response(context.model, mode, parts):
                 output = context.loss_fn(context.model, batch)
-                loss = merged_loss(output, deltas.batch.examples, "loss_fn", mode.prediction)
+                loss = merged_loss(output, deltas.batch.examples, "loss_fn", mode)
             yield loss
 
     def require_gradient(self, *gates: Tensor, is_first: bool) -> None:
@@ -143,6 +165,17 @@ class PerturbedLoss:
         self.context.progress.require_finite_loss(loss.item(), "training loss of the response")
         if loss.requires_grad:
             (share / self.context.progress.batches_per_step * loss).backward()
+
+
+def _warn_of_centred(functions: set[str]) -> None:
+    if functions:
+        logger.warning(
+            f"{', '.join(sorted(functions))}: PyTorch can differentiate this neither in forward "
+            "mode nor in reverse mode twice. The layers before it respond through the difference "
+            "f(x + ẋ) − f(x), as under TunerConfig(method='centered-stn'); the rest of the model "
+            "is linearised. Give the class a jvp, or write optuna_dstn.register_rule for it, and "
+            "the derivative is exact."
+        )
 
 
 @contextmanager

@@ -298,6 +298,8 @@ class SelfTuning(Training):
             one_perturbation=plan.one_perturbation,
             responding=self._bilevel.response.names,
             shared_in_batch=plan.shared_in_batch,
+            without_rule=plan.without_rule,
+            centred=tuple(sorted(self._bilevel.centred)),
             not_responding=plan.not_responding,
         )
 

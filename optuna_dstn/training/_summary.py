@@ -33,6 +33,10 @@ class Summary:
         responding: Names of the model's parameters that respond to the hyperparameters.
         shared_in_batch: For each responding parameter whose response all examples of a batch share,
             the functions that cannot tell the examples apart.
+        without_rule: For each responding parameter that functions without a rule of their own
+            combine with each example, by forward-mode differentiation, these functions.
+        centred: The functions that nothing differentiates in forward mode. What comes before them
+            responds through their centred difference f(x + ẋ) − f(x).
         not_responding: For each other parameter of the model, why it does not respond.
         scheduled: For each hyperparameter that follows a schedule, what has read it so far.
     """
@@ -45,6 +49,8 @@ class Summary:
     hyperparameter_steps: int = 0
     responding: tuple[str, ...] = ()
     shared_in_batch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    without_rule: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    centred: tuple[str, ...] = ()
     not_responding: Mapping[str, str] = field(default_factory=dict)
     scheduled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -69,8 +75,16 @@ class Summary:
             lines += [f"  {name}  ({why})" for name, why in self.kept.items()]
         lines.append(f"{len(self.responding)} of {total} parameters respond")
         for name in self.responding:
-            functions = self.shared_in_batch.get(name)
-            why = f"  (alike in the whole batch, in {', '.join(functions)})" if functions else ""
-            lines.append(f"  {name}{why}")
+            lines.append(f"  {name}{self._way_of(name)}")
+        if self.centred:
+            lines.append(f"  through the centred pass of {', '.join(self.centred)}")
         lines += [f"  {name}  — no response: {why}" for name, why in self.not_responding.items()]
         return "\n".join(lines)
+
+    def _way_of(self, name: str) -> str:
+        """Return in which way a parameter responds, unless its layer has a rule."""
+        if name in self.shared_in_batch:
+            return f"  (alike in the whole batch, in {', '.join(self.shared_in_batch[name])})"
+        if name in self.without_rule:
+            return f"  (by forward mode, in {', '.join(self.without_rule[name])})"
+        return ""

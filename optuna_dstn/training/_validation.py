@@ -12,6 +12,7 @@ from torch import Tensor
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn.linearize._linearize import at_response, merged_loss
+from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import RespondingValidation
 from optuna_dstn.linearize._torch_call_mode import ValidationValues
 from optuna_dstn.response._delta import Deltas
@@ -37,11 +38,14 @@ class Validation:
 
     Attributes:
         batches: The validation batches, over and over.
+        records_calls: Whether a pass at the response records its calls, since the loss uses a
+            scalar that the model computes itself.
     """
 
     def __init__(self, context: TrainingContext) -> None:
         self._context = context
         self.batches = EndlessBatches(context.valid_loader)
+        self.records_calls = False
 
     def next_batch(self) -> tuple[Any, int]:
         """Return the next batch and its size B."""
@@ -89,6 +93,7 @@ class Validation:
         """
         context = self._context
         mode = RespondingValidation(values, deltas)
+        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
         with (
             self._evaluation(),
             mode.restoring_parameters(context.model_state.parameters),
@@ -96,7 +101,7 @@ class Validation:
         ):
             with at_response(context.model, mode, parts):
                 output = context.valid_loss_fn(context.model, batch)
-                loss = merged_loss(output, examples, _SOURCE, mode.prediction)
+                loss = merged_loss(output, examples, _SOURCE, mode)
             yield loss
 
     def require_loss(self, values: Mapping[str, float]) -> None:

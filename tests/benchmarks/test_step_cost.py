@@ -157,3 +157,15 @@ def test_a_structured_response_needs_as_much_again_and_a_gated_one_nothing_of_th
     # beside the sum of those before: one more.
     assert 7 <= structured < 8.2
     assert 3 <= gated < 3.2
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith(" small")])
+def test_every_parameter_of_the_families_responds_by_itself(name: str) -> None:
+    config = optuna_dstn.TunerConfig(warmup_steps=0, train_steps=1, response_interval=1)
+    started = start(CASES[name], optuna_dstn.create_study(config=config), "cpu", 3)
+    for _ in range(3):
+        started.step()
+    summary = started.tuner.summary()
+    assert summary.tuned.keys() == set(CASES[name].rates)
+    assert not summary.not_responding
+    assert not summary.shared_in_batch

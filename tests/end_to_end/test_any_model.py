@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from optuna_dstn.batch._layout import BatchLayout
+from optuna_dstn.hyperparameter._number import Symbol, hyperparameter
+from optuna_dstn.linearize._linearize import at_response
+from optuna_dstn.linearize._responding import PerturbedValues
+from optuna_dstn.response._delta import Deltas
+from optuna_dstn.space import NamedColumns
+
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -20,6 +27,14 @@ def _in_place(m: Any, y: Tensor) -> Tensor:
     y = y.clone()
     y += m.p
     return y
+
+
+def _masked_attention(m: Any, y: Tensor) -> Tensor:
+    heads = y.unflatten(-1, (2, 3)).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(
+        heads, heads, heads, attn_mask=m.p[None], dropout_p=getattr(m, "rate", 0.0)
+    )
+    return attended.transpose(1, 2).flatten(2)
 
 
 # By name: the model, and whether the network is linear in what is tested, or any.
@@ -57,6 +72,19 @@ OWN_VALUE_FOR_EACH: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "division by": lambda: rows(lambda m, y: y / m.p, p=(6,)),
     "right-hand side": lambda: rows(lambda m, y: 1.0 - m.p * y, p=(6,)),
     "of the weight first": lambda: rows(lambda m, y: m.p + y, p=(6,)),
+    "joined biases": lambda: rows(
+        lambda m, y: F.linear(y, m.w, torch.cat([m.p, torch.zeros(2), m.q])),
+        w=(6, 6),
+        p=(2,),
+        q=(2,),
+    ),
+    "joined weights": lambda: rows(
+        lambda m, y: F.linear(y, torch.cat([m.w, m.v], dim=0)), w=(2, 6), v=(4, 6)
+    ),
+    "joined weights along the inputs": lambda: rows(
+        lambda m, y: F.linear(y, torch.cat([m.w, m.v], dim=1)), w=(6, 2), v=(6, 4)
+    ),
+    "learned attention mask": lambda: steps(_masked_attention, p=(2, 3, 3)),
     "a choice": lambda: rows(lambda m, y: torch.where(y > 0, y, m.p), p=(6,)),
     "two of them": lambda: rows(lambda m, y: torch.addcmul(m.p, y, m.q), p=(6,), q=(6,)),
     "a mask token": lambda: steps(lambda m, y: torch.where(y[..., :1] > 0, y, m.p), p=(1, 1, 6)),
@@ -261,3 +289,17 @@ def test_noise_on_weights_is_one_draw_for_all_terms() -> None:
         model.body = lambda m, y: F.linear(y, m.p * mask)  # noqa: B023
         torch.testing.assert_close(mine, case.by_examples(), rtol=1e-10, atol=1e-12)
         model.body = lambda m, y: F.linear(y, F.dropout(m.p, 0.5))
+
+
+def test_a_learned_mask_responds_where_the_dropout_of_its_attention_is_tuned() -> None:
+    model, x = steps(_masked_attention, p=(2, 3, 3))
+    any_model = AnyModel(model, x)
+    expected = any_model.by_examples()
+    model.rate = hyperparameter(0.0, Symbol("rate"))
+    parameters = dict(model.named_parameters())
+    terms = {id(parameters[name]): of for name, of in any_model.terms.items()}
+    columns = NamedColumns(torch.zeros(EXAMPLES, 1), {"rate": 0})
+    mode = PerturbedValues({"rate": 0.0}, Deltas(terms, BatchLayout(EXAMPLES)), columns, {})
+    with at_response(model, mode):
+        mine = model(x)
+    torch.testing.assert_close(mine, expected)

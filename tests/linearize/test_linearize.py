@@ -279,8 +279,7 @@ def test_instance_norm_with_running_statistics() -> None:
 def test_a_loss_of_an_unmerged_prediction_is_refused() -> None:
     model, x = mlp()
     explicit = Explicit(model, ["0.weight"], EXAMPLES, 1)
-    mode = RespondingValidation({}, explicit.deltas())
-    with at_response(model, mode):
-        merged_loss(model(x).sum(), len(x), "loss_fn", mode.prediction)
+    with at_response(model, mode := RespondingValidation({}, explicit.deltas())):
+        merged_loss(model(x).sum(), len(x), "loss_fn", mode)
         with pytest.raises(ValueError, match=r"loss_fn uses layers .* without calling model"):
-            merged_loss(model[0](x).sum(), len(x), "loss_fn", mode.prediction)
+            merged_loss(model[0](x).sum(), len(x), "loss_fn", mode)

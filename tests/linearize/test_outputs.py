@@ -136,11 +136,10 @@ def test_a_prediction_is_completed_wherever_it_is(name: str) -> None:
     explicit = Explicit(model, names, EXAMPLES, 2, scale=1e-2)
     with torch.no_grad():
         before = out(model(x))
-    mode = RespondingValidation({}, explicit.deltas())
-    with at_response(model, mode):
+    with at_response(model, mode := RespondingValidation({}, explicit.deltas())):
         output = model(x)
         found = out(output)
-        merged_loss(found.sum(), len(x), "loss_fn", mode.prediction)
+        merged_loss(found.sum(), len(x), "loss_fn", mode)
 
     plain = Body(lambda y: y)
     plain.load_state_dict(model.state_dict())

@@ -70,6 +70,19 @@ def two_terms(h: Any, logits: Tensor, labels: Tensor, other: Tensor) -> Tensor:
     return (1 - h) * supervised + h * consistency
 
 
+def scattered_smoothing(h: Any, logits: Tensor, labels: Tensor, other: Tensor) -> Tensor:
+    """The form of label smoothing that many repositories copy."""
+    with torch.no_grad():
+        targets = torch.zeros_like(logits)
+        targets.fill_(h / (CLASSES - 1)).scatter_(1, labels.unsqueeze(1), 1 - h)
+    return -(targets * F.log_softmax(logits, 1)).sum(1)
+
+
+def scattered_out_of_place(h: Any, logits: Tensor, labels: Tensor, other: Tensor) -> Tensor:
+    targets = torch.full_like(logits, h / (CLASSES - 1)).scatter(1, labels[:, None], value=1 - h)
+    return -(targets * F.log_softmax(logits, 1)).sum(1)
+
+
 Recipe = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 RECIPES: list[Recipe] = [
     focal,
@@ -80,6 +93,8 @@ RECIPES: list[Recipe] = [
     generalized_cross_entropy,
     adjusted_logits,
     two_terms,
+    scattered_smoothing,
+    scattered_out_of_place,
 ]
 
 

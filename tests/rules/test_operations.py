@@ -662,10 +662,13 @@ def test_gradients_in_a_primal_that_torch_lacks(name: str) -> None:
 
 def test_a_function_without_a_derivative_is_named_as_users_write_it() -> None:
     mode = RespondingValidation({}, Deltas({}, BatchLayout(3)))
+    x, change = torch.randn(3, 4), torch.randn(3, 4)
     with _dual_level(), mode:
-        x = forward_ad.make_dual(torch.randn(3, 4), torch.randn(3, 4))
-        with pytest.raises(NotImplementedError, match=r"^torch\.segment_reduce: .*forward AD"):
-            torch.segment_reduce(x, "sum", lengths=torch.tensor([1, 2]))
+        lengths = torch.tensor([1, 2])
+        sums = torch.segment_reduce(forward_ad.make_dual(x, change), "sum", lengths=lengths)
+        tangent = forward_ad.unpack_dual(sums).tangent
+    assert mode.centred == {"torch.segment_reduce"}
+    torch.testing.assert_close(tangent, torch.stack([change[0], change[1:].sum(0)]))
 
 
 class Loss(nn.Module):

@@ -130,6 +130,14 @@ TORCH: dict[str, Callable[[], object]] = {
     # What torch.autograd.forward_ad calls in the end.
     "_make_dual": lambda: _parts_of_dual()[0].sum(),
     "_unpack_dual": lambda: _parts_of_dual()[1].sum(),
+    # What torch.nn.functional.grouped_mm calls.
+    "_grouped_mm": lambda: torch._grouped_mm(
+        torch.ones(4, 8), torch.ones(2, 8, 8), offs=torch.tensor([1, 4], dtype=torch.int32)
+    ).sum(),
+    # The class between torch.autograd.Function and torch's own code.
+    "autograd.function._SingleLevelFunction": lambda: (
+        super(torch.autograd.function._SingleLevelFunction, torch.autograd.Function).apply
+    ),
     # Whether forward mode is on, which a custom autograd.Function switches off in its forward.
     "_C": lambda: torch._C._is_fwd_grad_enabled(),
     "_C._is_fwd_grad_enabled": lambda: range(torch._C._is_fwd_grad_enabled()),

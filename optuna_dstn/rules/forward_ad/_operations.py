@@ -39,6 +39,21 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(output) if inplace else output
 
 
+@registry.forward_ad(torch._grouped_mm)  # what F.grouped_mm calls
+def grouped_mm(self: Tensor, mat2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Y = XW, with a W for each group of rows of X: Ẏ = ẊW + XẆ."""
+    (x, x_change), (w, w_change) = split(self), split(mat2)
+    output = torch._grouped_mm(x, w, *args, **kwargs)
+    changes = []
+    if x_change is not None:
+        changes.append(torch._grouped_mm(x_change.contiguous(), w, *args, **kwargs))
+    if w_change is not None:
+        # The kernel takes matrices in the layout of W.
+        like_w = w_change.contiguous() if w.is_contiguous() else w_change.mT.contiguous().mT
+        changes.append(torch._grouped_mm(x, like_w, *args, **kwargs))
+    return dual(output, sum(changes[1:], changes[0])) if changes else output
+
+
 @registry.forward_ad(F.embedding_bag)
 def embedding_bag(
     input: Tensor,

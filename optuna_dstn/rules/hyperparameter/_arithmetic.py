@@ -58,7 +58,26 @@ def _assigns_hyperparameter(input: Tensor, index: Any, value: Any) -> bool:
     return isinstance(value, (Tensor, Hyperparameter))
 
 
+def _scatters_hyperparameter(
+    input: Tensor, dim: int, index: Tensor, value: Any = None, **options: Any
+) -> bool:
+    return isinstance(value, (Tensor, Hyperparameter, PerExample))
+
+
 @registry.hyperparameter(Tensor.__setitem__, is_active=_assigns_hyperparameter, takes_tensors=True)
 def assign(input: Tensor, index: Any, value: PerExample) -> None:
     """x[i] = h: every entry of example b that the index picks becomes h_b."""
     input[index] = value.like(input).expand_as(input)[index].to(input)
+
+
+@registry.hyperparameter(Tensor.scatter_, is_active=_scatters_hyperparameter)
+def scatter_(input: Tensor, dim: int, index: Tensor, value: PerExample) -> Tensor:
+    """x[…, i, …] = h: every entry of example b that the index picks along an axis becomes h_b."""
+    values = value.like(input).to(input)
+    return input.scatter_(dim, index, values.expand_as(input).gather(dim, index))
+
+
+@registry.hyperparameter(torch.scatter, Tensor.scatter, is_active=_scatters_hyperparameter)
+def scatter(input: Tensor, dim: int, index: Tensor, value: PerExample) -> Tensor:
+    """As ``scatter_``, in a new tensor."""
+    return scatter_(input.clone(), dim, index, value)
