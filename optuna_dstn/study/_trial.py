@@ -29,6 +29,7 @@ class DSTNTrial(optuna.Trial):
         final_values: Returns the final value of each tuned number; ``None`` without a Tuner. The
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
         enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
+        stored_numbers: The names of the numbers that the trial which this one retries had stored.
         is_pruned: Whether the pruner has told this trial to stop.
         has_failed: Whether the objective ends with an exception.
     """
@@ -36,6 +37,7 @@ class DSTNTrial(optuna.Trial):
     deferred: DeferredParameters
     final_values: FinalValues | None = None
     enqueued_names: frozenset[str]
+    stored_numbers: tuple[str, ...]
     is_pruned = False
     has_failed = False
 
@@ -50,6 +52,11 @@ class DSTNTrial(optuna.Trial):
         self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
         self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
         self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
+        self.stored_numbers = tuple(
+            name
+            for name, distribution in self._cached_frozen_trial.distributions.items()
+            if not isinstance(distribution, CategoricalDistribution)
+        )
         self.enqueued_names = frozenset(self._fixed_params)
         # optuna.storages.RetryHeartbeatStaleTrialCallback copies the parameters of a killed trial,
         # but that trial could not write the numbers. Its user attributes have their start values.

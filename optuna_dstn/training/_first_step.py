@@ -183,7 +183,7 @@ class FirstStep:
                 "holds a plain number there. Make the Tuner before optimizer.load_state_dict(...), "
                 "which overwrites the suggested one."
             )
-        plan = TuningPlan.restored(saved, self.context.model, self.trial.open_parameters)
+        plan = TuningPlan.restored(saved, self.context.model)
         return self._begin(plan)
 
     def _repeated_on_part(
@@ -238,7 +238,8 @@ class FirstStep:
         bilevel = BilevelState(
             plan, open_parameters, self.context, trial.config, self.hyperparameters
         )
-        trial.store({name: open_parameters[name][1] for name in plan.kept})
+        # A retry has stored some of them already.
+        trial.store({n: open_parameters[n][1] for n in plan.kept if n in open_parameters})
         tuned = bilevel.space.parameters
         trial.set_user_attr(TUNED, list(tuned))
         trial.set_user_attr(CONFIG, asdict(trial.config))

@@ -14,7 +14,14 @@ from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
-from optuna_dstn.training._checkpoint import STATE_VERSION, refuse_to_pickle, require_same_format
+from optuna_dstn.tensors._saved import restored, saved
+from optuna_dstn.training._checkpoint import (
+    STATE_VERSION,
+    parts_of,
+    refuse_to_pickle,
+    require_same_format,
+    require_same_parts,
+)
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._evaluations import Evaluations
@@ -130,6 +137,7 @@ class Tuner(StepParts):
     ) -> None:
         check_arguments(trial, model, optimizer, loss_fn, valid_loader)
         self._trial = trial
+        self._suggested = dict(trial.distributions)
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
@@ -295,28 +303,39 @@ class Tuner(StepParts):
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs besides the states of model and optimizer.
 
-        Its entry ``"version"`` is the version of its format, an int, and ``"method"`` says how the
-        Tuner trains.
+        All tensors are copies, so that the state stays as it is while training goes on.
+        ``torch.load`` reads a saved state with its default, ``weights_only=True``. The entry
+        ``"version"`` is the version of the format, an int, ``"method"`` says how the Tuner trains,
+        and ``"parts"`` names the hyperparameters, the parameters and the optimizer.
         """
-        return {
-            "version": STATE_VERSION,
-            "method": self._training.method,
-            "training": self._training.state_dict(),
-            "model_state": self._context.model_state.state_dict(),
-            **self._evaluations.state_dict(),
-        }
+        state: dict[str, Any] = saved(
+            {
+                "version": STATE_VERSION,
+                "method": self._training.method,
+                "parts": self._parts(),
+                "training": self._training.state_dict(),
+                "model_state": self._context.model_state.state_dict(),
+                **self._evaluations.state_dict(),
+            }
+        )
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, in an objective like the one that saved it.
 
-        Model and optimizer are restored by their own ``load_state_dict``.
+        Model and optimizer are restored by their own ``load_state_dict``, before this.
 
         Raises:
-            ValueError: If the state has another version, or was saved under another method.
-            HyperparameterError: If the state tunes a hyperparameter that this trial or its
-                optimizer does not have.
+            ValueError: If the state has another version, or was saved under another method, or for
+                another model or optimizer.
+            HyperparameterError: If the state is one of other hyperparameters.
         """
         require_same_format(state, self._training.method)
+        require_same_parts(state["parts"], self._parts())
+        state = restored(state)
         self._training.load_state_dict(state["training"])
         self._context.model_state.load_state_dict(state["model_state"])
         self._evaluations.load_state_dict(state)
+
+    def _parts(self) -> dict[str, Any]:
+        return parts_of(self._suggested, self._context.model, self._context.optimizer)
