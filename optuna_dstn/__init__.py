@@ -32,14 +32,17 @@ from optuna_dstn.rules import register_rule
 from optuna_dstn.schedule._replay import replay_schedule
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._config import TunerConfig
+from optuna_dstn.study._retry import retry_interrupted
 from optuna_dstn.study._study import DSTNStudy, create_study, load_study, wrap
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.training._checkpoint import Checkpoint
 from optuna_dstn.training._fit import fit
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._tuner import Tuner
 
 
 __all__ = [
+    "Checkpoint",
     "DSTNStudy",
     "DSTNTrial",
     "Hyperparameter",
@@ -59,6 +62,7 @@ __all__ = [
     "load_study",
     "register_rule",
     "replay_schedule",
+    "retry_interrupted",
     "visualization",
     "wrap",
 ]

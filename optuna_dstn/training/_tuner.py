@@ -15,13 +15,6 @@ from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.tensors._saved import restored, saved
-from optuna_dstn.training._checkpoint import (
-    STATE_VERSION,
-    parts_of,
-    refuse_to_pickle,
-    require_same_format,
-    require_same_parts,
-)
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._evaluations import Evaluations
@@ -36,6 +29,13 @@ from optuna_dstn.training._plain import PlainTraining
 from optuna_dstn.training._progress import Progress
 from optuna_dstn.training._scheduled import ScheduledTraining
 from optuna_dstn.training._self_tuning import SelfTuning
+from optuna_dstn.training._state_format import (
+    STATE_VERSION,
+    parts_of,
+    refuse_to_pickle,
+    require_same_format,
+    require_same_parts,
+)
 from optuna_dstn.training._step_order import StepOrder
 from optuna_dstn.training._step_parts import StepParts
 from optuna_dstn.training._summary import Summary
@@ -330,12 +330,16 @@ class Tuner(StepParts):
                 another model or optimizer.
             HyperparameterError: If the state is one of other hyperparameters.
         """
-        require_same_format(state, self._training.method)
-        require_same_parts(state["parts"], self._parts())
+        self._require_own(state)
         state = restored(state)
         self._training.load_state_dict(state["training"])
         self._context.model_state.load_state_dict(state["model_state"])
         self._evaluations.load_state_dict(state)
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        """Check that a state is one that :meth:`load_state_dict` can restore here."""
+        require_same_format(state, self._training.method)
+        require_same_parts(state["parts"], self._parts())
 
     def _parts(self) -> dict[str, Any]:
         return parts_of(self._suggested, self._context.model, self._context.optimizer)
