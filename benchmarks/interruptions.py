@@ -3,9 +3,10 @@
     python benchmarks/interruptions.py --storage sqlite --kills 50
     python benchmarks/interruptions.py --storage postgresql+psycopg2://user@host/db --kills 50
 
-A child process trains by ``fit(checkpoint=...)``. It is killed at random times by SIGKILL and
-SIGTERM in turn; every third SIGKILL comes inside a save, between two of its file operations. The
-trial is then retried, until it completes. The training loader (with two workers) and the
+A child process trains by ``fit(checkpoint=...)``. It ends after a random time of its CPU: in turn
+at once, as by SIGKILL (by SIGPROF, which a timer can send), and by SIGTERM and ``sys.exit``; and
+every third time by SIGKILL inside a save, between two of its file operations. The trial is then
+retried, until it completes. The training loader (with two workers) and the
 validation loader shuffle. Weights, hyperparameters, schedule, reports and value must be those of
 the uninterrupted training, to the last bit.
 """
@@ -109,13 +110,31 @@ def die_inside_a_save(call: int) -> None:
     Path.replace = dying(Path.replace)  # type: ignore[method-assign]
 
 
-def train(args: argparse.Namespace, folder: Path, name: str, dies_at: int | None) -> None:
-    """Retry what an earlier process left, and train one trial."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+def die_after(seconds: float, number: signal.Signals) -> None:
+    """Let this process be ended by a signal after some seconds of its CPU time."""
+
+    def exit_as_if_terminated(*_: Any) -> None:
+        sys.exit(signal.SIGTERM)
+
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGPROF, exit_as_if_terminated)  # otherwise it kills at once
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def train(args: argparse.Namespace, folder: Path, name: str, kills: int | None) -> None:
+    """Retry what an earlier process left, and train one trial.
+
+    ``kills`` is the number of earlier ends; ``None`` lets this process live.
+    """
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if dies_at is not None:
-        die_inside_a_save(dies_at)
+    if kills is not None:
+        rng = random.Random(f"{args.seed} {kills}")
+        if kills % 3 == 2:
+            die_inside_a_save(rng.randint(1, 40))
+        else:
+            number = signal.SIGTERM if kills % 3 else signal.SIGKILL
+            die_after(rng.uniform(0.05, args.longest), number)
     study = optuna_dstn.create_study(
         storage=open_storage(args.storage, folder),
         study_name=name,
@@ -154,24 +173,19 @@ def run(
     args: argparse.Namespace, folder: Path, name: str, kills: int
 ) -> tuple[dict[str, Any], int]:
     """Train until the trial completes; return its outcome and the number of kills."""
-    rng = random.Random(args.seed)
     done = 0
     while True:
         result = finished(args, folder, name)
         if result is not None:
             return result, done
-        is_last = done >= kills
-        dies_at = rng.randint(1, 40) if not is_last and done % 6 == 0 else None
-        process = FORK.Process(target=train, args=(args, folder, name, dies_at))
+        process = FORK.Process(
+            target=train, args=(args, folder, name, done if done < kills else None)
+        )
         process.start()
-        if not is_last and dies_at is None:
-            process.join(rng.uniform(0.1, args.longest))
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGTERM if done % 2 else signal.SIGKILL)
         process.join()
         if process.exitcode == 0:
             continue
-        if process.exitcode not in (-signal.SIGKILL, signal.SIGTERM, -signal.SIGTERM):
+        if process.exitcode not in (-signal.SIGKILL, -signal.SIGPROF, signal.SIGTERM):
             raise SystemExit(f"The child failed with exit status {process.exitcode}.")
         done += 1
 
@@ -182,7 +196,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="in total, over several trainings")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds until a kill, at most")
+    parser.add_argument(
+        "--longest", type=float, default=1.5, help="CPU seconds until an end, at most"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -75,6 +75,14 @@ class DeferredParameters:
             # Also a category after an open number: samplers of conditional spaces rely on the
             # order of the stored parameters.
             self._open[param_name] = distribution, distribution.to_external_repr(value)
+            self._show_in_cache()
+
+    def _show_in_cache(self) -> None:
+        """Let the trials that the study has read show this trial with its open parameters."""
+        trials = self._study._thread_local.cached_all_trials or []
+        for index, trial in enumerate(trials):
+            if trial._trial_id == self._trial_id:
+                trials[index] = self.added_to(trial)
 
     def _require_compatible(self, name: str, distribution: BaseDistribution) -> None:
         """Check that other trials have a parameter of this name with the same kind of range."""

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 from pathlib import Path
-import signal
 import sys
 from typing import Any
 
@@ -267,10 +266,9 @@ def test_processes_that_are_really_killed(storage: str, tmp_path: Path) -> None:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    args = argparse.Namespace(storage=storage, epochs=2, workers=0, longest=0.6, seed=1)
+    args = argparse.Namespace(storage=storage, epochs=2, workers=0, longest=0.3, seed=1)
     for name in "whole", "killed":
         (tmp_path / name).mkdir()
     expected, _ = module.run(args, tmp_path / "whole", "whole", kills=0)
     result, _ = module.run(args, tmp_path / "killed", "killed", kills=2)
     assert result == expected
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
