@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.optim.SGD(nn.Linear(1, 1).parameters())  # imports for seconds, which each child would
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as root:
         expected, _ = run(args, _made(root, "whole"), f"whole-{os.getpid()}", kills=0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_dstn.study._attributes import START
 
 
 def retry_interrupted(study: optuna.Study) -> int:
@@ -35,8 +37,24 @@ def retry_interrupted(study: optuna.Study) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
-    interrupted = study.get_trials(states=(TrialState.RUNNING,))
+    trials = study.get_trials()
+    histories = [trial.system_attrs.get("retry_history", []) for trial in trials]
+    retried = {number for history in histories for number in history}
+    interrupted = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for trial in interrupted:
+        # In this order, and once: this process may be killed between the two lines.
+        if trial.number not in retried:
+            _drop_tuned_values(trial)
+            retry(study, trial)
         study.tell(trial.number, state=TrialState.FAIL)
-        retry(study, trial)
     return len(interrupted)
+
+
+def _drop_tuned_values(trial: FrozenTrial) -> None:
+    """Leave the tuned values out of a trial, which it may have stored just before it was killed.
+
+    A storage could not overwrite them in the retry.
+    """
+    for name in trial.user_attrs.get(START, {}):
+        trial.params.pop(name, None)
+        trial.distributions.pop(name, None)

@@ -266,9 +266,21 @@ def test_processes_that_are_really_killed(storage: str, tmp_path: Path) -> None:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    args = argparse.Namespace(storage=storage, epochs=2, workers=0, longest=0.3, seed=1)
+    args = argparse.Namespace(storage=storage, epochs=2, workers=0, longest=0.5, seed=1)
     for name in "whole", "killed":
         (tmp_path / name).mkdir()
     expected, _ = module.run(args, tmp_path / "whole", "whole", kills=0)
     result, _ = module.run(args, tmp_path / "killed", "killed", kills=2)
     assert result == expected
+
+
+def test_a_training_that_was_killed_after_it_had_stored_its_values_completes(
+    tmp_path: Path,
+) -> None:
+    whole = Trainings(tmp_path / "whole").run()
+    trainings = Trainings(tmp_path)
+    trial: Any = trainings.study().ask()
+    objective(trial, tmp_path / "checkpoints")
+    trial.finish()
+    again = trainings.run(die_after=1)  # no step is left
+    assert outcome(again) == outcome(whole)
