@@ -23,7 +23,7 @@ The folders are the architecture; each ``__init__`` says what the folder does. I
 """
 
 from optuna_dstn import augmentation, visualization
-from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
+from optuna_dstn._errors import HyperparameterError, StorageAwayError, TrainingDivergedError
 from optuna_dstn._version import __version__
 from optuna_dstn.hyperparameter._choice import choice
 from optuna_dstn.hyperparameter._number import Hyperparameter
@@ -47,6 +47,7 @@ __all__ = [
     "DSTNTrial",
     "Hyperparameter",
     "HyperparameterError",
+    "StorageAwayError",
     "Summary",
     "TrainingDivergedError",
     "Tuner",

@@ -39,6 +39,7 @@ class DeferredParameters:
             if the user has dropped the trial, and the Tuner with it.
         last_values: The values after the last step on the hyperparameters, for want of the best.
         has_ended: Whether the parameters were written, at the end of the trial.
+        checkpoint: The file from which a retry of the trial goes on, if there is one.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, number: int) -> None:
@@ -46,6 +47,7 @@ class DeferredParameters:
         self.best_values: Mapping[str, float] = {}
         self.last_values: Mapping[str, float] = {}
         self.has_ended = False
+        self.checkpoint: str | None = None
         self._study = study
         self._trial_id = trial_id
         self._open: dict[str, tuple[BaseDistribution, Any]] = {}  # with the start value

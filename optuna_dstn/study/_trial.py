@@ -15,6 +15,8 @@ from optuna_dstn.hyperparameter._option_probability import OptionProbability
 from optuna_dstn.study._attributes import START
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._deferred_parameters import DeferredParameters, FinalValues
+from optuna_dstn.study._storage_with_deferred import StorageWithDeferred
+from optuna_dstn.study._waiting_writes import is_away
 
 
 class DSTNTrial(optuna.Trial):
@@ -139,9 +141,22 @@ class DSTNTrial(optuna.Trial):
         return suggest_number(name, **distribution._asdict())
 
     def should_prune(self) -> bool:
-        """Ask the study's pruner; see ``optuna.Trial.should_prune``."""
-        self.is_pruned = super().should_prune()
+        """Ask the study's pruner; see ``optuna.Trial.should_prune``.
+
+        While the storage is away, the answer is no.
+        """
+        try:
+            self.is_pruned = not self.is_storage_away and super().should_prune()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return False
         return self.is_pruned
+
+    @property
+    def is_storage_away(self) -> bool:
+        """Whether the last write to the storage has failed."""
+        return cast(StorageWithDeferred, self.study._storage).writes.is_away
 
     @property
     def params(self) -> dict[str, Any]:

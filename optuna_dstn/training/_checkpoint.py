@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from optuna_dstn._errors import logger
 from optuna_dstn.batch._loader_pass import LoaderPass, has_workers, start_workers
+from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.tensors._random_state import random_state, set_random_state
 from optuna_dstn.tensors._saved import restored, saved
 from optuna_dstn.training import _checkpoint_file
@@ -127,6 +128,8 @@ class CheckpointedLoop:
         else:
             self.path = folder / f"{type(trial).__name__}.pt"
             paths = [self.path]
+        if isinstance(trial, DSTNTrial):
+            trial.deferred.checkpoint = str(self.path)
         states = (_checkpoint_file.read(path) for path in paths)
         state = next((state for state in states if state is not None), None)
         self.is_resumed = state is not None
@@ -200,6 +203,9 @@ class CheckpointedLoop:
         self._batches_since = 0
 
     def _is_due(self, *, at_end_of_epoch: bool = False) -> bool:
+        trial = self._tuner._trial
+        if at_end_of_epoch and isinstance(trial, DSTNTrial) and trial.is_storage_away:
+            return True  # nobody else has what was measured
         steps, minutes = self._checkpoint.every_steps, self._checkpoint.every_minutes
         if steps is None and minutes is None:
             return at_end_of_epoch
