@@ -24,7 +24,7 @@ The folders are the architecture; each ``__init__`` says what the folder does. I
 """
 
 from optuna_dstn import augmentation, integration, visualization
-from optuna_dstn._errors import HyperparameterError, TrainingDivergedError
+from optuna_dstn._errors import HyperparameterError, StorageAwayError, TrainingDivergedError
 from optuna_dstn._version import __version__
 from optuna_dstn.hyperparameter._choice import choice
 from optuna_dstn.hyperparameter._number import Hyperparameter
@@ -34,18 +34,22 @@ from optuna_dstn.schedule._replay import replay_schedule
 from optuna_dstn.schedule._schedule import hyperparameter_schedule
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._patched import patched_optuna
+from optuna_dstn.study._retry import retry_interrupted
 from optuna_dstn.study._study import DSTNStudy, create_study, load_study, wrap
 from optuna_dstn.study._trial import DSTNTrial
+from optuna_dstn.training._checkpoint import Checkpoint
 from optuna_dstn.training._fit import fit
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._tuner import Tuner
 
 
 __all__ = [
+    "Checkpoint",
     "DSTNStudy",
     "DSTNTrial",
     "Hyperparameter",
     "HyperparameterError",
+    "StorageAwayError",
     "Summary",
     "TrainingDivergedError",
     "Tuner",
@@ -63,6 +67,7 @@ __all__ = [
     "patched_optuna",
     "register_rule",
     "replay_schedule",
+    "retry_interrupted",
     "visualization",
     "wrap",
 ]

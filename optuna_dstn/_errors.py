@@ -40,6 +40,14 @@ class TrainingDivergedError(ArithmeticError):
     """
 
 
+class StorageAwayError(RuntimeError):
+    """The storage of a study has not answered for a minute.
+
+    Its trial stays running there. The message names the storage, and the checkpoint if there is
+    one: :func:`optuna_dstn.retry_interrupted` lets a later trial go on from there.
+    """
+
+
 def unknown_hyperparameter(names: Iterable[str], where: str) -> HyperparameterError:
     """Return the error for hyperparameters that the Tuner's trial did not suggest.
 

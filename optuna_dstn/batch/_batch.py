@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 import copy
 import dataclasses
 from typing import Any
@@ -17,6 +18,12 @@ from optuna_dstn.batch._example_lists import (
     examples_in_list,
     is_dataclass,
     is_list_of_like_tensors,
+)
+from optuna_dstn.batch._loader_pass import (
+    LoaderPass,
+    has_workers,
+    keeps_position,
+    start_workers,
 )
 
 
@@ -153,17 +160,19 @@ class EndlessBatches:
     Args:
         loader: Each pass iterates it anew. An evaluation may iterate the loader meanwhile.
 
-    Attributes:
-        drawn: The number of batches drawn in the present pass.
-
     Raises:
         ValueError: If the loader wraps a loader with persistent workers.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
+        self._given = loader
         self._loader = with_own_iterator(loader)
-        self._iterator: Iterator[Any] = iter(())
-        self.drawn = 0
+        self._pass: LoaderPass | None = None
+
+    @property
+    def drawn(self) -> int:
+        """The number of batches drawn in the present pass."""
+        return 0 if self._pass is None else self._pass.drawn
 
     def __next__(self) -> Any:
         """Return the next batch.
@@ -171,28 +180,34 @@ class EndlessBatches:
         Raises:
             ValueError: If the loader yields none.
         """
+        if self._pass is not None:
+            with suppress(StopIteration):
+                return next(self._pass)
+        self._pass = LoaderPass(self._loader)
         try:
-            batch = next(self._iterator)
+            return next(self._pass)
         except StopIteration:
-            self._iterator, self.drawn = iter(self._loader), 0
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                raise ValueError(EMPTY_LOADER) from None
-        self.drawn += 1
-        return batch
+            raise ValueError(EMPTY_LOADER) from None
 
-    def skip_to(self, drawn: int) -> None:
-        """Begin a pass, and draw this many of its batches."""
-        self._iterator, self.drawn = iter(()), 0
-        for _ in range(drawn):
-            next(self)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the present pass."""
+        return {
+            "pass": None if self._pass is None else self._pass.state_dict(),
+            "evaluations_have_workers": has_workers(self._given),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of :meth:`state_dict`, in the same order of the batches."""
+        saved = state["pass"]
+        self._pass = None if saved is None else LoaderPass.resumed(self._loader, saved)
+        start_workers(self._given, state["evaluations_have_workers"])
 
 
 def with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
     """Return the loader with an iterator that no other pass over the loader resets.
 
-    A loader with persistent workers has a single iterator, which each new pass resets.
+    A loader with persistent workers has a single iterator, which each new pass resets. One that
+    keeps its position, as torchdata's ``StatefulDataLoader``, knows its last iterator only.
     """
     if any(map(_is_persistent, getattr(loader, "__dict__", {}).values())):
         raise ValueError(
@@ -201,7 +216,7 @@ def with_own_iterator(loader: Iterable[Any]) -> Iterable[Any]:
             "evaluation would end the pass that the steps on the hyperparameters draw from. Give "
             "that DataLoader persistent_workers=False."
         )
-    if not _is_persistent(loader):
+    if not (_is_persistent(loader) or (isinstance(loader, DataLoader) and keeps_position(loader))):
         return loader
     own: Any = copy.copy(loader)  # of the same sampler and generator
     own._iterator = None

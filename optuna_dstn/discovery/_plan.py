@@ -92,20 +92,18 @@ class TuningPlan:
         }
 
     @classmethod
-    def restored(
-        cls, saved: Mapping[str, Any], model: nn.Module, opened: Collection[str]
-    ) -> TuningPlan:
+    def restored(cls, saved: Mapping[str, Any], model: nn.Module) -> TuningPlan:
         """Return the plan that :meth:`state_dict` saved, with the parameters of a model."""
         parameters = dict(model.named_parameters())
         return cls(
             readers=saved["readers"],
             shared=tuple(saved["shared"]),
-            kept={name: why for name, why in saved["kept"].items() if name in opened},
+            kept=saved["kept"],
             idle=frozenset(saved["idle"]),
             responding=tuple({n: parameters[n] for n in group} for group in saved["responding"]),
             axes=saved["axes"],
             shared_in_batch=saved["shared_in_batch"],
-            without_rule=saved.get("without_rule", {}),
+            without_rule=saved["without_rule"],
             not_responding=saved["not_responding"],
             lengths=KnownLengths.restored(saved["lengths"]),
             one_perturbation=saved["one_perturbation"],

@@ -39,6 +39,7 @@ class DeferredParameters:
             if the user has dropped the trial, and the Tuner with it.
         last_values: The values after the last step on the hyperparameters, for want of the best.
         has_ended: Whether the parameters were written, at the end of the trial.
+        checkpoint: The file from which a retry of the trial goes on, if there is one.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, number: int) -> None:
@@ -46,6 +47,7 @@ class DeferredParameters:
         self.best_values: Mapping[str, float] = {}
         self.last_values: Mapping[str, float] = {}
         self.has_ended = False
+        self.checkpoint: str | None = None
         self._study = study
         self._trial_id = trial_id
         self._open: dict[str, tuple[BaseDistribution, Any]] = {}  # with the start value
@@ -75,6 +77,14 @@ class DeferredParameters:
             # Also a category after an open number: samplers of conditional spaces rely on the
             # order of the stored parameters.
             self._open[param_name] = distribution, distribution.to_external_repr(value)
+            self._show_in_cache()
+
+    def _show_in_cache(self) -> None:
+        """Let the trials that the study has read show this trial with its open parameters."""
+        trials = self._study._thread_local.cached_all_trials or []
+        for index, trial in enumerate(trials):
+            if trial._trial_id == self._trial_id:
+                trials[index] = self.added_to(trial)
 
     def _require_compatible(self, name: str, distribution: BaseDistribution) -> None:
         """Check that other trials have a parameter of this name with the same kind of range."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, MutableMapping, Sequence
 from typing import Any, cast
 
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_dstn.study._deferred_parameters import DeferredParameters
+from optuna_dstn.study._waiting_writes import WaitingWrites
 
 
 class StorageWithDeferred:
@@ -26,6 +28,7 @@ class StorageWithDeferred:
     Attributes:
         inner: As given.
         deferred: As given.
+        writes: Writes to the inner storage, also when it is away for a while.
     """
 
     def __init__(
@@ -33,6 +36,21 @@ class StorageWithDeferred:
     ) -> None:
         self.inner = inner
         self.deferred = deferred
+        self.writes = WaitingWrites(inner, self._advice)
+
+    def _advice(self, trial_id: int) -> str:
+        """Say what to do about a trial whose storage is away."""
+        deferred = self.deferred.get(trial_id)
+        checkpoint = None if deferred is None else deferred.checkpoint
+        if checkpoint is None:
+            return (
+                "What the trial has found is lost, for it saves no checkpoint: see "
+                "fit(checkpoint=...) and optuna_dstn.Checkpoint."
+            )
+        return (
+            f"The training is in the checkpoint {checkpoint}. When the storage is back, "
+            "optuna_dstn.retry_interrupted(study) lets the next trial go on from there."
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unchanged, (self.inner,)  # another process has other running trials
@@ -57,11 +75,27 @@ class StorageWithDeferred:
             if deferred is not None:
                 deferred.finish()
                 self.deferred.pop(trial_id, None)
-        return self.inner.set_trial_state_values(trial_id, state, values)
+        return cast(bool, self.writes.write_now("set_trial_state_values", trial_id, state, values))
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value: float, distribution: BaseDistribution
+    ) -> None:
+        """Write a parameter; see ``BaseStorage.set_trial_param``."""
+        self.writes.write_now("set_trial_param", trial_id, param_name, param_value, distribution)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute, later if the storage is away; see ``BaseStorage``."""
+        self.writes.write("set_trial_user_attr", trial_id, key, value)
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """Write a report, later if the storage is away; see ``BaseStorage``."""
+        self.writes.write("set_trial_intermediate_value", trial_id, step, intermediate_value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial; see ``BaseStorage.get_trial``."""
-        return self._with_deferred(self.inner.get_trial(trial_id))
+        return self._with_deferred(self.writes.read("get_trial", trial_id))
 
     def get_all_trials(
         self,

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_dstn._errors import described, logger
+from optuna_dstn._errors import StorageAwayError, described, logger
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._deferred_parameters import DeferredParameters
 from optuna_dstn.study._storage_with_deferred import StorageWithDeferred, inner_storage
@@ -26,8 +26,7 @@ from optuna_dstn.study._trial import DSTNTrial
 
 
 # Optuna's own, which other code may replace by the functions below.
-_create_plain_study = optuna.create_study
-_load_plain_study = optuna.load_study
+_create_plain_study, _load_plain_study = optuna.create_study, optuna.load_study
 
 Objective = Callable[[optuna.Trial], float | Sequence[float]]
 Direction = Literal["minimize", "maximize"] | StudyDirection
@@ -149,17 +148,31 @@ class DSTNStudy(optuna.Study):
         failed or interrupted. A trial in which the process exits does not end: a retry of it
         (``optuna.storages.RetryHeartbeatStaleTrialCallback``) starts at the same values.
         With ``n_jobs > 1``, passes that use forward-mode differentiation run one at a time.
+
+        Raises:
+            StorageAwayError: If the storage of the study does not answer for a minute.
         """
-        super().optimize(
-            self._finishing(func),
-            n_trials=n_trials,
-            timeout=timeout,
-            n_jobs=n_jobs,
-            catch=catch,
-            callbacks=callbacks,
-            gc_after_trial=gc_after_trial,
-            show_progress_bar=show_progress_bar,
-        )
+        try:
+            super().optimize(
+                self._finishing(func),
+                n_trials=n_trials,
+                timeout=timeout,
+                n_jobs=n_jobs,
+                catch=catch,
+                callbacks=callbacks,
+                gc_after_trial=gc_after_trial,
+                show_progress_bar=show_progress_bar,
+            )
+        except Exception as error:
+            self._raise_if_storage_is_away(error)
+            raise
+
+    def _raise_if_storage_is_away(self, error: Exception) -> None:
+        """Raise the error of a storage that was given up, in place of what came of it in Optuna."""
+        writes = cast(StorageWithDeferred, self._storage).writes
+        if writes.error is not None:
+            self._deferred.clear()  # these trials stay running in the storage
+            raise writes.error from error
 
     def _finishing(self, func: Objective) -> Objective:
         """Return the objective, followed by the writing of the trial's deferred parameters."""
@@ -169,6 +182,8 @@ class DSTNStudy(optuna.Study):
             try:
                 value = func(trial)
                 self._warn_if_nothing_was_tuned(trial)
+            except StorageAwayError:
+                raise
             except (Exception, KeyboardInterrupt):  # what Optuna ends a trial for
                 if isinstance(trial, DSTNTrial):
                     trial.has_failed = True

@@ -15,6 +15,8 @@ from optuna_dstn.hyperparameter._option_probability import OptionProbability
 from optuna_dstn.study._attributes import START
 from optuna_dstn.study._config import TunerConfig
 from optuna_dstn.study._deferred_parameters import DeferredParameters, FinalValues
+from optuna_dstn.study._storage_with_deferred import StorageWithDeferred
+from optuna_dstn.study._waiting_writes import is_away
 
 
 class DSTNTrial(optuna.Trial):
@@ -30,6 +32,7 @@ class DSTNTrial(optuna.Trial):
             trial alone holds it, so that a trial that the user drops keeps no model in memory.
         enqueued_names: The names of the parameters whose value the user gave by ``enqueue_trial``.
         process_group: The processes that share the trial; ``None`` if this one has it alone.
+        stored_numbers: The names of the numbers that the trial which this one retries had stored.
         is_pruned: Whether the pruner has told this trial to stop.
         has_failed: Whether the objective ends with an exception.
     """
@@ -38,6 +41,7 @@ class DSTNTrial(optuna.Trial):
     final_values: FinalValues | None = None
     enqueued_names: frozenset[str]
     process_group: Any = None
+    stored_numbers: tuple[str, ...]
     is_pruned = False
     has_failed = False
 
@@ -52,6 +56,11 @@ class DSTNTrial(optuna.Trial):
         self._cached_frozen_trial = copy.copy(self._cached_frozen_trial)
         self._cached_frozen_trial.params = dict(self._cached_frozen_trial.params)
         self._cached_frozen_trial.distributions = dict(self._cached_frozen_trial.distributions)
+        self.stored_numbers = tuple(
+            name
+            for name, distribution in self._cached_frozen_trial.distributions.items()
+            if not isinstance(distribution, CategoricalDistribution)
+        )
         self.enqueued_names = frozenset(self._fixed_params)
         # optuna.storages.RetryHeartbeatStaleTrialCallback copies the parameters of a killed trial,
         # but that trial could not write the numbers. Its user attributes have their start values.
@@ -134,9 +143,22 @@ class DSTNTrial(optuna.Trial):
         return suggest_number(name, **distribution._asdict())
 
     def should_prune(self) -> bool:
-        """Ask the study's pruner; see ``optuna.Trial.should_prune``."""
-        self.is_pruned = super().should_prune()
+        """Ask the study's pruner; see ``optuna.Trial.should_prune``.
+
+        While the storage is away, the answer is no.
+        """
+        try:
+            self.is_pruned = not self.is_storage_away and super().should_prune()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return False
         return self.is_pruned
+
+    @property
+    def is_storage_away(self) -> bool:
+        """Whether the last write to the storage has failed."""
+        return cast(StorageWithDeferred, self.study._storage).writes.is_away
 
     @property
     def params(self) -> dict[str, Any]:

@@ -153,3 +153,5 @@ class Evaluations:
         self._schedule = Schedule.from_state_dict(state["schedule"])
         self._schedule.write_to(self._trial)
         self._best = None if state["best"] is None else BestEvaluation(**state["best"])
+        if isinstance(self._trial, DSTNTrial) and self._best is not None:
+            self._trial.deferred.best_values = self._best.hyperparameters

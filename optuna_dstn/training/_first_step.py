@@ -157,7 +157,7 @@ class FirstStep:
             discovery.order.require_kept()
         if context.ranks.are_several:  # their batches may show different things
             saved = context.ranks.of_first(plan.state_dict())
-            plan = TuningPlan.restored(saved, context.model, self.trial.open_parameters)
+            plan = TuningPlan.restored(saved, context.model)
         self._plan = plan, layout
 
     def begin(self) -> BilevelState:
@@ -203,7 +203,7 @@ class FirstStep:
                 "holds a plain number there. Make the Tuner before optimizer.load_state_dict(...), "
                 "which overwrites the suggested one."
             )
-        plan = TuningPlan.restored(saved, self.context.model, self.trial.open_parameters)
+        plan = TuningPlan.restored(saved, self.context.model)
         return self._begin(plan)
 
     def _repeated_on_part(
@@ -302,7 +302,8 @@ class FirstStep:
             plan, open_parameters, self.context, trial.config, self.hyperparameters
         )
         self.context.ranks.take_from_first([*bilevel.response.parameters(), bilevel.space.raw])
-        trial.store({name: open_parameters[name][1] for name in plan.kept})
+        # A retry has stored some of them already.
+        trial.store({n: open_parameters[n][1] for n in plan.kept if n in open_parameters})
         tuned = bilevel.space.parameters
         trial.set_user_attr(TUNED, list(tuned))
         trial.set_user_attr(CONFIG, asdict(trial.config))

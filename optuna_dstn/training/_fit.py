@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from numbers import Integral
+import os
 from typing import Any
 
 import optuna
@@ -13,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from optuna_dstn._errors import described
+from optuna_dstn.training._checkpoint import Checkpoint, reports_of
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._loader_checks import require_loader
 from optuna_dstn.training._tuner import Tuner
@@ -30,6 +33,7 @@ def fit(
     scheduler: LRScheduler | None = None,
     patience: int | None = None,
     show_progress_bar: bool = False,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     **tuner_options: Any,
 ) -> float:
     """Train a model for some epochs with a :class:`Tuner`; evaluate and report after each.
@@ -57,6 +61,9 @@ def fit(
         patience: The number of epochs without a better value after which training stops; ≥ 1.
             ``None`` never stops early.
         show_progress_bar: Whether to show a bar over the epochs.
+        checkpoint: A folder in which the training saves itself after each epoch, or a
+            :class:`Checkpoint` that says how often. A trial that retries a killed one goes on from
+            there. ``None`` saves nothing.
         **tuner_options: More arguments of :class:`Tuner`, such as ``valid_loss_fn``,
             ``metric_fn``, ``max_grad_norm`` or ``state``. Without ``total_steps`` the length of the
             training is that of all epochs, if ``train_loader`` has a length.
@@ -85,11 +92,21 @@ def fit(
     if scheduler is not None:
         _require_scheduler(scheduler, optimizer)
     tuner._evaluations.require_direction()  # not only after the first epoch
-    best: float | None = None
-    best_epoch = 0
-    with tqdm(range(epochs), disable=not show_progress_bar, unit="epoch") as bar:
+    best = _BestEpoch()
+    numbers: Iterable[int] = range(epochs)
+    loop = None
+    if checkpoint is not None:
+        settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+        others = {"scheduler": scheduler} if scheduler is not None else {}
+        loop = settings.resume(tuner, best_epoch=best, **others)
+        numbers = loop.epochs(epochs)
+    with tqdm(numbers, total=epochs, disable=not show_progress_bar, unit="epoch") as bar:
         for epoch in bar:
-            if not _train_one_epoch(tuner, train_loader):
+            drawn = 0
+            for batch in train_loader if loop is None else loop.batches(train_loader):
+                tuner.step(batch)
+                drawn += 1
+            if not (drawn if loop is None else loop.drawn):
                 raise ValueError(
                     f"The training loader yielded no batch in epoch {epoch}. Check the length of "
                     "its data set, and that it is no generator that has been used up."
@@ -99,13 +116,13 @@ def fit(
                 scheduler.step(value)
             elif scheduler is not None:
                 scheduler.step()
-            trial.report(value, epoch)
-            if tuner.best_value != best:
-                best, best_epoch = tuner.best_value, epoch
-            bar.set_postfix(value=f"{value:.4g}", best=f"{best:.4g}")
+            if epoch not in reports_of(trial):  # a retry may inherit later reports too
+                trial.report(value, epoch)
+            best.see(tuner.best_value, epoch)
+            bar.set_postfix(value=f"{value:.4g}", best=f"{best.value:.4g}")
             if trial.should_prune():
                 raise optuna.TrialPruned(f"at epoch {epoch}, value {value:.4g}")
-            if patience is not None and epoch - best_epoch >= patience:
+            if patience is not None and epoch - best.epoch >= patience:
                 break
     tuner.load_best()
     return tuner.best_value
@@ -124,12 +141,23 @@ def _steps_in(train_loader: Iterable[Any], epochs: int, batches_per_step: Any) -
     return max(int(epochs) * batches // batches_per_step, 1)
 
 
-def _train_one_epoch(tuner: Tuner, train_loader: Iterable[Any]) -> int:
-    batches = 0
-    for batch in train_loader:
-        tuner.step(batch)
-        batches += 1
-    return batches
+@dataclass
+class _BestEpoch:
+    """The best value so far and its epoch, for the patience."""
+
+    value: float | None = None
+    epoch: int = 0
+
+    def see(self, best_value: float, epoch: int) -> None:
+        """Note that the best value is this one after an epoch."""
+        if best_value != self.value:
+            self.value, self.epoch = best_value, epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
 
 
 def _require_count(name: str, number: Any) -> None:

@@ -200,12 +200,20 @@ class ModelState:
         return copied({key: v for key, v in self._initial.items() if key in self._streams})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is known of the streams, as they were at first and in validation."""
+        """Return the streams, as they were at first and in validation, and the training's state.
+
+        The state of training is that of the values that calls change, such as a recurrent state in
+        an attribute, which the ``state_dict`` of the model does not have.
+        """
+        self._holders = self._all_holders()
         return {
             "streams": sorted(self._streams, key=repr),
             "evaluated": sorted(self._evaluated),
             "initial": self._new_streams(),
             "validation": copied(self._validation),
+            "has_trained": self._has_trained,
+            "changing": sorted(self._changing, key=repr),
+            "present": self._copies(self._changing | self._streams | self._named_keys()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,6 +222,23 @@ class ModelState:
         self._evaluated = set(state["evaluated"])
         self._initial |= copied(state["initial"])
         self._validation = copied(state["validation"])
+        self._has_trained = state["has_trained"]
+        self._changing = set(state["changing"])
+        self._holders = self._all_holders()
+        self._put(state["present"].keys(), self._on_device(state["present"]))
+
+    def _named_keys(self) -> set[Key]:
+        """Return the keys of the objects that the user has named."""
+        return {key for key in self._keys() if key[0] in self._objects | self._bare}
+
+    def _on_device(self, values: Mapping[Key, Any]) -> dict[Key, Any]:
+        """Return copies of values, tensors among them on the devices of the present ones."""
+        copies = copied(values)
+        for key, value in copies.items():
+            present = self._value(key)
+            if isinstance(value, Tensor) and isinstance(present, Tensor):
+                copies[key] = value.to(present.device)
+        return copies
 
     # -- reading and writing ---------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ NO_PARTS = (
     "in one pass, which has no parts. Call Tuner.step(batch) in place of the loop's own step, or "
     'take the method "delta-stn" or "centered-stn".'
 )
+KEPT_BEFORE = "kept by the trial that this one retries"
 
 
 class Steps(NamedTuple):
@@ -294,7 +295,7 @@ class SelfTuning(Training):
             hyperparameter_steps=self.hyperparameter_steps,
             tuned=plan.readers,
             shared=plan.shared,
-            kept=plan.kept,
+            kept={**dict.fromkeys(self._trial.stored_numbers, KEPT_BEFORE), **plan.kept},
             one_perturbation=plan.one_perturbation,
             responding=self._bilevel.response.names,
             shared_in_batch=plan.shared_in_batch,
@@ -313,7 +314,7 @@ class SelfTuning(Training):
             **self._progress_state(),
             "hyperparameter_steps": self.hyperparameter_steps,
             "start": dict(self.start),
-            "valid_batches_drawn": self._validation.batches.drawn,
+            "validation": self._validation.batches.state_dict(),
             "response": self._config.response,
             "plan": None,
         }
@@ -336,7 +337,7 @@ class SelfTuning(Training):
                 self._store_start()
             self.bilevel.load_state_dict(state["bilevel"])
         self.hyperparameter_steps = state["hyperparameter_steps"]
-        self._validation.batches.skip_to(state["valid_batches_drawn"])
+        self._validation.batches.load_state_dict(state["validation"])
         self._load_progress_state(state)
 
     def _tensors_with_gradient(self) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +14,6 @@ from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._attributes import DIRECTION
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
-from optuna_dstn.training._checkpoint import STATE_VERSION, refuse_to_pickle, require_same_format
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import LossFunction
 from optuna_dstn.training._evaluations import Evaluations
@@ -42,10 +41,11 @@ from optuna_dstn.training._tuner_checks import (
     require_fitting_method,
     running,
 )
+from optuna_dstn.training._tuner_state import TunerState
 from optuna_dstn.training._wrapped_optimizer import joined_optimizers, unwrapped
 
 
-class Tuner(StepParts):
+class Tuner(StepParts, TunerState):
     """Trains the model of one trial; under a Δ-STN study it tunes the hyperparameters meanwhile.
 
     Under a trial of a :class:`~optuna_dstn.DSTNStudy`, the Tuner tunes by gradient every suggested
@@ -144,6 +144,7 @@ class Tuner(StepParts):
         self._trial = trial
         users_model, model = model, without_ddp(model)
         ranks = ranks_of(trial, users_model)
+        self._suggested = dict(trial.distributions)
         valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
         functions = {"loss_fn": loss_fn, "valid_loss_fn": valid_loss_fn}
         if metric_fn is not None:
@@ -313,34 +314,3 @@ class Tuner(StepParts):
             RuntimeError: Under a Δ-STN trial, before the first step.
         """
         return self._training.summary()
-
-    __reduce__ = refuse_to_pickle
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the states of model and optimizer.
-
-        Its entry ``"version"`` is the version of its format, an int, and ``"method"`` says how the
-        Tuner trains.
-        """
-        return {
-            "version": STATE_VERSION,
-            "method": self._training.method,
-            "training": self._training.state_dict(),
-            "model_state": self._context.model_state.state_dict(),
-            **self._evaluations.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, in an objective like the one that saved it.
-
-        Model and optimizer are restored by their own ``load_state_dict``.
-
-        Raises:
-            ValueError: If the state has another version, or was saved under another method.
-            HyperparameterError: If the state tunes a hyperparameter that this trial or its
-                optimizer does not have.
-        """
-        require_same_format(state, self._training.method)
-        self._training.load_state_dict(state["training"])
-        self._context.model_state.load_state_dict(state["model_state"])
-        self._evaluations.load_state_dict(state)

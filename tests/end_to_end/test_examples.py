@@ -13,6 +13,7 @@ OPTIONS = {
     "digits.py": ["--epochs", "2", "--trials", "1"],
     "hybrid.py": ["--epochs", "3", "--trials", "2"],
     "mnist.py": ["--epochs", "2", "--trials", "2"],
+    "resume.py": ["--epochs", "4"],
     "schedule.py": ["--epochs", "2", "--seeds", "2"],
 }
 

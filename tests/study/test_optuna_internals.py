@@ -60,6 +60,7 @@ OPTUNA: dict[str, Callable[[], object]] = {
     "Study._get_trials(deepcopy, states, use_cache)": lambda: inspect.signature(
         optuna.Study._get_trials
     ).bind(None, deepcopy=False, states=None, use_cache=True),
+    "Study._thread_local": lambda: the_study()._thread_local.cached_all_trials,
     "Trial._trial_id": lambda: the_study().ask()._trial_id,
     "Trial._cached_frozen_trial": lambda: the_study().ask()._cached_frozen_trial.params,
     "Trial._fixed_params": lambda: the_study().ask()._fixed_params.items(),

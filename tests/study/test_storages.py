@@ -154,3 +154,21 @@ def test_a_retry_continues_from_a_checkpoint() -> None:
     optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[0])
     study.optimize(objective, n_trials=1)
     assert_holds_tuning(study.trials[1], rows=2)
+
+
+def test_a_retry_is_queued_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the process that queues it is killed before the killed trial fails."""
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(storage=storage, study_name="study").ask().suggest_float("x", 0.0, 1.0)
+    study = optuna_dstn.load_study(storage=storage, study_name="study")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            optuna_dstn.retry_interrupted(study)
+    optuna_dstn.retry_interrupted(study)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[1].system_attrs["retry_history"] == [0]

@@ -1,0 +1,108 @@
+"""The format of the Tuner's checkpoints, which take the place of pickling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from optuna_dstn._errors import HyperparameterError, shortened
+
+
+STATE_VERSION = 3  # of the format of Tuner.state_dict()
+
+_DIFFERENCES_SHOWN = 5
+
+
+def require_same_format(state: Mapping[str, Any], method: str) -> None:
+    """Check the version and the method of a saved state."""
+    version = state.get("version")
+    if version != STATE_VERSION:
+        found = "no version" if version is None else f"version {version!r}"
+        raise ValueError(
+            f"The state has {found}, and this optuna_dstn reads version {STATE_VERSION}. Give "
+            "Tuner.load_state_dict(...) what Tuner.state_dict() of the same release returned."
+        )
+    if state["method"] != method:
+        raise ValueError(
+            f"The state was saved by a Tuner that trains by {state['method']!r}, and this one "
+            f"trains by {method!r}. Resume under a study of the same kind, with the same "
+            "TunerConfig."
+        )
+
+
+def parts_of(
+    suggested: Mapping[str, BaseDistribution], model: nn.Module, optimizer: Optimizer
+) -> dict[str, Any]:
+    """Return what a state belongs to: hyperparameters with ranges, parameters, and optimizer."""
+    return {
+        "hyperparameters": {
+            name: distribution_to_json(range_) for name, range_ in suggested.items()
+        },
+        "parameters": {
+            name: "no shape yet" if is_lazy(parameter) else f"shape {tuple(parameter.shape)}"
+            for name, parameter in model.named_parameters()
+        },
+        "optimizer": type(optimizer).__name__,
+        "groups": [len(group["params"]) for group in optimizer.param_groups],
+    }
+
+
+def require_same_parts(state: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Check that a state belongs to a training like the present one.
+
+    Args:
+        state: The result of :func:`parts_of` for the training that was saved.
+        present: The same for the present one.
+
+    Raises:
+        HyperparameterError: If the objective suggests other hyperparameters.
+        ValueError: If the model or the optimizer is another one. Both messages name what differs.
+    """
+    hyperparameters = [
+        *_differences(
+            "hyperparameter", state["hyperparameters"], present["hyperparameters"], "trial"
+        )
+    ]
+    if hyperparameters:
+        raise HyperparameterError(_unfit(hyperparameters))
+    others = [*_differences("parameter", state["parameters"], present["parameters"], "model")]
+    for key, what in ("optimizer", "optimizer"), ("groups", "sizes of the optimizer's groups"):
+        if state[key] != present[key]:
+            others.append(f"the {what} was {state[key]} and is {present[key]}")
+    if others:
+        raise ValueError(_unfit(others))
+
+
+def _differences(
+    what: str, saved: Mapping[str, str], present: Mapping[str, str], owner: str
+) -> Iterator[str]:
+    for name in saved:
+        if name not in present:
+            yield f"{what} {name!r} is not in this {owner}"
+        elif saved[name] != present[name] and "no shape yet" not in (saved[name], present[name]):
+            yield f"{what} {name!r} had {saved[name]} and has {present[name]}"
+    for name in present:
+        if name not in saved:
+            yield f"{what} {name!r} is new"
+
+
+def _unfit(differences: list[str]) -> str:
+    return (
+        "The saved state belongs to another training: "
+        f"{shortened(differences, _DIFFERENCES_SHOWN)}. Resume with the objective that saved it, "
+        "or start anew without the state."
+    )
+
+
+def refuse_to_pickle(tuner: object) -> Any:
+    """Refuse to pickle or copy a Tuner, whose steps belong to one model and one optimizer."""
+    raise TypeError(
+        "A Tuner cannot be pickled or copied: it trains one model by one optimizer, and holds what "
+        "their steps need. To continue the training elsewhere, save the state_dict() of Tuner, "
+        "model and optimizer, make the three anew there, and load the states."
+    )
