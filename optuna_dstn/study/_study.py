@@ -145,9 +145,9 @@ class DSTNStudy(optuna.Study):
         """Run trials of an objective; see ``optuna.Study.optimize``.
 
         The tuned values of a trial are stored before it ends, whether it is completed, pruned,
-        failed or interrupted. A trial in which the process exits does not end: a retry of it
-        (``optuna.storages.RetryHeartbeatStaleTrialCallback``) starts at the same values.
-        With ``n_jobs > 1``, passes that use forward-mode differentiation run one at a time.
+        failed or interrupted. A trial in which the process exits does not end: a retry of it starts
+        at the same values. With ``n_jobs > 1``, passes that use forward-mode differentiation run
+        one at a time.
 
         Raises:
             StorageAwayError: If the storage of the study does not answer for a minute.
