@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 import functools
+import math
 from typing import Any
 
 import optuna
@@ -128,11 +129,13 @@ class TunerCallback(Callback):
         self._training_step = pl_module.training_step
         self._automatic = pl_module.automatic_optimization
         self._batches = ValidationBatches(trainer)
+        steps = trainer.estimated_stepping_batches
         clips_by_norm = trainer.gradient_clip_algorithm in (None, "norm")
         options = {
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "max_grad_norm": (clips_by_norm and trainer.gradient_clip_val) or None,
             "valid_loss_fn": lambda module, batch: self._valid_loss(module, batch),
+            "total_steps": int(steps) if math.isfinite(steps) and steps > 0 else None,
             **self._options,
         }
         optimizer = trainer.optimizers[0]

@@ -58,6 +58,8 @@ class TunedNet(NeuralNet):
         trial: The trial that the objective got; ``None`` trains plainly.
         monitor: The entry of the history that the Tuner records after each epoch.
         lower_is_better: Whether a lower value of ``monitor`` is the better one.
+        total_steps: As in the :class:`~optuna_dstn.Tuner`: the number of steps of the training, in
+            which a short one is tuned sooner and faster. ``None``: unknown.
         **kwargs: As the net takes them.
 
     Attributes:
@@ -76,12 +78,14 @@ class TunedNet(NeuralNet):
         trial: optuna.trial.BaseTrial | None = None,
         monitor: str = "valid_loss",
         lower_is_better: bool = True,
+        total_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.trial = trial
         self.monitor = monitor
         self.lower_is_better = lower_is_better
+        self.total_steps = total_steps
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -144,6 +148,7 @@ class TunedNet(NeuralNet):
             valid_loss_fn=self._validation_loss,
             direction=direction,
             max_grad_norm=norms[0] if norms else None,
+            total_steps=self.total_steps,
         )
 
     # -- the step --------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,17 @@ class TunerMixin(TunedSearch):
         self._has_loaded_best = False
         return optimizer
 
+    def _total_steps(self) -> int | None:
+        """Return the number of steps that the training will take; ``None`` if it is unknown."""
+        args = self.args
+        if args.max_steps > 0:
+            return int(args.max_steps)
+        if not isinstance(self.train_dataset, Sized):
+            return None
+        batches = math.ceil(len(self.train_dataset) / args.train_batch_size)
+        steps = batches // args.gradient_accumulation_steps
+        return max(math.ceil(args.num_train_epochs * max(steps, 1)), 1)
+
     def _new_tuner(self, trial: optuna.trial.BaseTrial) -> Tuner:
         optimizer: Any = self.optimizer
         tuner = Tuner(
@@ -114,6 +126,7 @@ class TunerMixin(TunedSearch):
             direction=self._direction_of_value(trial),
             max_grad_norm=self.args.max_grad_norm or None,
             accumulate_grad_batches=self.args.gradient_accumulation_steps,
+            total_steps=self._total_steps(),
         )
         # Optimizer and label smoothing hold their numbers now; the arguments are logged and saved.
         arguments = self.args.__dict__

@@ -180,6 +180,7 @@ def test_weights_and_hyperparameters_are_those_of_tuner_step(
         valid_loss_fn=valid_loss_fn,
         max_grad_norm=0.5,
         accumulate_grad_batches=2,
+        total_steps=6,
     )
     scheduler = get_scheduler("linear", optimizer, 0, 6)
     loader = other.get_train_dataloader()
@@ -193,12 +194,19 @@ def test_weights_and_hyperparameters_are_those_of_tuner_step(
                 scheduler.step()
 
     assert trainer.state.global_step == 6
+    assert trainer.tuner._context.total_steps == 6
     assert trainer.tuner.tuned == ("dropout", "weight_decay")
     assert trainer.tuner.hyperparameters["dropout"] != START["dropout"]
     assert trainer.tuner.hyperparameters == pytest.approx(tuner.hyperparameters, rel=1e-5)
     expected = weights(model)
     for name, tensor in weights(trainer.model).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_training_of_so_many_steps_is_as_long(tmp_path: Path) -> None:
+    trainer = trainer_of(tuned_trial(), tmp_path, eval_strategy="no", max_steps=4)
+    trainer.train()
+    assert trainer.state.global_step == trainer.tuner._context.total_steps == 4
 
 
 def test_a_trainer_that_wraps_its_model_is_refused(tmp_path: Path) -> None:
