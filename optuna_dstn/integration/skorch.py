@@ -16,7 +16,7 @@ try:
     from skorch.dataset import unpack_data
 except ImportError as error:
     raise ImportError(
-        "optuna_dstn.integration.skorch needs skorch: pip install optuna-dstn[skorch]"
+        "optuna_dstn.integration.skorch needs skorch: pip install 'optuna-dstn[skorch]'"
     ) from error
 
 from optuna_dstn.study._direction import direction_of

@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "optuna_dstn.integration.transformers needs transformers and accelerate: "
-        "pip install optuna-dstn[transformers]"
+        "pip install 'optuna-dstn[transformers]'"
     ) from error
 
 from optuna_dstn._errors import HyperparameterError

@@ -138,6 +138,7 @@ class FirstStep:
             )
             if repetition is not None:
                 discovery, part = repetition
+        lengths = KnownLengths.found(layout, part)  # before further passes are seen as well
         self._look_for_skipped_layers(
             discovery, layout if part is None else part, batch, state_before, parts
         )
@@ -148,7 +149,7 @@ class FirstStep:
             self.trial.enqueued_names,
             context.model,
             context.optimizer,
-            lengths=KnownLengths.found(layout, part),
+            lengths=lengths,
             perturbation=self.trial.config.perturbation,
             parts=parts,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import gc
+import itertools
 from typing import Any
 import weakref
 
@@ -402,10 +403,10 @@ class Sizes:
         self.tuner = started(make, loss_fn, batches, config=config, valid_loss_fn=valid_loss_fn)
 
     def step(self, *shape: int) -> list[int]:
-        """Train on a batch, and return the sizes of the passes on it."""
+        """Train on a batch, and return the sizes of the passes on it, equal ones in a row once."""
         self.seen.clear()
         assert self.tuner.step((torch.randn(*shape, 4),)) > 0
-        return self.seen
+        return [size for size, _ in itertools.groupby(self.seen)]
 
 
 def _batch_first(m: Any, x: Tensor) -> Tensor:
@@ -418,11 +419,11 @@ def _sequence_first(m: Any, x: Tensor) -> Tensor:
 
 def test_the_response_sees_fewer_examples_only_where_the_batch_axis_is_not_known() -> None:
     """In the first step the part shows what is tuned, and whether the first axis is the batch."""
-    assert Sizes(_batch_first, nn.Linear(4, 4)).step(5, 3) == [5, 5, 5]
-    assert Sizes(_batch_first, nn.Linear(4, 4)).step(5, 5) == [5, 3, 5, 5]
-    assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 3) == [5, 5, 5]
-    assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 5) == [5, 3, 3, 3]
-    assert Sizes(_batch_first, nn.Linear(4, 4), response_fraction=0.8).step(5, 3) == [5, 2, 2]
+    assert Sizes(_batch_first, nn.Linear(4, 4)).step(5, 3) == [5]
+    assert Sizes(_batch_first, nn.Linear(4, 4)).step(5, 5) == [5, 3, 5]
+    assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 3) == [5]
+    assert Sizes(_sequence_first, nn.Linear(4, 4)).step(5, 5) == [5, 3]
+    assert Sizes(_batch_first, nn.Linear(4, 4), response_fraction=0.8).step(5, 3) == [5, 2]
 
 
 def test_the_repeated_first_pass_leaves_no_trace() -> None:
@@ -445,11 +446,11 @@ def test_the_repeated_first_pass_leaves_no_trace() -> None:
 
 def test_lengths_that_vary_from_batch_to_batch() -> None:
     training = Sizes(_sequence_first, nn.Linear(4, 4))
-    assert training.step(8, 5) == [8, 8, 8]
-    assert training.step(8, 8) == [8, 7, 7]
-    assert training.step(8, 7) == [8, 8, 8]
-    assert training.step(5, 3) == [5, 2, 2]  # five steps were another axis before
-    assert training.step(8, 9) == [8, 8, 8]
+    assert training.step(8, 5) == [8]
+    assert training.step(8, 8) == [8, 7]
+    assert training.step(8, 7) == [8]
+    assert training.step(5, 3) == [5, 2]  # five steps were another axis before
+    assert training.step(8, 9) == [8]
 
 
 def test_stn_says_so_where_it_trains_on_fewer_examples(caplog: pytest.LogCaptureFixture) -> None:
@@ -502,7 +503,7 @@ class Stateful(nn.Module):
 def test_a_state_of_the_batch_needs_a_batch_size_of_its_own() -> None:
     for steps, size in ((3, 5), (4, 7)):
         training = Sizes(_batch_first, Stateful(size))
-        assert training.step(size, steps) == [size] * 3
+        assert training.step(size, steps) == [size]
     with pytest.raises(ValueError, match=r"trained on 3 of the examples.*another batch size"):
         Sizes(_batch_first, Stateful(5)).step(5, 5)
 

@@ -190,4 +190,3 @@ def test_description_tells_what_is_tuned() -> None:
     description = LinearDropout.at("cpu").description
     assert "input dropout of each feature in [0, 0.9]" in description
     assert "each example 40 times" in description
-    assert "synthetic" in Ridge.at("paper").differs_from_paper

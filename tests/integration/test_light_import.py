@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 
-FRAMEWORKS = {"accelerate", "ignite", "lightning"}
+FRAMEWORKS = {"accelerate", "ignite", "lightning", "skorch", "transformers"}
 
 
 def test_the_package_imports_no_framework() -> None:

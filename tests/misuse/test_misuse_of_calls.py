@@ -120,7 +120,7 @@ def test_a_wrong_call_is_named(name: str) -> None:
 
 
 def test_a_training_that_ends_with_its_warm_up_warns(caplog: pytest.LogCaptureFixture) -> None:
-    """100 steps are the warm-up by default, so that nothing is tuned."""
+    """Of a training of unknown length, 100 steps are the warm-up."""
     study = optuna_dstn.create_study()
 
     def objective(trial: optuna.Trial) -> float:
@@ -132,4 +132,4 @@ def test_a_training_that_ends_with_its_warm_up_warns(caplog: pytest.LogCaptureFi
 
     [warning] = warnings_of(caplog, lambda: study.optimize(objective, n_trials=1))
     assert "ended after 100 steps, before its first step on the hyperparameters: h kept" in warning
-    assert "Train longer, or shorten TunerConfig(warmup_steps=100, train_steps=5)" in warning
+    assert "say how many steps of the optimizer it takes, Tuner(total_steps=...)" in warning
