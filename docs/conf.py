@@ -40,7 +40,7 @@ python_maximum_signature_line_length = 78
 # A reference within the package must lead somewhere. Others have no inventory without a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(optuna|torch|pandas|plotly|numpy|nn|go|pd|np|collections|typing)(\..*)?"),
+    (r"py:.*", r"(optuna|torch|pandas|plotly|numpy|nn|go|os|pd|np|collections|typing)(\..*)?"),
     (r"py:class", r"Base(Storage|Sampler|Pruner)|Optimizer|LRScheduler|ReduceLROnPlateau"),
     # Aliases and base classes that are not public; their name in a signature says enough.
     (r"py:class", r"optuna_dstn\.(\w+\.)*_.*|\w+Function|\w+Factory"),
