@@ -46,8 +46,7 @@ def objective(trial):
     )
     model, optimizer, *loaders = accelerator.prepare(model, optimizer, *get_digits())
     train_loader, valid_loader = loaders
-    raw_model = accelerator.unwrap_model(model)
-    tuner = optuna_dstn.Tuner(trial, raw_model, optimizer.optimizer, loss_fn, valid_loader)
+    tuner = optuna_dstn.Tuner(trial, model, optimizer, loss_fn, valid_loader)
 
     for epoch in range(EPOCHS):
         model.train()

@@ -14,6 +14,7 @@ from optuna_dstn._errors import HyperparameterError, unknown_hyperparameter
 from optuna_dstn.batch._clear_size import KnownLengths
 from optuna_dstn.discovery._discovery import Discovery
 from optuna_dstn.discovery._plain_copies import warn_of_plain_copies, warn_of_plain_dropout
+from optuna_dstn.tensors._several_optimizers import kinds_of
 
 
 _NOT_READ = (
@@ -227,7 +228,8 @@ def _penalties(
 ) -> Iterator[tuple[str, set[str], list[Tensor]]]:
     """Yield each penalty coefficient, the penalty's functions, and the penalised parameters."""
     for name, parameters in decaying.items():
-        yield name, {f"{type(optimizer).__name__}(weight_decay=)"}, parameters
+        kinds = kinds_of(parameters, optimizer)
+        yield name, {f"{kind}(weight_decay=)" for kind in kinds}, parameters
     for name, parameters in discovery.penalised.items():
         yield name, discovery.penalties[name], parameters
 

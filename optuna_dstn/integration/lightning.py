@@ -18,6 +18,7 @@ from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._direction import direction_of
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._tuner import Tuner
+from optuna_dstn.training._tuner_checks import require_trial
 
 
 try:
@@ -87,6 +88,7 @@ class TunerCallback(Callback):
             by norm, ``max_grad_norm`` are those of the Trainer unless given.
 
     Raises:
+        TypeError: If ``trial`` is no trial.
         ValueError: In ``trainer.fit``, if there are several optimizers or validation loaders, or
             the module is compiled; or if the trial is tuned and Lightning trains in several
             processes or shards the weights.
@@ -97,6 +99,7 @@ class TunerCallback(Callback):
     def __init__(
         self, trial: optuna.trial.BaseTrial, monitor: str = "val_loss", **options: Any
     ) -> None:
+        require_trial(trial)
         self.monitor = monitor
         self._trial = trial
         self._options = options

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -64,3 +65,14 @@ def owner_of(group: Mapping[str, Any], optimizer: Optimizer) -> Optimizer:
     return next(
         one for one in optimizer.optimizers if any(own is group for own in one.param_groups)
     )
+
+
+def kinds_of(parameters: Iterable[Tensor], optimizer: Optimizer) -> list[str]:
+    """Return the names of the classes of the optimizers that train some of these parameters."""
+    wanted = {id(parameter) for parameter in parameters}
+    groups = [
+        group
+        for group in optimizer.param_groups
+        if any(id(parameter) in wanted for parameter in group["params"])
+    ]
+    return sorted({type(owner_of(group, optimizer)).__name__ for group in groups})

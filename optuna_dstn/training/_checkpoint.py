@@ -61,6 +61,7 @@ class Checkpoint:
 
     Raises:
         ValueError: If a number is too small.
+        TypeError: If the folder is no path.
     """
 
     folder: str | os.PathLike[str]
@@ -68,6 +69,11 @@ class Checkpoint:
     every_minutes: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, (str, os.PathLike)):
+            raise TypeError(
+                f"Checkpoint(folder={self.folder!r}): give the path of a folder, such as "
+                '"checkpoints".'
+            )
         if self.every_steps is not None and self.every_steps < 1:
             raise ValueError(f"Checkpoint(every_steps={self.every_steps}): give at least 1.")
         if self.every_minutes is not None and not self.every_minutes > 0:
@@ -152,7 +158,15 @@ class CheckpointedLoop:
             self._pass = None
             if self._is_due(at_end_of_epoch=True) or self._epoch == number:
                 self.save()
-        if not isinstance(self._tuner._trial, optuna.Trial):  # which nothing retries
+        self.end()
+
+    def end(self) -> None:
+        """Remove the checkpoint of a trial that has ended already, which nothing retries.
+
+        A loop over :meth:`epochs` that is left by ``break`` calls this method afterwards, else the
+        next retraining of a finished trial would go on from this checkpoint.
+        """
+        if not isinstance(self._tuner._trial, optuna.Trial):
             _checkpoint_file.remove(self.path)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:

@@ -123,6 +123,8 @@ def fit(
             if trial.should_prune():
                 raise optuna.TrialPruned(f"at epoch {epoch}, value {value:.4g}")
             if patience is not None and epoch - best.epoch >= patience:
+                if loop is not None:
+                    loop.end()
                 break
     tuner.load_best()
     return tuner.best_value

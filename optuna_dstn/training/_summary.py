@@ -14,7 +14,7 @@ class Summary:
 
     Example:
         >>> print(Summary(method="delta-stn", tuned={"p": ("dropout",)}, responding=("0.weight",)))
-        delta-stn: 1 hyperparameters tuned by gradient, 0 steps so far
+        delta-stn: 1 hyperparameter tuned by gradient, moved 0 times so far
           p  (in dropout)
         1 of 1 parameters respond
           0.weight
@@ -63,8 +63,11 @@ class Summary:
                 lines.append(f"  {name}  (in {', '.join(where)})" if where else f"  {name}")
             return "\n".join([*lines, "every other one keeps the value that was given"])
         total = len(self.responding) + len(self.not_responding)
-        lines = [f"{self.method}: {len(self.tuned)} hyperparameters tuned by gradient"]
-        lines[0] += f", {self.hyperparameter_steps} steps so far"
+        numbers = (
+            "1 hyperparameter" if len(self.tuned) == 1 else f"{len(self.tuned)} hyperparameters"
+        )
+        lines = [f"{self.method}: {numbers} tuned by gradient"]
+        lines[0] += f", moved {self.hyperparameter_steps} times so far"
         for name, where in self.tuned.items():
             draws = "; one draw a batch" if name in self.shared else ""
             lines.append(f"  {name}  (in {', '.join(where)}{draws})")

@@ -31,7 +31,7 @@ def check_arguments(
         TypeError: If an argument is of the wrong kind; the message says what to give.
         ValueError: If something does not fit; the message says what to give.
     """
-    _require_trial(trial)
+    require_trial(trial)
     _require_model_and_optimizer(model, optimizer)
     _require_loss_and_loader(loss_fn, valid_loader)
     require_repeatable(valid_loader)
@@ -57,8 +57,12 @@ def check_settings(context: TrainingContext, metric_fn: Any) -> None:
         _require_count("total_steps", context.total_steps)
 
 
-def _require_trial(trial: Any) -> None:
-    """Check that the first argument is a trial."""
+def require_trial(trial: Any) -> None:
+    """Check that the argument ``trial`` is a trial.
+
+    Raises:
+        TypeError: If the trial is something else, or hands out plain numbers in several processes.
+    """
     if not isinstance(trial, optuna.trial.BaseTrial):
         raise TypeError(
             f"Tuner got {described(trial)} for a trial: give the trial that the objective gets, "

@@ -87,7 +87,9 @@ class WeightDecay:
     @property
     def place(self) -> str:
         """The argument that a weight decay is, for messages: ``SGD(weight_decay=)``."""
-        return f"{type(self._optimizer).__name__}(weight_decay=)"
+        groups = [self._optimizer.param_groups[index] for index in self._numbers]
+        kinds = {type(owner_of(group, self._optimizer)).__name__ for group in groups}
+        return ", ".join(f"{kind}(weight_decay=)" for kind in sorted(kinds))
 
     @property
     def names(self) -> frozenset[str]:

@@ -82,7 +82,7 @@ def test_the_summary_says_it_in_words() -> None:
     tuner = started(make, loss_fn, [BATCH])
     tuner.step(BATCH)
     text = str(tuner.summary())
-    assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient, 0 steps so far\n")
+    assert text.startswith("delta-stn: 2 hyperparameters tuned by gradient, moved 0 times so far\n")
     assert "  rate  (in torch.nn.functional.dropout)\n" in text
     assert "2 kept as suggested\n" in text
     assert f"  unused  ({_NOT_READ})\n" in text

@@ -319,6 +319,11 @@ def test_the_tuner_is_there_once_the_fit_has_started() -> None:
         _ = TunerCallback(asked()).tuner
 
 
+def test_a_trial_is_needed() -> None:
+    with pytest.raises(TypeError, match="got None for a trial"):
+        TunerCallback(None)  # type: ignore[arg-type]
+
+
 def test_a_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "optuna_dstn.integration.lightning")
     monkeypatch.delattr(optuna_dstn.integration, "lightning")

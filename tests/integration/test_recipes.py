@@ -50,14 +50,15 @@ def require_same(tuner: optuna_dstn.Tuner, net: nn.Module, expected: Any) -> Non
     torch.testing.assert_close(weights(net), of_net, rtol=1e-6, atol=1e-7)
 
 
-def test_accelerate_accumulates_and_clips() -> None:
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_accelerate_accumulates_and_clips(is_wrapped: bool) -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     trial, net, raw_optimizer = made()
     model, optimizer, train, valid = accelerator.prepare(net, raw_optimizer, loader(1), loader(2))
     tuner = optuna_dstn.Tuner(
         trial,
-        accelerator.unwrap_model(model),
-        optimizer.optimizer,
+        model if is_wrapped else accelerator.unwrap_model(model),
+        optimizer if is_wrapped else optimizer.optimizer,
         loss_fn,
         valid,
         max_grad_norm=0.3,

@@ -208,6 +208,19 @@ def test_a_fixed_trial_resumes_until_it_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_retraining_that_stops_early_leaves_nothing_to_resume_from(tmp_path: Path) -> None:
+    epochs = []
+
+    class Trial(FixedTrial):
+        def report(self, value: float, step: int) -> None:
+            epochs.append(step)
+
+    trial = Trial({"dropout": 0.9, "lr": 0.1})
+    objective(trial, tmp_path, epochs=100, patience=1)
+    assert 1 < len(epochs) < 100
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_belongs_to_one_study(tmp_path: Path) -> None:
     Trainings(tmp_path).run(epochs=1)
     other = optuna_dstn.create_study(study_name="other")
@@ -231,7 +244,7 @@ def test_another_file_is_refused(content: Any, message: str, tmp_path: Path) -> 
 
 def test_other_objects_are_refused(tmp_path: Path) -> None:
     trainings = Trainings(tmp_path)
-    trainings.run(die_after=25)
+    trainings.run(die_after=20)  # after the first checkpoint
     with pytest.raises(ValueError, match=r"saved with .*best_epoch .*this training has model"):
         trainings.run(own_loop=True)
 
@@ -241,6 +254,7 @@ def test_other_objects_are_refused(tmp_path: Path) -> None:
     [
         (lambda: optuna_dstn.Checkpoint("x", every_steps=0), ValueError, "every_steps=0"),
         (lambda: optuna_dstn.Checkpoint("x", every_minutes=0), ValueError, "every_minutes=0"),
+        (lambda: optuna_dstn.Checkpoint(3), TypeError, "folder=3.*path of a folder"),  # type: ignore[arg-type]
         (
             lambda: optuna_dstn.Checkpoint("x").resume(None, ema=3),  # type: ignore[arg-type]
             TypeError,

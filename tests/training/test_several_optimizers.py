@@ -104,6 +104,12 @@ def test_each_has_a_response_of_its_kind_that_follows_its_schedule() -> None:
     assert second.param_groups[0]["lr"] == 0.001
 
 
+def test_the_summary_names_the_optimizer_of_a_weight_decay() -> None:
+    tuner, *_ = started(different)
+    tuner.step(batches(1)[0])
+    assert tuner.summary().tuned["decay"] == ("SGD(weight_decay=)",)
+
+
 def test_a_checkpoint_goes_on_with_both() -> None:
     expected, resumed = started(different), started(different)
     for batch in batches(3):
