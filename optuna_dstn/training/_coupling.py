@@ -139,8 +139,8 @@ def _why_coupled(loss: PerturbedLoss, batch: Any) -> str:
         return ""
     with repeated_random_numbers(bilevel.space.raw), _without_zeros(bilevel.response):
         try:
-            batch = part_of(batch, slice(0, examples), whole, context.batch_axis)
-            is_coupled = _is_coupled(loss, batch, examples)
+            part = part_of(batch, slice(0, examples), whole, context.batch_axis)
+            is_coupled = bilevel.recording_if_needed(lambda: _is_coupled(loss, part, examples))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # which the step on the response raises too, unless it is by chance
