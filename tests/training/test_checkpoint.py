@@ -231,7 +231,7 @@ def test_another_file_is_refused(content: Any, message: str, tmp_path: Path) -> 
 
 def test_other_objects_are_refused(tmp_path: Path) -> None:
     trainings = Trainings(tmp_path)
-    trainings.run(die_after=10)
+    trainings.run(die_after=20)
     with pytest.raises(ValueError, match=r"saved with .*best_epoch .*this training has model"):
         trainings.run(own_loop=True)
 
