@@ -86,7 +86,7 @@ class Checkpoint:
         Raises:
             TypeError: If one of ``others`` cannot save its state.
             ValueError: If the checkpoint belongs to another study or another training, or cannot be
-                read.
+                read; or if several processes train the model.
         """
         return CheckpointedLoop(self, tuner, others)
 
@@ -100,6 +100,13 @@ class CheckpointedLoop:
     """
 
     def __init__(self, checkpoint: Checkpoint, tuner: Tuner, others: Mapping[str, Any]) -> None:
+        count = tuner._context.ranks.count
+        if count > 1:
+            raise ValueError(
+                f"{count} processes train the model, and a Checkpoint is that of one process. Save "
+                "the state_dict() of model, optimizer and Tuner in the first process, and load "
+                "them in all."
+            )
         for name, other in others.items():
             if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
                 raise TypeError(
@@ -152,7 +159,15 @@ class CheckpointedLoop:
             self._pass = None
             if self._is_due(at_end_of_epoch=True) or self._epoch == number:
                 self.save()
-        if not isinstance(self._tuner._trial, optuna.Trial):  # which nothing retries
+        self.finish()
+
+    def finish(self) -> None:
+        """Remove the file of a trial without a study, which nothing retries.
+
+        Call this after a training that stops before its last epoch; :meth:`epochs` calls it after
+        the last one.
+        """
+        if not isinstance(self._tuner._trial, optuna.Trial):
             _checkpoint_file.remove(self.path)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:

@@ -124,6 +124,8 @@ def fit(
                 raise optuna.TrialPruned(f"at epoch {epoch}, value {value:.4g}")
             if patience is not None and epoch - best.epoch >= patience:
                 break
+    if loop is not None:
+        loop.finish()
     tuner.load_best()
     return tuner.best_value
 
