@@ -100,6 +100,12 @@ class CheckpointedLoop:
     """
 
     def __init__(self, checkpoint: Checkpoint, tuner: Tuner, others: Mapping[str, Any]) -> None:
+        for name, other in others.items():
+            if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
+                raise TypeError(
+                    f"Checkpoint.resume({name}=...) got a {type(other).__name__}, which has no "
+                    "state_dict() and load_state_dict(): give objects that have both."
+                )
         count = tuner._context.ranks.count
         if count > 1:
             raise ValueError(
@@ -107,12 +113,6 @@ class CheckpointedLoop:
                 "the state_dict() of model, optimizer and Tuner in the first process, and load "
                 "them in all."
             )
-        for name, other in others.items():
-            if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):
-                raise TypeError(
-                    f"Checkpoint.resume({name}=...) got a {type(other).__name__}, which has no "
-                    "state_dict() and load_state_dict(): give objects that have both."
-                )
         self._checkpoint = checkpoint
         self._tuner = tuner
         self._parts = {
