@@ -276,6 +276,21 @@ def test_the_user_may_decide(perturbation: str, shared: tuple[str, ...]) -> None
         assert ('TunerConfig(perturbation="batch")' in str(tuner.summary())) == bool(shared)
 
 
+def test_the_passes_of_each_step() -> None:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        calls.append(model.training)
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    calls: list[bool] = []
+    tuner = tuner_of(Case(loss, net()), response_interval=3)
+    counts = []
+    for _ in range(4):
+        calls.clear()
+        tuner.step((X, Y))
+        counts.append((calls.count(True), calls.count(False)))
+    assert counts == [(6, 2), (1, 1), (1, 1), (3, 1)]  # each with a step on λ in evaluation mode
+
+
 def test_where_it_cannot_be_found_out_the_examples_share() -> None:
     """A loss function that fails at the random responses of the test, and then never again."""
 
