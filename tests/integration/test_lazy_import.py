@@ -22,5 +22,5 @@ def test_a_missing_framework_is_named(framework: str, monkeypatch: pytest.Monkey
     name = f"optuna_dstn.integration.{framework}"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, framework, None)
-    with pytest.raises(ImportError, match=rf"pip install optuna-dstn\[{framework}\]"):
+    with pytest.raises(ImportError, match=rf"pip install 'optuna-dstn\[{framework}\]'"):
         importlib.import_module(name)
