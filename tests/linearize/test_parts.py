@@ -78,7 +78,7 @@ def test_a_loss_of_torch_completes_the_outputs_of_other_parts() -> None:
         z = model.encoder(x)
         y = model.decoder(torch.tanh(z))
         loss = F.mse_loss(y, x[:, :3]) + 0.1 * F.l1_loss(z, torch.zeros_like(z))
-        found = merged_loss(loss, EXAMPLES, "loss_fn", mode.prediction)
+        found = merged_loss(loss, EXAMPLES, "loss_fn", mode)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
@@ -89,7 +89,7 @@ def test_an_own_formula_on_the_output_of_another_part_is_refused() -> None:
         z = model.encoder(x)
         loss = F.mse_loss(model.decoder(z), x[:, :3]) + z.square().mean()
         with pytest.raises(ValueError, match="without calling model"):
-            merged_loss(loss, EXAMPLES, "loss_fn", mode.prediction)
+            merged_loss(loss, EXAMPLES, "loss_fn", mode)
 
 
 def tuned(call: Any, steps: int = 6) -> tuple[optuna_dstn.Tuner, Tensor]:
