@@ -110,8 +110,8 @@ class TunerMixin(TunedSearch):
             return None
         batches = math.ceil(len(self.train_dataset) / args.train_batch_size)
         steps = batches // args.gradient_accumulation_steps
-        total: int = math.ceil(args.num_train_epochs * max(steps, 1))
-        return max(total, 1)
+        length: int = math.ceil(args.num_train_epochs * max(steps, 1))
+        return max(length, 1)
 
     def _new_tuner(self, trial: optuna.trial.BaseTrial) -> Tuner:
         optimizer: Any = self.optimizer
