@@ -132,4 +132,4 @@ def test_a_training_that_ends_with_its_warm_up_warns(caplog: pytest.LogCaptureFi
 
     [warning] = warnings_of(caplog, lambda: study.optimize(objective, n_trials=1))
     assert "ended after 100 steps, before its first step on the hyperparameters: h kept" in warning
-    assert "Train longer, or shorten TunerConfig(warmup_steps=100, train_steps=5)" in warning
+    assert "they move after 100 steps: say how many steps of the optimizer it takes" in warning
