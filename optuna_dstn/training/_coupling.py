@@ -122,8 +122,7 @@ def share_if_coupled(context: TrainingContext, bilevel: BilevelState, batch: Any
     """
     if not bilevel.plan.one_perturbation:
         reason = _why_coupled(PerturbedLoss(context, bilevel), batch)
-        if context.ranks.are_several:  # their batches may show different things
-            reason = context.ranks.of_first(reason)
+        reason = context.ranks.of_first(reason)  # other batches may show different things
         bilevel.plan = replace(bilevel.plan, one_perturbation=reason)
 
 
