@@ -97,13 +97,14 @@ def described(argument: object) -> str:
     return f"a {type(argument).__name__}"
 
 
-def missing_framework(name: str, error: ModuleNotFoundError) -> ImportError:
+def missing_framework(name: str, error: ImportError) -> ImportError:
     """Return the error for a module of :mod:`optuna_dstn.integration` without its framework.
 
     Args:
         name: The name of the module, of the framework, and of the extra that installs it.
         error: What the import of the framework has raised.
     """
+    needed = error.name or name
     return ImportError(
-        f"optuna_dstn.integration.{name} needs {error.name}: pip install 'optuna-dstn[{name}]'."
+        f"optuna_dstn.integration.{name} needs {needed}: pip install 'optuna-dstn[{name}]'."
     )

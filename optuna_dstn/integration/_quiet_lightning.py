@@ -30,15 +30,10 @@ def quiet_call(
     Nothing is logged, attributes that are lists get no new items, and a ``training_step`` that
     optimises by itself ends at ``manual_backward``.
 
-    Args:
-        module: The module.
-        step: Its step.
-        arguments: The arguments of the step: the batch, its index, and so on. The step need not
-            take those after the batch.
+    The step need not take all arguments: the batch, its index, and so on.
 
     Returns:
-        The loss, in the forms in which a step may return it, or any other result; and what the
-        step has logged, by name.
+        The result of the step, and what the step has logged, by name.
     """
     logged: dict[str, Any] = {}
 

@@ -9,17 +9,17 @@ from typing import Any
 import optuna
 from torch import Tensor, nn
 
+from optuna_dstn._errors import missing_framework
+
 
 try:
     from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
     from skorch.callbacks import Callback, GradientNormClipping
     from skorch.dataset import unpack_data
 except ImportError as error:
-    raise ImportError(
-        "optuna_dstn.integration.skorch needs skorch: pip install 'optuna-dstn[skorch]'"
-    ) from error
+    raise missing_framework("skorch", error) from error
 
-from optuna_dstn.study._direction import direction_of
+from optuna_dstn.study._direction import require_direction
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._tuner import Tuner
 
@@ -128,12 +128,8 @@ class TunedNet(NeuralNet):
                 "and TunedNet trains by one. Give all parameters to one optimizer."
             )
         direction = "minimize" if self.lower_is_better else "maximize"
-        of_study = direction_of(trial, None, has_metric=False)
-        if isinstance(trial, optuna.Trial) and of_study != direction:
-            raise ValueError(
-                f"The study wants to {of_study} its value, but {self.monitor} is to be "
-                f"{direction}d. Let the study and TunedNet(monitor=..., lower_is_better=...) agree."
-            )
+        settings = "TunedNet(monitor=..., lower_is_better=...)"
+        require_direction(direction, trial, self.monitor, settings)
         norms = [
             callback.gradient_clip_value
             for _, callback in self.callbacks_

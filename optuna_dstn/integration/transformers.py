@@ -14,22 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import _pop_mode_temporarily as past_the_mode
 
+from optuna_dstn._errors import HyperparameterError, missing_framework
+
 
 try:
     from transformers import Trainer, TrainerCallback
 except ImportError as error:
-    raise ImportError(
-        "optuna_dstn.integration.transformers needs transformers and accelerate: "
-        "pip install 'optuna-dstn[transformers]'"
-    ) from error
+    raise missing_framework("transformers", error) from error
 
-from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._batch import batch_size
 from optuna_dstn.hyperparameter._number import Hyperparameter, plain
 from optuna_dstn.integration._plain_settings import plain_settings
 from optuna_dstn.integration._transformers_search import TunedSearch
 from optuna_dstn.schedule._replay import ReplayTrial
-from optuna_dstn.study._direction import direction_of
+from optuna_dstn.study._direction import require_direction
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._tuner import Tuner
 
@@ -275,13 +273,8 @@ class TunerMixin(TunedSearch):
         if self.hp_search_backend is not None:
             return None  # the direction of the search is that of compute_objective
         own = "maximize" if self.args.greater_is_better else "minimize"
-        of_study = direction_of(trial, None, has_metric=False)
-        if isinstance(trial, optuna.Trial) and of_study != own:
-            raise ValueError(
-                f"The study wants to {of_study} its value, but {self._metric_name} is to be "
-                f"{own}d. Let the study and TrainingArguments(metric_for_best_model=..., "
-                "greater_is_better=...) agree."
-            )
+        settings = "TrainingArguments(metric_for_best_model=..., greater_is_better=...)"
+        require_direction(own, trial, self._metric_name, settings)
         return own
 
     def _load_best_model(self) -> None:

@@ -18,11 +18,7 @@ from optuna_dstn.tensors._sparse import sparse_product
 def run(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], centred: set[str]) -> Any:
     """Run a call whose arguments may be dual numbers.
 
-    Args:
-        func: The torch function.
-        args: Its arguments.
-        kwargs: The same by name.
-        centred: The name of the function is added if it took the centred pass.
+    If the function takes the centred pass, its name is added to ``centred``.
 
     Raises:
         NotImplementedError: If the function has no derivative in forward mode. The message names

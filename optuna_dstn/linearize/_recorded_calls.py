@@ -55,14 +55,7 @@ class RecordedCalls:
     def note(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Record a call that has been run.
-
-        Args:
-            func: The function.
-            args: The positional arguments; no responding parameter is among them.
-            kwargs: The keyword arguments.
-            output: The result of the call.
-        """
+        """Record a call that has been run; no responding parameter is among its arguments."""
         tensors = leaves((args, kwargs), Tensor)
         if not any(t in self._calls or is_dual(t) for t in tensors):
             return

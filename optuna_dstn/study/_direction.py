@@ -56,6 +56,22 @@ def require_known(direction: str | None, trial: optuna.trial.BaseTrial, what: st
         )
 
 
+def require_direction(
+    direction: str, trial: optuna.trial.BaseTrial, what: str, settings: str
+) -> None:
+    """Check that a study wants the direction of ``what``, which a framework's ``settings`` say.
+
+    Raises:
+        ValueError: If the study of the trial has another direction.
+    """
+    of_study = direction_of(trial, None, has_metric=False)
+    if isinstance(trial, optuna.Trial) and of_study != direction:
+        raise ValueError(
+            f"The study wants to {of_study} its value, but {what} is to be {direction}d. Let the "
+            f"study and {settings} agree."
+        )
+
+
 def require_minimized(direction: str | None) -> None:
     """Check that a loss is not to be maximised.
 

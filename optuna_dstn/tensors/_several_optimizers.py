@@ -10,14 +10,7 @@ from torch.optim import Optimizer
 
 
 class SeveralOptimizers(Optimizer):
-    """Optimizers that step together, with the groups of all of them in a row.
-
-    Args:
-        optimizers: The optimizers.
-
-    Attributes:
-        optimizers: As given.
-    """
+    """Optimizers that step together, with the groups of all of them in a row."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         # All groups and states are those of the others, so the base class has nothing to do.

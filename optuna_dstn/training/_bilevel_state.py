@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from optuna_dstn.batch._clear_size import clear_size
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._parameter_watch import ParameterWatch
 from optuna_dstn.discovery._plan import OpenParameters, TuningPlan
+from optuna_dstn.linearize._linearize import UnfinishedLossError
 from optuna_dstn.linearize._torch_call_mode import CurrentValues
 from optuna_dstn.response import RESPONSES
 from optuna_dstn.response._delta import Deltas
@@ -25,6 +26,8 @@ from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._pace import Pace
 
+
+Result = TypeVar("Result")
 
 _ALL_FROZEN = (
     "Every parameter that responds to the hyperparameters has been frozen since the first training "
@@ -64,6 +67,8 @@ class BilevelState:
         names_read: Names of the hyperparameters that the perturbed passes have read so far;
             ``None`` before the first of them.
         centred: Names of the functions that took the centred pass in a linearised one so far.
+        records_calls: Whether linearised passes record their calls, since the loss uses a scalar
+            that the model computes itself.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class BilevelState:
         self.starts_flat = False
         self.names_read: set[str] | None = None
         self.centred: set[str] = set()
+        self.records_calls = False
 
     @property
     def shared_draws(self) -> tuple[str, ...]:
@@ -164,6 +170,16 @@ class BilevelState:
         batch = BatchLayout(examples, self._context.batch_axis)
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
 
+    def recording_if_needed(self, run: Callable[[], Result]) -> Result:
+        """Run a linearised pass; if its loss needs that, once more with recorded calls."""
+        try:
+            return run()
+        except UnfinishedLossError:
+            if self.records_calls:
+                raise
+            self.records_calls = True
+            return run()
+
     def require_unchanged(self) -> None:
         """Check, before a step, that model and optimizer still fit what the first step found.
 
@@ -209,6 +225,8 @@ class BilevelState:
             "response_optimizer": self.response_optimizer.state_dict(),
             "hyper_optimizer": self.hyper_optimizer.state_dict(),
             "names_read": None if self.names_read is None else sorted(self.names_read),
+            "centred": sorted(self.centred),
+            "records_calls": self.records_calls,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -221,4 +239,6 @@ class BilevelState:
         self.hyper_optimizer.load_state_dict(state["hyper_optimizer"])
         names = state["names_read"]
         self.names_read = None if names is None else set(names)
+        self.centred = set(state["centred"])
+        self.records_calls = state["records_calls"]
         self.hyperparameters.set(state["values"])

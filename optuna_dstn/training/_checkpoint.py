@@ -92,7 +92,7 @@ class Checkpoint:
         Raises:
             TypeError: If one of ``others`` cannot save its state.
             ValueError: If the checkpoint belongs to another study or another training, or cannot be
-                read.
+                read; or if several processes train the model.
         """
         return CheckpointedLoop(self, tuner, others)
 
@@ -112,6 +112,13 @@ class CheckpointedLoop:
                     f"Checkpoint.resume({name}=...) got a {type(other).__name__}, which has no "
                     "state_dict() and load_state_dict(): give objects that have both."
                 )
+        count = tuner._context.ranks.count
+        if count > 1:
+            raise ValueError(
+                f"{count} processes train the model, and a Checkpoint is that of one process. Save "
+                "the state_dict() of model, optimizer and Tuner in the first process, and load "
+                "them in all."
+            )
         self._checkpoint = checkpoint
         self._tuner = tuner
         self._parts = {

@@ -122,8 +122,7 @@ def share_if_coupled(context: TrainingContext, bilevel: BilevelState, batch: Any
     """
     if not bilevel.plan.one_perturbation:
         reason = _why_coupled(PerturbedLoss(context, bilevel), batch)
-        if context.ranks.are_several:  # their batches may show different things
-            reason = context.ranks.of_first(reason)
+        reason = context.ranks.of_first(reason)  # other batches may show different things
         bilevel.plan = replace(bilevel.plan, one_perturbation=reason)
 
 
@@ -139,8 +138,8 @@ def _why_coupled(loss: PerturbedLoss, batch: Any) -> str:
         return ""
     with repeated_random_numbers(bilevel.space.raw), _without_zeros(bilevel.response):
         try:
-            batch = part_of(batch, slice(0, examples), whole, context.batch_axis)
-            is_coupled = _is_coupled(loss, batch, examples)
+            part = part_of(batch, slice(0, examples), whole, context.batch_axis)
+            is_coupled = bilevel.recording_if_needed(lambda: _is_coupled(loss, part, examples))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # which the step on the response raises too, unless it is by chance

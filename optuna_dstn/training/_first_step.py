@@ -129,21 +129,16 @@ class FirstStep:
         """
         context = self.context
         assert self._pass is not None, "forward makes it"
-        (layout, discovery, state_before, parts), self._pass = self._pass, None
-        part = None
-        order = discovery.order
-        if not discovery.lengths_tell:
-            repetition = self._repeated_on_part(
-                batch, layout, state_before, parts, discovery.has_warned
-            )
-            if repetition is not None:
-                discovery, part = repetition
-        lengths = KnownLengths.found(layout, part)  # before further passes are seen as well
-        self._look_for_skipped_layers(
-            discovery, layout if part is None else part, batch, state_before, parts
-        )
+        first, self._pass = self._pass, None
+        repetition = None
+        if not first.discovery.lengths_tell:
+            repetition = self._repeated_on_part(batch, first)
+        last = repetition or first
+        part = None if repetition is None else repetition.layout
+        lengths = KnownLengths.found(first.layout, part)  # before further passes are seen as well
+        self._look_for_skipped_layers(batch, last)
         plan = make_plan(
-            discovery,
+            last.discovery,
             self.hyperparameters.weight_decay.parameters,
             self.trial.open_parameters,
             self.trial.enqueued_names,
@@ -151,15 +146,15 @@ class FirstStep:
             context.optimizer,
             lengths=lengths,
             perturbation=self.trial.config.perturbation,
-            parts=parts,
+            parts=first.parts,
         )
         if not plan.shared_in_batch and self.trial.config.perturbation != "batch":
-            order.require_kept()
-            discovery.order.require_kept()
+            first.discovery.order.require_kept()
+            last.discovery.order.require_kept()
         if context.ranks.are_several:  # their batches may show different things
             saved = context.ranks.of_first(plan.state_dict())
             plan = TuningPlan.restored(saved, context.model)
-        self._plan = plan, layout
+        self._plan = plan, first.layout
 
     def begin(self) -> BilevelState:
         """Return the bilevel state of the plan that :meth:`make_plan` made.
@@ -207,56 +202,42 @@ class FirstStep:
         plan = TuningPlan.restored(saved, self.context.model)
         return self._begin(plan)
 
-    def _repeated_on_part(
-        self,
-        batch: Any,
-        whole: BatchLayout,
-        state_before: Snapshot,
-        parts: Sequence[str],
-        has_warned: bool,
-    ) -> tuple[Discovery, BatchLayout] | None:
+    def _repeated_on_part(self, batch: Any, first: _FirstPass) -> _FirstPass | None:
         """Repeat the first pass on so few examples that lengths tell the batch axis.
 
         The repetition takes no step and leaves no trace.
 
         Returns:
-            The discovery of the repetition, and its layout; ``None`` if the repetition fails
-            because of a constant or of a matrix of examples by examples, such as the adjacency of
-            the nodes of a graph, which fits the whole batch alone.
+            The repetition; ``None`` if it fails because of a constant or of a matrix of examples by
+            examples, such as the adjacency of the nodes of a graph, which fits the whole batch
+            alone.
         """
-        context = self.context
+        context, whole = self.context, first.layout
         size = clear_size(whole, whole.examples - 1, KnownLengths())
         try:
             with explaining_part(size, whole.examples, (Exception,)):
                 part = part_of(batch, slice(0, size), whole.examples, context.batch_axis)
                 layout = context.layout_of(part, records_axes=True)
-                discovery = self._discovery(layout)
-                discovery.has_warned = has_warned
+                repetition = first._replace(layout=layout, discovery=self._discovery(layout))
+                repetition.discovery.has_warned = first.discovery.has_warned
                 with repeated_random_numbers(context.optimized_parameters[0]):
-                    self._repeat(discovery, part, state_before, parts)
+                    self._repeat(part, repetition)
         except UndividedBatchError:
             if whole.is_misled or not _are_relations(whole, batch):
                 raise
             return None
-        return discovery, layout
+        return repetition
 
-    def _look_for_skipped_layers(
-        self,
-        discovery: Discovery,
-        layout: BatchLayout,
-        batch: Any,
-        state_before: Snapshot,
-        parts: Sequence[str],
-    ) -> None:
-        """Repeat the pass that ``discovery`` saw, as long as parameters take no part in it.
+    def _look_for_skipped_layers(self, batch: Any, last: _FirstPass) -> None:
+        """Repeat a pass, which is also that of a part of the batch, until no further layer shows.
 
         A model may skip layers at random, as LayerDrop does. The repetitions draw other random
         numbers, take no step and leave no trace.
         """
-        context = self.context
-        if layout.examples < batch_size(batch, context.batch_axis):
-            part = slice(0, layout.examples)
-            batch = part_of(batch, part, batch_size(batch, context.batch_axis), context.batch_axis)
+        context, discovery = self.context, last.discovery
+        whole = batch_size(batch, context.batch_axis)
+        if last.layout.examples < whole:
+            batch = part_of(batch, slice(0, last.layout.examples), whole, context.batch_axis)
 
         optimized = {id(p) for p in context.optimized_parameters if p.requires_grad}
         of_model = optimized & {id(p) for p in context.model.parameters()}
@@ -267,18 +248,16 @@ class FirstStep:
         count, fruitless = missing(), 0
         with repeated_random_numbers(context.optimized_parameters[0]):
             while count and fruitless < _FRUITLESS_REPETITIONS:
-                self._repeat(discovery, batch, state_before, parts)
+                self._repeat(batch, last)
                 before, count = count, missing()
                 fruitless = fruitless + 1 if count == before else 0
 
-    def _repeat(
-        self, discovery: Discovery, batch: Any, state_before: Snapshot, parts: Sequence[str]
-    ) -> None:
+    def _repeat(self, batch: Any, known: _FirstPass) -> None:
         """Run the first pass once more, without a trace but in the discovery."""
-        context = self.context
+        context, discovery = self.context, known.discovery
         with (
-            context.model_state.repeated(state_before),
-            inside(context.model, discovery, parts),
+            context.model_state.repeated(known.state_before),
+            inside(context.model, discovery, known.parts),
             discovery.restoring_parameters(context.model_state.parameters),
             discovery,
         ):

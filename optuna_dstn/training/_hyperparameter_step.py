@@ -28,7 +28,6 @@ from optuna_dstn.batch._clear_size import (
     explaining_part,
     require_lengths_tell,
 )
-from optuna_dstn.linearize._linearize import UnfinishedLossError
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
@@ -116,16 +115,15 @@ class HyperparameterStep:
         self, batch: Any, examples: int, displacement: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
-        try:
+
+        def run() -> tuple[Tensor, ...]:
             return self._perturbed_hypergradient_on_part(batch, examples, displacement)
+
+        try:
+            return self.bilevel.recording_if_needed(run)
         except UnclearLengthsError:
             self.bilevel.lengths = self.bilevel.lengths.with_doubt(examples)
-            return self._perturbed_hypergradient_on_part(batch, examples, displacement)
-        except UnfinishedLossError:
-            if self.validation.records_calls:
-                raise
-            self.validation.records_calls = True
-            return self._perturbed_hypergradient(batch, examples, displacement)
+            return self.bilevel.recording_if_needed(run)
 
     def _perturbed_hypergradient_on_part(
         self, batch: Any, whole: int, displacement: Tensor
@@ -134,10 +132,7 @@ class HyperparameterStep:
         batch, examples = bilevel.part_with_clear_axes(batch)
         noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
         deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
-        values = bilevel.hyperparameters.values
-        loss_at_response = self.validation.loss_at_response(
-            batch, examples, values, deltas, bilevel.plan.parts
-        )
+        loss_at_response = self.validation.loss_at_response(batch, examples, bilevel, deltas)
         with explaining_part(examples, whole), loss_at_response as loss:
             if examples == whole:
                 require_lengths_tell(deltas.batch, bilevel.lengths)

@@ -14,7 +14,6 @@ from torch import Tensor
 from optuna_dstn._errors import HyperparameterError, logger
 from optuna_dstn.batch._clear_size import require_lengths_tell
 from optuna_dstn.linearize._linearize import (
-    UnfinishedLossError,
     at_response,
     frozen,
     merged_loss,
@@ -43,25 +42,12 @@ class PerturbedLoss:
     Attributes:
         context: The user's objects and settings.
         bilevel: λ, σ and the response.
-        records_calls: Whether a pass records its calls, since the loss uses a scalar that the model
-            computes itself.
     """
 
     context: TrainingContext
     bilevel: BilevelState
-    records_calls: bool = False
 
-    def add_gradient(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Do what :meth:`_add_gradient` does; find out whether the calls must be recorded."""
-        try:
-            return self._add_gradient(*args, **kwargs)
-        except UnfinishedLossError:
-            if self.records_calls:
-                raise
-            self.records_calls = True
-            return self._add_gradient(*args, **kwargs)
-
-    def _add_gradient(
+    def add_gradient(
         self,
         batch: Any,
         examples: int,
@@ -90,17 +76,21 @@ class PerturbedLoss:
         Returns:
             The mean training loss, without its graph.
         """
-        mode = self.mode(values, deltas, PerturbedValues)
-        with self.at(mode, batch) as loss:
-            if checks_lengths:
-                require_lengths_tell(deltas.batch, self.bilevel.lengths)
-            self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
-            _warn_of_centred(mode.centred - self.bilevel.centred)
-            self.bilevel.centred |= mode.centred
-            self._backward(loss, share)
-            if decay_at is not None:
-                self._add_decay_gradient(*decay_at())
-        return loss.detach()
+
+        def run() -> Tensor:
+            mode = self.mode(values, deltas, PerturbedValues)
+            with self.at(mode, batch) as loss:
+                if checks_lengths:
+                    require_lengths_tell(deltas.batch, self.bilevel.lengths)
+                self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
+                _warn_of_centred(mode.centred - self.bilevel.centred)
+                self.bilevel.centred |= mode.centred
+                self._backward(loss, share)
+                if decay_at is not None:
+                    self._add_decay_gradient(*decay_at())
+            return loss.detach()
+
+        return self.bilevel.recording_if_needed(run)
 
     def mode(self, values: Tensor, deltas: Deltas, kind: type[Mode]) -> Mode:
         """Return the mode of a pass, with the arguments of :meth:`add_gradient`."""
@@ -120,7 +110,7 @@ class PerturbedLoss:
         Values that the pass writes into the model are undone at the end.
         """
         context, deltas = self.context, mode.deltas
-        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
+        mode.prediction.recorded = RecordedCalls() if self.bilevel.records_calls else None
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:

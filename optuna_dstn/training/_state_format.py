@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -53,24 +53,16 @@ def parts_of(
 
 
 def require_same_parts(state: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Check that a state belongs to a training like the present one.
-
-    Args:
-        state: The result of :func:`parts_of` for the training that was saved.
-        present: The same for the present one.
+    """Check that two results of :func:`parts_of`, a saved and the present one, are alike.
 
     Raises:
         HyperparameterError: If the objective suggests other hyperparameters.
         ValueError: If the model or the optimizer is another one. Both messages name what differs.
     """
-    hyperparameters = [
-        *_differences(
-            "hyperparameter", state["hyperparameters"], present["hyperparameters"], "trial"
-        )
-    ]
+    hyperparameters = _differences("hyperparameter", state, present, "trial")
     if hyperparameters:
         raise HyperparameterError(_unfit(hyperparameters))
-    others = [*_differences("parameter", state["parameters"], present["parameters"], "model")]
+    others = _differences("parameter", state, present, "model")
     for key, what in ("optimizer", "optimizer"), ("groups", "sizes of the optimizer's groups"):
         if state[key] != present[key]:
             others.append(f"the {what} was {state[key]} and is {present[key]}")
@@ -79,16 +71,18 @@ def require_same_parts(state: Mapping[str, Any], present: Mapping[str, Any]) -> 
 
 
 def _differences(
-    what: str, saved: Mapping[str, str], present: Mapping[str, str], owner: str
-) -> Iterator[str]:
-    for name in saved:
-        if name not in present:
-            yield f"{what} {name!r} is not in this {owner}"
-        elif saved[name] != present[name] and "no shape yet" not in (saved[name], present[name]):
-            yield f"{what} {name!r} had {saved[name]} and has {present[name]}"
-    for name in present:
-        if name not in saved:
-            yield f"{what} {name!r} is new"
+    what: str, state: Mapping[str, Any], present: Mapping[str, Any], owner: str
+) -> list[str]:
+    before, now = state[f"{what}s"], present[f"{what}s"]
+    found = [f"{what} {name!r} is not in this {owner}" for name in before if name not in now]
+    found += [
+        f"{what} {name!r} had {before[name]} and has {now[name]}"
+        for name in before
+        if name in now
+        and before[name] != now[name]
+        and "no shape yet" not in (before[name], now[name])
+    ]
+    return found + [f"{what} {name!r} is new" for name in now if name not in before]
 
 
 def _unfit(differences: list[str]) -> str:

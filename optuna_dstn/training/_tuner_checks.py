@@ -255,6 +255,13 @@ def require_fitting_method(trial: DSTNTrial, context: TrainingContext) -> None:
             "TunerConfig(method='stn') trains weights and response in one pass, which several "
             "processes do not share. Take the method 'delta-stn' or 'centered-stn'."
         )
+    for path, module in context.model.named_modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            raise ValueError(
+                f"The model's module {path!r} is a SyncBatchNorm, whose passes wait for those of "
+                "the other processes, and the Tuner's own passes are not equally many in all. "
+                "Leave convert_sync_batchnorm out in trials that tune."
+            )
 
 
 def _require_own_parameters(model: nn.Module, optimizer: Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 import functools
 from typing import Any
@@ -16,6 +16,7 @@ from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import RespondingValidation
 from optuna_dstn.linearize._torch_call_mode import ValidationValues
 from optuna_dstn.response._delta import Deltas
+from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import differentiable_in_evaluation, evaluating
 
@@ -38,14 +39,11 @@ class Validation:
 
     Attributes:
         batches: The validation batches, over and over.
-        records_calls: Whether a pass at the response records its calls, since the loss uses a
-            scalar that the model computes itself.
     """
 
     def __init__(self, context: TrainingContext) -> None:
         self._context = context
         self.batches = EndlessBatches(context.valid_loader)
-        self.records_calls = False
 
     def next_batch(self) -> tuple[Any, int]:
         """Return the next batch and its size B."""
@@ -75,31 +73,25 @@ class Validation:
 
     @contextmanager
     def loss_at_response(
-        self,
-        batch: Any,
-        examples: int,
-        values: Mapping[str, float],
-        deltas: Deltas,
-        parts: Sequence[str],
+        self, batch: Any, examples: int, bilevel: BilevelState, deltas: Deltas
     ) -> Iterator[Tensor]:
         """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside.
 
         Args:
             batch: The batch.
             examples: B, its size.
-            values: The current value of each hyperparameter.
+            bilevel: What is tuned, and what the first step has shown.
             deltas: Δ of each responding parameter.
-            parts: The names of the parts of the model that the training loss calls itself.
         """
         context = self._context
-        mode = RespondingValidation(values, deltas)
-        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
+        mode = RespondingValidation(bilevel.hyperparameters.values, deltas)
+        mode.prediction.recorded = RecordedCalls() if bilevel.records_calls else None
         with (
             self._evaluation(),
             mode.restoring_parameters(context.model_state.parameters),
             context.progress.working_on([batch], _BATCH),
         ):
-            with at_response(context.model, mode, parts):
+            with at_response(context.model, mode, bilevel.plan.parts):
                 output = context.valid_loss_fn(context.model, batch)
                 loss = merged_loss(output, examples, _SOURCE, mode)
             yield loss

@@ -18,10 +18,10 @@ def joined_optimizers(optimizer: Any) -> Any:
         TypeError: If the list holds something else, or nothing.
         ValueError: If two of the optimizers hold the same parameter.
     """
-    if isinstance(optimizer, (tuple, list)) and len(optimizer) == 1:
-        return optimizer[0]
     if not isinstance(optimizer, (tuple, list)):
         return optimizer
+    if len(optimizer) == 1:
+        return optimizer[0]
     strangers = [one for one in optimizer if not hasattr(one, "param_groups")]
     if strangers or not optimizer:
         what = described(strangers[0]) if strangers else "nothing"

@@ -386,6 +386,7 @@ class Sizes:
         def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
             model = Layered(layer, body)
             model.rate = trial.suggest_float("rate", 0.1, 0.5)
+            model.c.requires_grad_(False)  # nothing uses it, so the first step would look for it
             return model, torch.optim.SGD(model.parameters(), lr=0.01)
 
         def loss_fn(model: Any, batch: tuple[Tensor, ...]) -> Tensor:
@@ -396,9 +397,9 @@ class Sizes:
             self.validated.append(len(batch[0]))
             return model(batch[0]).square().mean()
 
-        config = optuna_dstn.TunerConfig(
-            warmup_steps=0, train_steps=1, **{"response_interval": 1, **settings}
-        )
+        # Without the look for coupled examples, whose passes come between.
+        each_step = {"warmup_steps": 0, "train_steps": 1, "response_interval": 1}
+        config = optuna_dstn.TunerConfig(**{"perturbation": "example", **each_step, **settings})
         batches = [(torch.randn(*validation, 4),)]
         self.tuner = started(make, loss_fn, batches, config=config, valid_loss_fn=valid_loss_fn)
 

@@ -131,6 +131,12 @@ def nested() -> None:
     Tuner(trial, model, SGD(model.parameters()), loss_fn, batches(0, 1, 90))
 
 
+def synchronised() -> None:
+    trial = shared()
+    net = nn.Sequential(Net(trial.suggest_float("scale", 0.1, 2.0)), nn.SyncBatchNorm(3))
+    Tuner(trial, net, SGD(net.parameters()), loss_fn, batches(0, 1, 90))
+
+
 MISTAKES: dict[str, Any] = {
     "a trial each": lambda: tuner_of(started({})),
     "two trials": lambda: distributed_trial(started({})),
@@ -139,6 +145,8 @@ MISTAKES: dict[str, Any] = {
     "stn": lambda: tuner_of(shared(method="stn")),
     "without DDP": lambda: step(tuner_of(shared(), ddp=False)),
     "DDP inside": nested,
+    "SyncBatchNorm": synchronised,
+    "checkpoint": lambda: optuna_dstn.Checkpoint("x").resume(tuner_of(shared())),
     "NaN in one": lambda: step(tuner_of(shared(), loss=nan_in_second)),
 }
 

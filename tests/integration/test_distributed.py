@@ -74,6 +74,8 @@ def test_a_study_runs_in_two_processes(config: Any, run: Run) -> None:
         ("stn", r"several processes do not share.*delta-stn"),
         ("without DDP", r"different weights after the first step.*DistributedDataParallel\(model"),
         ("DDP inside", r"module '0' is a DistributedDataParallel inside of another"),
+        ("SyncBatchNorm", r"module '1' is a SyncBatchNorm.*convert_sync_batchnorm"),
+        ("checkpoint", r"2 processes train the model, and a Checkpoint is that of one"),
         ("NaN in one", r"gradient of the training loss became nan"),
     ],
 )

@@ -157,7 +157,7 @@ class Net(nn.Module):
         return output
 
 
-def _tuner(function: Any) -> optuna_dstn.Tuner:
+def _tuner(function: Any, steps: int = 4) -> optuna_dstn.Tuner:
     def make(trial: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
         net = Net(function, trial.suggest_float("rate", 0.0, 0.5))
         return net, torch.optim.SGD(net.parameters(), lr=0.01)
@@ -168,7 +168,7 @@ def _tuner(function: Any) -> optuna_dstn.Tuner:
     batch = torch.randn(8, 4), torch.randint(3, (8,))
     config = TunerConfig(warmup_steps=1, train_steps=1, response_interval=1)
     tuner = started(make, loss_fn, [batch], config=config)
-    for _ in range(4):
+    for _ in range(steps):
         tuner.step(batch)
     return tuner
 
@@ -185,11 +185,15 @@ def test_all_parameters_respond_and_nothing_is_said_where_the_tangent_is_exact(
 
 def test_the_centred_pass_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     optuna.logging.enable_propagation()
-    summary = _tuner(OnceCube).summary()
+    tuner = _tuner(OnceCube)
+    summary = tuner.summary()
     assert len(summary.responding) == 4
     assert summary.centred == ("OnceCube",)
     assert "  through the centred pass of OnceCube\n" in f"{summary}\n"
     assert [record.getMessage()[:9] for record in caplog.records] == ["OnceCube:"]
+    resumed = _tuner(OnceCube, steps=0)
+    resumed.load_state_dict(tuner.state_dict())
+    assert resumed.summary().centred == ("OnceCube",)
 
 
 def test_grouped_products_of_experts() -> None:

@@ -94,6 +94,27 @@ class Neighbours(nn.Module):
         return x + x.roll(1, 0)
 
 
+class WithOwnLoss(nn.Module):
+    """A model that returns its logits and a scalar made of them."""
+
+    def __init__(self, rate: Any, own_loss: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.own_loss = net()(rate), own_loss
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.net(x)
+        return logits, self.own_loss(logits)
+
+
+def with_own_loss(own_loss: Callable[[Tensor], Tensor]) -> Callable[[Any], nn.Module]:
+    return lambda rate: WithOwnLoss(rate, own_loss)
+
+
+def both_losses(model: nn.Module, batch: Batch) -> Tensor:
+    logits, own_loss = model(batch[0])
+    return F.cross_entropy(logits, batch[1]) + own_loss
+
+
 def of(loss: Callable[..., Tensor], **options: Any) -> Loss:
     return lambda model, batch: loss(model(batch[0]), batch[1], **options)
 
@@ -162,6 +183,7 @@ SEPARATE = {
     "layer normalisation": Case(of(F.cross_entropy), net(nn.LayerNorm(CLASSES))),
     "mixup": Case(on_mixed_images, net()),
     "NumPy's random numbers": Case(on_noise_of_numpy, net()),
+    "a penalty in the model": Case(both_losses, with_own_loss(lambda y: y.square().mean())),
 }
 COUPLED = {
     "hinge of pairs": Case(hinge_of_pairs, net()),
@@ -174,6 +196,9 @@ COUPLED = {
     ),
     "mean of the batch": Case(of(F.cross_entropy), over_batch(lambda y: y - y.mean(0))),
     "inputs only": Case(of(F.cross_entropy), mixed_first),
+    "balance in the model": Case(
+        both_losses, with_own_loss(lambda y: y.softmax(1).mean(0).square().sum())
+    ),
 }
 
 
@@ -251,6 +276,21 @@ def test_the_user_may_decide(perturbation: str, shared: tuple[str, ...]) -> None
         assert ('TunerConfig(perturbation="batch")' in str(tuner.summary())) == bool(shared)
 
 
+def test_the_passes_of_each_step() -> None:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        calls.append(model.training)
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    calls: list[bool] = []
+    tuner = tuner_of(Case(loss, net()), response_interval=3)
+    counts = []
+    for _ in range(4):
+        calls.clear()
+        tuner.step((X, Y))
+        counts.append((calls.count(True), calls.count(False)))
+    assert counts == [(6, 2), (1, 1), (1, 1), (3, 1)]  # each with a step on λ in evaluation mode
+
+
 def test_where_it_cannot_be_found_out_the_examples_share() -> None:
     """A loss function that fails at the random responses of the test, and then never again."""
 
@@ -283,10 +323,15 @@ def test_the_test_leaves_no_trace(case: Case) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*after, strict=True))
 
 
-def test_a_resumed_training_knows() -> None:
-    case = COUPLED["graph"]
+@pytest.mark.parametrize(
+    ("name", "is_recording"), [("graph", False), ("balance in the model", True)]
+)
+def test_a_resumed_training_knows(name: str, is_recording: bool) -> None:
+    case = COUPLED[name]
     tuner = tuner_of(case)
     tuner.step(case.batch)
     resumed = tuner_of(case)
     resumed.load_state_dict(tuner.state_dict())
     assert resumed.summary().one_perturbation == tuner.summary().one_perturbation != ""
+    state: Any = resumed._training
+    assert state.bilevel.records_calls == is_recording

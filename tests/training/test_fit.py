@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from _problems import QUICK, accuracy, loss_fn, make_classification_problem, mlp
@@ -75,6 +76,11 @@ def test_patience_counts_epochs_without_a_better_value() -> None:
     # No learning: the first epoch stays the best.
     run_fit(trial, lr=0.0, epochs=9, patience=2)
     assert list(reported(trial)) == [0, 1, 2]
+
+
+def test_a_fixed_trial_that_stops_early_leaves_no_checkpoint(tmp_path: Path) -> None:
+    run_fit(fixed_trial(), lr=0.0, epochs=9, patience=2, checkpoint=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_scheduler_steps_after_each_epoch() -> None:
