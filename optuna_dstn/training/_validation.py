@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 import functools
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn.linearize._linearize import at_response, merged_loss
-from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import RespondingValidation
 from optuna_dstn.linearize._torch_call_mode import ValidationValues
 from optuna_dstn.response._delta import Deltas
+from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._evaluation import differentiable_in_evaluation, evaluating
 
@@ -38,29 +38,15 @@ class Validation:
 
     Attributes:
         batches: The validation batches, over and over.
-        records_calls: Whether a pass at the response records its calls, since the loss uses a
-            scalar that the model computes itself.
     """
 
     def __init__(self, context: TrainingContext) -> None:
         self._context = context
         self.batches = EndlessBatches(context.valid_loader)
-        self.records_calls = False
-
-    def next_batch(self) -> tuple[Any, int]:
-        """Return the next batch and its size B."""
-        batch = next(self.batches)
-        return batch, batch_size(batch, self._context.batch_axis)
 
     @contextmanager
-    def loss(self, batch: Any, examples: int, values: Mapping[str, float]) -> Iterator[Tensor]:
-        """Yield L_V(w), a scalar with its graph; differentiate it inside.
-
-        Args:
-            batch: The batch.
-            examples: B, its size.
-            values: The current value of each hyperparameter.
-        """
+    def loss(self, batch: Any, values: Mapping[str, float]) -> Iterator[Tensor]:
+        """Yield L_V(w), a scalar with its graph, at the current values; differentiate it inside."""
         context = self._context
         with (
             self._evaluation(),
@@ -71,51 +57,34 @@ class Validation:
         ):
             call = functools.partial(context.valid_loss_fn, context.model, batch)
             output = context.model_state.evaluated("valid_loss_fn", call)
-            yield mean_loss(output, examples, _SOURCE)
+            yield mean_loss(output, batch_size(batch, context.batch_axis), _SOURCE)
 
     @contextmanager
     def loss_at_response(
-        self,
-        batch: Any,
-        examples: int,
-        values: Mapping[str, float],
-        deltas: Deltas,
-        parts: Sequence[str],
+        self, batch: Any, bilevel: BilevelState, deltas: Deltas
     ) -> Iterator[Tensor]:
-        """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside.
-
-        Args:
-            batch: The batch.
-            examples: B, its size.
-            values: The current value of each hyperparameter.
-            deltas: Δ of each responding parameter.
-            parts: The names of the parts of the model that the training loss calls itself.
-        """
+        """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside."""
         context = self._context
-        mode = RespondingValidation(values, deltas)
-        mode.prediction.recorded = RecordedCalls() if self.records_calls else None
+        mode = RespondingValidation(bilevel.hyperparameters.values, deltas)
+        mode.prediction.recorded = bilevel.record_of_calls
         with (
             self._evaluation(),
             mode.restoring_parameters(context.model_state.parameters),
             context.progress.working_on([batch], _BATCH),
         ):
-            with at_response(context.model, mode, parts):
+            with at_response(context.model, mode, bilevel.plan.parts):
                 output = context.valid_loss_fn(context.model, batch)
-                loss = merged_loss(output, examples, _SOURCE, mode)
+                loss = merged_loss(output, deltas.batch.examples, _SOURCE, mode)
             yield loss
 
     def require_loss(self, values: Mapping[str, float]) -> None:
         """Find the mistakes of a validation loss in the first step, not only after the warm-up.
 
-        Args:
-            values: The current value of each hyperparameter.
-
         Raises:
             HyperparameterError: If the loss reads a hyperparameter or has no gradient.
             TrainingDivergedError: If the loss is NaN or infinite.
         """
-        batch, examples = self.next_batch()
-        with self.loss(batch, examples, values) as loss:
+        with self.loss(next(self.batches), values) as loss:
             self._context.progress.require_finite(loss.item(), "validation loss")
         if not loss.requires_grad:
             raise HyperparameterError(VALIDATION_CUT_OFF)
