@@ -47,11 +47,7 @@ class Evaluations:
         self._schedule = Schedule()
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
-        """Return the mean of the validation loss or the metric, and add that on the own loader.
-
-        Args:
-            loader: Other batches; ``None`` takes the validation loader.
-        """
+        """Return the mean of the validation loss or the metric, and add that on the own loader."""
         if loader is None:
             self.require_direction()
         context = self._training.context
@@ -66,11 +62,7 @@ class Evaluations:
         return value
 
     def require_direction(self) -> None:
-        """Check that the study does not maximise the validation loss.
-
-        Raises:
-            ValueError: If it does.
-        """
+        """Check that the study does not maximise the validation loss."""
         if self._metric_fn is None:
             require_minimized(self._direction)
 
@@ -114,11 +106,7 @@ class Evaluations:
         return self._best
 
     def final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
-        """Return the values that the trial keeps: those of the best evaluation, or the last ones.
-
-        Args:
-            training: The training, which has ended.
-        """
+        """Return what a trial keeps whose training has ended: the best or the last values."""
         last = training.final_hyperparameters()
         self._schedule.finish()
         self._schedule.write_to(self._trial)
