@@ -74,8 +74,7 @@ def unit_positions(call: Call, weight: Tensor, axis: int) -> Sequence[UnitPositi
     numbers = units.view(shape).expand(weight.shape)
 
     def called_on(numbers: Tensor) -> list[Tensor]:
-        own = call.with_tensors(lambda t: numbers if t is weight else t)
-        return leaves((own.run(),), Tensor)
+        return leaves((call.with_other(weight, numbers).run(),), Tensor)
 
     try:
         results = called_on(numbers)

@@ -140,18 +140,13 @@ def _indexed(deltas: Deltas, weights: Sequence[Tensor], call: Call) -> Any:
         places = follow(call, weight, None if gate.shape[1] == 1 else axis, outputs)
         if any(place is None for place in places):
             return None
-        own = call.with_tensors(functools.partial(_in_place_of, weight, direction))
-        directions = leaves((own.run(),), Tensor)
+        directions = leaves((call.with_other(weight, direction).run(),), Tensor)
         for of_output, moved, place in zip(terms, directions, places, strict=True):
             assert place is not None
             of_output.append(Delta(place.gate(gate), moved, place.axis or 0))
     for output, of_output in zip(outputs, terms, strict=True):
         deltas.add(output, of_output)
     return result
-
-
-def _in_place_of(weight: Tensor, other: Tensor, tensor: Tensor) -> Tensor:
-    return other if tensor is weight else tensor
 
 
 def _stacked(

@@ -38,8 +38,7 @@ def write_weight(
     before = target.clone()
     deltas.add(before, deltas.of(target))
     weights = [before if weight is target else weight for weight in weights]
-    args = call.with_tensors(lambda t: before if t is target else t).args
-    own = Call(counterpart[0], args, counterpart[1])
+    own = Call(counterpart[0], call.with_other(target, before).args, counterpart[1])
     output = responding_results(deltas, weights, own, forward_ad_rules)
     if output is None:
         return None

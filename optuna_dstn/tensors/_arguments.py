@@ -93,6 +93,10 @@ class Call(NamedTuple):
         args, kwargs = replaced((self.args, self.kwargs), value, Tensor)
         return Call(self.func, args, kwargs)
 
+    def with_other(self, tensor: Tensor, other: Tensor) -> Call:
+        """Return the call with ``other`` in the place of one of its tensors."""
+        return self.with_tensors(lambda t: other if t is tensor else t)
+
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
