@@ -28,14 +28,7 @@ def tensor_attributes(batch: Any) -> dict[str, Tensor]:
 def examples_in_object(batch: Any, axis: int) -> int | None:
     """Return how many examples an object holds: as many as its labels ``y``.
 
-    Without ``y`` the first tensor tells, as it does in a tuple.
-
-    Args:
-        batch: The object.
-        axis: The batch axis.
-
-    Returns:
-        ``None`` if the object holds no tensor with a batch axis.
+    Without ``y`` the first tensor tells, as it does in a tuple; without a tensor nothing does.
     """
     tensors = tensor_attributes(batch)
     candidates = [tensors["y"], *tensors.values()] if "y" in tensors else [*tensors.values()]

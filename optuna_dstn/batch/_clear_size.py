@@ -105,17 +105,11 @@ class UnclearLengthsError(ValueError):
     """A tensor has two axes as long as the batch, so that lengths do not tell the batch axis."""
 
 
-def require_lengths_tell(layout: BatchLayout, known: KnownLengths) -> None:
-    """Check after a pass on a whole batch that the batch axis of all its tensors is known.
-
-    Raises:
-        UnclearLengthsError: If they did not.
-    """
-    if known.tell(layout):
-        return
-    raise UnclearLengthsError(
-        f"The batch has {layout.examples} examples, and another axis of a tensor of the model has "
-        f"the length {layout.examples} too, for the first time since training began. So it is not "
+def unclear_lengths(examples: int) -> UnclearLengthsError:
+    """Return the error of a pass on a whole batch in which lengths did not tell the batch axis."""
+    return UnclearLengthsError(
+        f"The batch has {examples} examples, and another axis of a tensor of the model has "
+        f"the length {examples} too, for the first time since training began. So it is not "
         "clear which of the two belongs to the examples. Take a batch size that is no length of "
         "another axis: if the lengths of sequences vary, a larger one than any of them."
     )

@@ -78,13 +78,9 @@ def examples_in_list(tensors: Sequence[Tensor], beside: Iterable[Any], axis: int
 
 
 def _add_lengths(item: Any, axis: int, of_tensors: set[int], of_lists: set[int]) -> None:
-    """Add the lengths that an item of the batch has, one of which may be the size of the batch.
+    """Add the lengths of an item beside a list of tensors, which may be the size of the batch.
 
-    Args:
-        item: An item beside a list of tensors.
-        axis: The batch axis.
-        of_tensors: The function adds lengths of tensors here.
-        of_lists: The function adds lengths of lists here, which are less certain.
+    Lengths of lists are less certain than those of tensors, so they have a set of their own.
     """
     if isinstance(item, Tensor):
         of_tensors.update(item.shape[: axis + 1])

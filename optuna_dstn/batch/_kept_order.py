@@ -77,11 +77,7 @@ class KeptOrder:
         return order if sorted(order) == [*range(len(order))] else None
 
     def require_kept(self) -> None:
-        """Check that no call has undone an order.
-
-        Raises:
-            HyperparameterError: If one has.
-        """
+        """Check that no call has undone an order."""
         if self.restored_by is not None:
             raise HyperparameterError(_RESTORED.format(function=self.restored_by))
 

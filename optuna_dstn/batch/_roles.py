@@ -76,13 +76,7 @@ class TensorRoles:
         )
 
     def note(self, func: Callable[..., Any], tensors: Sequence[Tensor], output: Any) -> None:
-        """Note a call in which weights meet no examples: it may return a constant.
-
-        Args:
-            func: The torch function.
-            tensors: The tensors among its arguments.
-            output: What it returned.
-        """
+        """Note a call in which weights meet no examples: it may return a constant."""
         if not all(self.is_constant(tensor) for tensor in tensors):
             return
         if func in _DRAWING_FUNCTIONS and self._may_be_of_examples(output):

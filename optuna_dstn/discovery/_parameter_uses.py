@@ -24,7 +24,7 @@ from optuna_dstn.parameters._weights import (
     reads_no_values,
 )
 from optuna_dstn.rules import layer_rules
-from optuna_dstn.tensors._arguments import Function, function_name, leaves
+from optuna_dstn.tensors._arguments import Call, Function, function_name, leaves
 from optuna_dstn.tensors._identity import ByIdentity
 from optuna_dstn.tensors._in_place import out_of_place, works_in_place
 
@@ -130,12 +130,13 @@ class Uses:
         in_place = works_in_place(func, kwargs)
         outputs = leaves(args[:1] if in_place else (output,), Tensor)
         weights = [t for t in tensors if self._roles.is_weight(t)]
-        if not weights or looks_only(func, args, weights):
+        call = Call(func, args, kwargs)
+        if not weights or looks_only(call, weights):
             return False
         if not any(t.is_floating_point() or t.is_complex() for t in outputs):
             return False
         writes_to_weight = in_place and any(args[0] is weight for weight in weights)
-        like = None if writes_to_weight else examples_met(func, args, kwargs, weights, self._roles)
+        like = None if writes_to_weight else examples_met(call, weights, self._roles)
         if like is not None and func in EXPANDING_FUNCTIONS and in_model:
             self._add(weights[0], preferred_axes(weights[0], like), func)
             return True
@@ -155,7 +156,7 @@ class Uses:
 
     def _hide(self, weights: list[Tensor], func: Function, args: tuple[Any, ...]) -> None:
         """Note parameters that take part where no tangent can follow."""
-        if weights and not reads_no_values(func, args, weights):
+        if weights and not reads_no_values(Call(func, args, {}), weights):
             self.hidden.update(own for weight in weights for own in self._origin(weight).axes)
 
     def _note_origin(
@@ -179,12 +180,12 @@ class Uses:
             can_follow = not works_in_place(func, kwargs)
         if func not in INDEX_FUNCTIONS:
             can_follow &= isinstance(output, Tensor)
-            can_follow &= self._linear or is_affine(func, args, weights)
+            can_follow &= self._linear or is_affine(Call(func, args, kwargs), weights)
         for index, result in enumerate(outputs):
             axes: dict[int, dict[int, int | None]] = {}
             for weight, origin in origins:
                 places = {
-                    there: follow(func, args, kwargs, weight, there, outputs)[index]
+                    there: follow(Call(func, args, kwargs), weight, there, outputs)[index]
                     for of_parameter in origin.axes.values()
                     for there in of_parameter.values()
                     if can_follow

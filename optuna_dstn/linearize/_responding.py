@@ -51,7 +51,14 @@ from optuna_dstn.rules import (
     penalty_rules,
 )
 from optuna_dstn.space import NamedColumns
-from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced, results_of
+from optuna_dstn.tensors._arguments import (
+    Call,
+    Function,
+    function_name,
+    leaves,
+    replaced,
+    results_of,
+)
 from optuna_dstn.tensors._dual import is_dual
 from optuna_dstn.tensors._in_place import is_in_place, works_in_place
 
@@ -95,8 +102,8 @@ class Responding(TorchCallMode[Tracked]):
         self.note_write(func, args, kwargs)
         tensors = leaves((args, kwargs), Tensor)
         own = [t for t in tensors if t in deltas]
-        if own and self.in_model and not looks_only(func, args, own):
-            output, meets_examples = self._combined(own, tensors, func, args, kwargs)
+        if own and self.in_model and not looks_only(Call(func, args, kwargs), own):
+            output, meets_examples = self._combined(own, tensors, Call(func, args, kwargs))
         else:
             output, meets_examples = run(func, args, kwargs, self.centred), False
             self.prediction.note(func, args, kwargs, output)  # a call with Δ must not run twice
@@ -107,42 +114,34 @@ class Responding(TorchCallMode[Tracked]):
         deltas.batch.note(func, args, kwargs, output)
         return output
 
-    def _combined(
-        self,
-        own: list[Tensor],
-        tensors: list[Tensor],
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[Any, bool]:
+    def _combined(self, own: list[Tensor], tensors: list[Tensor], call: Call) -> tuple[Any, bool]:
         """Run a call of a function that has no layer rule, on responding parameters.
 
         Args:
             own: The tensors among the arguments that respond.
             tensors: All tensors among the arguments.
-            func: The torch function.
-            args: The positional arguments.
-            kwargs: The keyword arguments.
+            call: The call.
 
         Returns:
             The result of the call, and whether the call combines the parameters with examples.
         """
         deltas = self.deltas
+        func, args, kwargs = call
         if works_in_place(func, kwargs) and args[0] in deltas:
             if self._are_weights_alone(own, tensors, func):
-                output = write_weight(deltas, own, func, args, kwargs, forward_ad_rules)
+                output = write_weight(deltas, own, call, forward_ad_rules)
                 if output is not None:
                     return output, False
             move_shared_in_batch(deltas, args[0])
             own = [t for t in own if t in deltas]
-        like = examples_met(func, args, kwargs, own, self._roles) if own else None
+        like = examples_met(call, own, self._roles) if own else None
         if like is not None and func in EXPANDING_FUNCTIONS:
-            output = spread(deltas, func, args, kwargs)
+            output = spread(deltas, call)
             if output is not None:
                 return output, True
             like = None
         if self._are_weights_alone(own, tensors, func):
-            output = responding_results(deltas, own, func, args, kwargs, forward_ad_rules)
+            output = responding_results(deltas, own, call, forward_ad_rules)
             if output is not None:
                 return output, False
         args, kwargs = self._moved(args, kwargs, like)
@@ -238,7 +237,7 @@ class PerturbedValues(Responding[PerExample]):
                 raise without_rule(perturbed[0].formula, function)
             weights = [t for t in others if t in self.deltas]
             if weights and self.in_model and not rule.takes_deltas:
-                like = examples_met(func, own_args, own_kwargs, weights, self._roles)
+                like = examples_met(Call(func, own_args, own_kwargs), weights, self._roles)
                 own_args, own_kwargs = self._moved(own_args, own_kwargs, like)
             output = self._by_rule(rule, perturbed, own_args, own_kwargs)
             self.deltas.batch.note(func, own_args, own_kwargs, output)

@@ -8,14 +8,14 @@ calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optuna_dstn.tensors._arguments import leaves, replaced
+from optuna_dstn.tensors._arguments import Call, leaves
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -61,34 +61,20 @@ class UnitPosition(NamedTuple):
         return gate if self.units is None else gate.index_select(1, self.units.to(gate.device))
 
 
-def unit_positions(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weight: Tensor,
-    axis: int,
-) -> Sequence[UnitPosition | None]:
-    """Return where the units along an axis of a weight are, in each tensor that ``func`` returns.
+def unit_positions(call: Call, weight: Tensor, axis: int) -> Sequence[UnitPosition | None]:
+    """Return where the units along an axis of a weight are, in each tensor that a call returns.
 
-    Args:
-        func: One of the ``INDEX_FUNCTIONS``.
-        args: Its arguments, with the weight among them.
-        kwargs: The same by name.
-        weight: Of at least one axis.
-        axis: The axis of its units.
-
-    Returns:
-        ``None`` for a tensor in which the units lie along no axis.
+    The call is one of the ``INDEX_FUNCTIONS``. ``None`` stands for a tensor in which the units lie
+    along no axis.
     """
-    is_alone = len(leaves((args, kwargs), Tensor)) == 1
+    is_alone = len(call.tensors) == 1
     units = torch.arange(weight.shape[axis], device="cpu" if is_alone else weight.device)
     shape = [1] * weight.ndim
     shape[axis] = -1
     numbers = units.view(shape).expand(weight.shape)
 
     def called_on(numbers: Tensor) -> list[Tensor]:
-        own = replaced((args, kwargs), lambda t: numbers if t is weight else t, Tensor)
-        return leaves((func(*own[0], **own[1]),), Tensor)
+        return leaves((call.with_other(weight, numbers).run(),), Tensor)
 
     try:
         results = called_on(numbers)

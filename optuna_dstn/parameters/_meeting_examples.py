@@ -6,8 +6,7 @@ parameter the batch as an axis, as ``p.expand(B, -1, -1)`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.parameters._slicewise import follow
 from optuna_dstn.response._delta import Deltas
-from optuna_dstn.tensors._arguments import leaves
+from optuna_dstn.tensors._arguments import Call
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -35,36 +34,24 @@ EXPANDING_FUNCTIONS = functions((torch, torch.Tensor), "expand expand_as broadca
 """These may give a parameter the batch as an axis."""
 
 
-def examples_met(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weights: Sequence[Tensor],
-    roles: TensorRoles,
-) -> Tensor | None:
+def examples_met(call: Call, weights: Sequence[Tensor], roles: TensorRoles) -> Tensor | None:
     """Return the examples with which a function without a rule combines weights entry by entry.
-
-    Args:
-        func: The function.
-        args: Its arguments, with a weight among them.
-        kwargs: The same by name.
-        weights: The arguments that are made of parameters.
-        roles: What is known of tensors.
 
     Returns:
         A tensor with a batch axis. The weights broadcast against it, each with length 1 along the
         batch axis. ``None`` if the function is of another kind, or no argument has examples.
     """
+    func, args, _ = call
     if func in EXPANDING_FUNCTIONS:
-        output: Tensor = func(*args, **kwargs)
+        output: Tensor = call.run()
         like = [output] if len(weights) == 1 and weights[0] is args[0] else []
     elif func in _ELEMENTWISE_FUNCTIONS:
-        tensors = leaves((args, kwargs), Tensor)
+        tensors = call.tensors
         axes = max(t.ndim for t in tensors)
         # With fewer axes than the weights, which one would be the batch?
         like = [t for t in tensors if t.ndim == axes and not roles.is_constant(t)]
     elif func is F.scaled_dot_product_attention:
-        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        mask = call.argument(3, "attn_mask")
         like = []
         if len(weights) == 1 and weights[0] is mask and len(args) > 1:
             query, key = args[:2]
@@ -105,33 +92,24 @@ def preferred_axes(weight: Tensor, like: Tensor) -> tuple[int, ...]:
     return tuple(axes) or (0,)
 
 
-def spread(
-    deltas: Deltas, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    """Return a parameter that a call expands over the batch, moved for each example.
+def spread(deltas: Deltas, call: Call) -> Tensor | None:
+    """Return a parameter that one of the ``EXPANDING_FUNCTIONS`` expands, moved for each example.
 
-    Args:
-        deltas: Of the parameters.
-        func: One of the ``EXPANDING_FUNCTIONS``.
-        args: Its arguments, the parameter first.
-        kwargs: The same by name.
-
-    Returns:
-        ``None`` where the units of the parameter do not lie along an axis of the result.
+    ``None`` where the units of the parameter do not lie along an axis of the result.
     """
-    weight = args[0]
-    output: Tensor = func(*args, **kwargs)
+    weight = call.args[0]
+    output: Tensor = call.run()
     batch_axis = _batch_axis(deltas.batch, output, [weight])
     change: Tensor | None = None
     for gate, direction, axis in deltas.of(weight):
         own_axis = None if gate.shape[1] == 1 else axis
-        (place,) = follow(func, args, kwargs, weight, own_axis, [output])
+        (place,) = follow(call, weight, own_axis, [output])
         if place is None or place.axis == batch_axis:
             return None
         gate = place.gate(gate)
         axes = () if place.axis is None else (place.axis,)
         gate = deltas.batch.align(gate if axes else gate[:, 0], output, axes, batch_axis)
-        moved = gate * func(direction, *args[1:], **kwargs)
+        moved = gate * call.func(direction, *call.args[1:], **call.kwargs)
         change = moved if change is None else change + moved
     return deltas.moved(output, change)
 

@@ -6,8 +6,7 @@ with J_g·diag(Uε)·R = diag(Uε)·(J_g·R): the same gates, and another direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from optuna_dstn.parameters._index_maps import (
     UnitPosition,
     unit_positions,
 )
-from optuna_dstn.tensors._arguments import leaves
+from optuna_dstn.tensors._arguments import Call
 from optuna_dstn.tensors._function_names import functions
 
 
@@ -69,72 +68,51 @@ _AFFINE_IN_ONE = functions(
 _AFFINE_IN_FIRST = functions((torch, Tensor), "div divide true_divide __truediv__")
 
 
-def is_affine(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
+def is_affine(call: Call, weights: Sequence[Tensor]) -> bool:
     """Whether a call is affine in the weights among its arguments, all together."""
-    if func in _AFFINE_FUNCTIONS:
+    if call.func in _AFFINE_FUNCTIONS:
         return True
     if len(weights) != 1:
         return False
-    return func in _AFFINE_IN_ONE or (func in _AFFINE_IN_FIRST and args[0] is weights[0])
+    return call.func in _AFFINE_IN_ONE or (
+        call.func in _AFFINE_IN_FIRST and call.args[0] is weights[0]
+    )
 
 
 def follow(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weight: Tensor,
-    axis: int | None,
-    outputs: Sequence[Tensor],
+    call: Call, weight: Tensor, axis: int | None, outputs: Sequence[Tensor]
 ) -> Sequence[UnitPosition | None]:
-    """Return where the units along an axis of a weight are in each of ``outputs``.
+    """Return where the units along an axis of a weight are in each tensor that a call returned.
 
     Args:
-        func: A function that combines weights, and no examples.
-        args: Its arguments, with the weight among them.
-        kwargs: The same by name.
-        weight: A tensor that responds.
+        call: A call that combines weights, and no examples.
+        weight: A tensor among its arguments, which responds.
         axis: The axis of its units; ``None`` if it has one unit.
-        outputs: The tensors that ``func`` returned.
+        outputs: The tensors that the call returned.
 
     Returns:
         ``None`` for a tensor whose entries depend on several units.
     """
     if axis is None or weight.shape[axis] == 1:
         return [UnitPosition(None, None)] * len(outputs)
-    if func in INDEX_FUNCTIONS:
-        return unit_positions(func, args, kwargs, weight, axis)
-    kept = _kept_axis(func, args, kwargs, weight, axis, outputs[0])
+    if call.func in INDEX_FUNCTIONS:
+        return unit_positions(call, weight, axis)
+    kept = _kept_axis(call, weight, axis, outputs[0])
     return [None if kept is None else UnitPosition(kept, None)] * len(outputs)
 
 
-def _kept_axis(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weight: Tensor,
-    axis: int,
-    output: Tensor,
-) -> int | None:
+def _kept_axis(call: Call, weight: Tensor, axis: int, output: Tensor) -> int | None:
     """Return the axis of the output along which each slice depends on one slice of the weight.
 
-    Args:
-        func: A function that is none of the ``INDEX_FUNCTIONS``.
-        args: Its arguments.
-        kwargs: The same by name.
-        weight: One of them.
-        axis: The axis of the slices of ``weight``.
-        output: What ``func`` returned.
-
-    Returns:
-        ``None`` if there is no such axis, or the function is unknown.
+    ``None`` if there is no such axis, or the function is unknown.
     """
+    func, args = call.func, call.args
     if func in ENTRYWISE_FUNCTIONS or (
         func in _ALONG and any(isinstance(a, Tensor) for a in args[1:2])
     ):
         return axis + output.ndim - weight.ndim
     if func in _ALONG:
-        position = _ALONG[func]
-        dim = args[position] if len(args) > position else kwargs.get("dim")
+        dim = call.argument(_ALONG[func], "dim")
         if dim is None and func is F.normalize:
             dim = 1
         if dim is None or isinstance(dim, bool):
@@ -144,18 +122,14 @@ def _kept_axis(
             return None
         return axis if output.ndim == weight.ndim else axis - sum(d < axis for d in dims)
     if func is torch._weight_norm:
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-        return axis if dim == axis else None
+        return axis if call.argument(2, "dim", 0) == axis else None
     if func in JOINING_FUNCTIONS:
-        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-        dim %= output.ndim
+        dim = call.argument(1, "dim", 0) % output.ndim
         if output.ndim > weight.ndim:  # stack
             return axis + 1 if axis >= dim else axis
-        if axis == dim and not (func in CONCATENATING_FUNCTIONS and kwargs.keys() <= {"dim"}):
+        if axis == dim and not (func in CONCATENATING_FUNCTIONS and call.kwargs.keys() <= {"dim"}):
             return None
         return axis
-    if func is torch.einsum:
-        return _kept_in_einsum(args, weight, axis)
     if func in _PRODUCTS and args[0] is not args[1]:
         return _kept_in_product(args[0], args[1], weight, axis, output)
     if func is F.linear and len(args) > 1 and args[0] is not args[1]:
@@ -177,27 +151,3 @@ def _kept_in_product(
     if is_last:
         return output.ndim - 1 if right.ndim > 1 else None
     return None if axis == right.ndim - 2 else axis + output.ndim - right.ndim + (left.ndim == 1)
-
-
-_FIRST_UNNAMED = ord("α")
-
-
-def _kept_in_einsum(args: tuple[Any, ...], weight: Tensor, axis: int) -> int | None:
-    """Return the same for ``torch.einsum``."""
-    equation = args[0]
-    if not isinstance(equation, str) or "->" not in equation:
-        return None
-    given, made = equation.replace(" ", "").split("->")
-    operands = leaves(args[1:], Tensor)
-    named = [letters.replace("...", "") for letters in given.split(",")]
-    # Name the axes that an ellipsis stands for by letters that no equation has.
-    counts = [t.ndim - len(letters) for letters, t in zip(named, operands, strict=True)]
-    unnamed = "".join(map(chr, range(_FIRST_UNNAMED, _FIRST_UNNAMED + max(counts))))
-    made = made.replace("...", unnamed)
-    places = {
-        made.find(letters.replace("...", unnamed[len(unnamed) - count :])[axis])
-        for letters, operand, count in zip(given.split(","), operands, counts, strict=True)
-        if operand is weight
-    }
-    place = places.pop()
-    return None if places or place < 0 else place

@@ -19,7 +19,7 @@ from optuna_dstn.batch._roles import TensorRoles
 from optuna_dstn.parameters._index_maps import CONCATENATING_FUNCTIONS, INDEX_FUNCTIONS
 from optuna_dstn.parameters._slicewise import ENTRYWISE_FUNCTIONS, follow, is_affine
 from optuna_dstn.response._delta import Delta, Deltas
-from optuna_dstn.tensors._arguments import leaves, replaced
+from optuna_dstn.tensors._arguments import Call, leaves
 from optuna_dstn.tensors._dual import dual, split
 from optuna_dstn.tensors._function_names import functions
 from optuna_dstn.tensors._random_numbers import repeated_random_numbers
@@ -46,15 +46,14 @@ _PROPERTY_FUNCTIONS = functions(
 _DRAWING_FUNCTIONS = functions((torch, torch.Tensor, F), "dropout alpha_dropout")
 
 
-def looks_only(func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> bool:
+def looks_only(call: Call, weights: Sequence[Tensor]) -> bool:
     """Whether a call does not let weights take part in what is differentiated."""
-    return not torch.is_grad_enabled() or reads_no_values(func, args, weights)
+    return not torch.is_grad_enabled() or reads_no_values(call, weights)
 
 
-def reads_no_values(
-    func: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]
-) -> bool:
+def reads_no_values(call: Call, weights: Sequence[Tensor]) -> bool:
     """Whether the result of a call does not depend on the values of weights."""
+    func = call.func
     if func in _PROPERTY_FUNCTIONS:
         return True
     if getattr(func, "__module__", "") == "torch.nn.init":  # they work under no_grad
@@ -62,7 +61,7 @@ def reads_no_values(
     name = getattr(func, "__name__", "")
     if name == "__set__" or (name == "__get__" and func not in INDEX_FUNCTIONS):
         return True  # x.data = y; x.shape, x.dtype, x.data
-    return func in METADATA_FUNCTIONS and not any(args[0] is weight for weight in weights)
+    return func in METADATA_FUNCTIONS and not any(call.args[0] is weight for weight in weights)
 
 
 def is_of_weights(
@@ -100,67 +99,54 @@ def is_of_weights(
 def responding_results(
     deltas: Deltas,
     weights: Sequence[Tensor],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    call: Call,
     forward_ad_rules: Mapping[Callable[..., Any], Callable[..., Any]],
 ) -> Any:
-    """Return what a function computes from weights alone, and let the result respond.
+    """Return what a call computes from weights alone, and let the result respond.
 
     Args:
         deltas: Of the parameters.
         weights: The tensors among the arguments that respond; the others depend on no parameter.
-        func: The function.
-        args: Its arguments.
-        kwargs: The same by name.
+        call: The call.
         forward_ad_rules: What to call in place of a function that torch cannot differentiate in
             forward mode.
 
     Returns:
-        ``None`` where an entry of the result depends on several units.
+        ``None`` where an entry of the result depends on several units, or where the call is not
+        affine and the network is not linearised.
     """
+    func, args, kwargs = call
     if func in INDEX_FUNCTIONS:
-        return _indexed(deltas, weights, func, args, kwargs)
+        return _indexed(deltas, weights, call)
     if func is torch.stack and (output := _stacked(deltas, *args, **kwargs)) is not None:
         return output
     if func in CONCATENATING_FUNCTIONS and kwargs.keys() <= {"dim"}:
         return _concatenated(deltas, *args, **kwargs)
-    if not deltas.linear and not is_affine(func, args, weights):
+    if not deltas.linear and not is_affine(call, weights):
         return None
-    return _computed(deltas, weights, func, args, kwargs, forward_ad_rules)
+    return _computed(deltas, weights, call, forward_ad_rules)
 
 
-def _indexed(
-    deltas: Deltas,
-    weights: Sequence[Tensor],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+def _indexed(deltas: Deltas, weights: Sequence[Tensor], call: Call) -> Any:
     """g(W) of a function that moves entries: Δ = Σ diag(g(Uε))·g(R)."""
-    weight = weights[0]
-    source = args[1] if func is F.embedding and len(args) > 1 else args[0]
+    weight, args = weights[0], call.args
+    source = args[1] if call.func is F.embedding and len(args) > 1 else args[0]
     if source is not weight or any(other is not weight for other in weights):
         return None
-    result = func(*args, **kwargs)
+    result = call.run()
     outputs = leaves((result,), Tensor)
     terms: list[list[Delta]] = [[] for _ in outputs]
     for gate, direction, axis in deltas.of(weight):
-        places = follow(func, args, kwargs, weight, None if gate.shape[1] == 1 else axis, outputs)
+        places = follow(call, weight, None if gate.shape[1] == 1 else axis, outputs)
         if any(place is None for place in places):
             return None
-        own = replaced((args, kwargs), functools.partial(_in_place_of, weight, direction), Tensor)
-        directions = leaves((func(*own[0], **own[1]),), Tensor)
+        directions = leaves((call.with_other(weight, direction).run(),), Tensor)
         for of_output, moved, place in zip(terms, directions, places, strict=True):
             assert place is not None
             of_output.append(Delta(place.gate(gate), moved, place.axis or 0))
     for output, of_output in zip(outputs, terms, strict=True):
         deltas.add(output, of_output)
     return result
-
-
-def _in_place_of(weight: Tensor, other: Tensor, tensor: Tensor) -> Tensor:
-    return other if tensor is weight else tensor
 
 
 def _stacked(
@@ -220,20 +206,17 @@ def _concatenated(
 def _computed(
     deltas: Deltas,
     weights: Sequence[Tensor],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    call: Call,
     forward_ad_rules: Mapping[Callable[..., Any], Callable[..., Any]],
 ) -> Tensor | None:
     """g(W, ...) of a function that acts slice by slice: Δ = Σ diag(Uε)·(J_g R)."""
     # One that is given twice, as in p * p, has one Δ.
     different = {id(weight): weight for weight in weights}.values()
     terms = [(weight, term) for weight in different for term in deltas.of(weight)]
-    rule = forward_ad_rules.get(func)
     derivative = (
-        functools.partial(_derivative, func, args, kwargs, weights, rule=rule)
+        functools.partial(_derivative, call, forward_ad_rules.get(call.func))
         if deltas.linear
-        else functools.partial(_linear_part, func, args, kwargs, weights)
+        else functools.partial(_linear_part, call, weights)
     )
     result = derivative(terms[:1], is_last=len(terms) == 1)
     if result is None:
@@ -243,7 +226,7 @@ def _computed(
     parts: dict[tuple[int, int], list[tuple[Tensor, Delta]]] = {}
     for weight, term in terms:
         axis = None if term.gate.shape[1] == 1 else term.axis
-        (place,) = follow(func, args, kwargs, weight, axis, [output])
+        (place,) = follow(call, weight, axis, [output])
         if place is None:
             return None
         parts.setdefault((id(term.gate), place.axis or 0), []).append((weight, term))
@@ -258,14 +241,11 @@ def _computed(
 
 
 def _derivative(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weights: Sequence[Tensor],
+    call: Call,
+    rule: Callable[..., Any] | None,
     terms: Sequence[tuple[Tensor, Delta]],
     *,
     is_last: bool,
-    rule: Callable[..., Any] | None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """Return g(W, ...), and its derivative along the directions of some weights.
 
@@ -276,29 +256,23 @@ def _derivative(
         own = [term.direction for weight, term in terms if weight is tensor]
         return dual(tensor, sum(own[1:], own[0])) if own else tensor
 
-    own_args, own_kwargs = replaced((args, kwargs), moving, Tensor)
+    func, args, kwargs = call.with_tensors(moving)
     # Each term must see the same random numbers; the last call leaves them advanced.
     again = not is_last and func in _DRAWING_FUNCTIONS
     with repeated_random_numbers(terms[0][0]) if again else nullcontext():
-        moved = sparse_product(func, own_args, own_kwargs)
+        moved = sparse_product(func, args, kwargs)
         if moved is None:
-            moved = (rule or func)(*own_args, **own_kwargs)
+            moved = (rule or func)(*args, **kwargs)
     if not isinstance(moved, Tensor):
         return None
     output, change = split(moved)
     if rule is not None:  # to the last bit what the weight step computes
-        output = func(*args, **kwargs)
+        output = call.run()
     return output, change
 
 
 def _linear_part(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    weights: Sequence[Tensor],
-    terms: Sequence[tuple[Tensor, Delta]],
-    *,
-    is_last: bool,
+    call: Call, weights: Sequence[Tensor], terms: Sequence[tuple[Tensor, Delta]], *, is_last: bool
 ) -> tuple[Tensor, Tensor]:
     """Return g(W, ...) of an affine g, and g(R, ...) − g(0, ...)."""
 
@@ -309,13 +283,12 @@ def _linear_part(
                 return sum(own[1:], own[0])
             return torch.zeros_like(tensor) if any(tensor is w for w in weights) else tensor
 
-        own_args, own_kwargs = replaced((args, kwargs), value, Tensor)
         with repeated_random_numbers(terms[0][0]) if draws else nullcontext():
-            result: Tensor = func(*own_args, **own_kwargs)
+            result: Tensor = call.with_tensors(value).run()
         return result
 
-    draws = func in _DRAWING_FUNCTIONS
+    draws = call.func in _DRAWING_FUNCTIONS
     change = at(terms) - at(())
     with repeated_random_numbers(terms[0][0]) if draws and not is_last else nullcontext():
-        output: Tensor = func(*args, **kwargs)
+        output: Tensor = call.run()
     return output, change

@@ -11,44 +11,35 @@ from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.parameters._index_maps import INDEX_FUNCTIONS
 from optuna_dstn.parameters._weights import responding_results
 from optuna_dstn.response._delta import Delta, Deltas
-from optuna_dstn.tensors._arguments import replaced
+from optuna_dstn.tensors._arguments import Call
 from optuna_dstn.tensors._in_place import out_of_place
 
 
 def write_weight(
     deltas: Deltas,
     weights: Sequence[Tensor],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    call: Call,
     forward_ad_rules: Mapping[Callable[..., Any], Callable[..., Any]],
 ) -> Tensor | None:
     """Run a call of weights that works in place, and let its first argument respond anew.
 
-    Args:
-        deltas: Of the parameters.
-        weights: The tensors among the arguments that respond; the others depend on no parameter.
-        func: The function.
-        args: Its arguments; the first one was computed from parameters.
-        kwargs: The same by name.
-        forward_ad_rules: As in :func:`responding_results`.
+    The arguments are those of :func:`responding_results`; the first argument of the call was
+    computed from parameters.
 
     Returns:
-        The first argument, which now holds the result; ``None`` where an entry of the result
-        depends on several units, or ``func`` has no counterpart that works out of place.
+        The first argument of the call, which now holds the result; ``None`` where an entry of the
+        result depends on several units, or the function has no counterpart out of place.
     """
-    target: Tensor = args[0]
-    counterpart = out_of_place(func, kwargs)
+    target: Tensor = call.args[0]
+    counterpart = out_of_place(call.func, call.kwargs)
     if counterpart is None or counterpart[0] in INDEX_FUNCTIONS:
         return None
     # The derivative may keep the values of before the call.
     before = target.clone()
     deltas.add(before, deltas.of(target))
     weights = [before if weight is target else weight for weight in weights]
-    args = replaced(args, lambda t: before if t is target else t, Tensor)
-    output = responding_results(
-        deltas, weights, counterpart[0], args, counterpart[1], forward_ad_rules
-    )
+    own = Call(counterpart[0], call.with_other(target, before).args, counterpart[1])
+    output = responding_results(deltas, weights, own, forward_ad_rules)
     if output is None:
         return None
     target.copy_(output)

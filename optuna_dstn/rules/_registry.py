@@ -120,12 +120,7 @@ def _by_name(
 
 
 def _names_of(rule: Function, *before: Any) -> Callable[..., Mapping[str, Any]]:
-    """Return the function that names the arguments of a call as ``rule`` does.
-
-    Args:
-        rule: The rule.
-        before: What the rule takes before the arguments of the torch function.
-    """
+    """Return the function that names the arguments of a call as ``rule`` does after ``before``."""
     signature = inspect.signature(rule)
 
     def arguments(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
@@ -161,13 +156,9 @@ class RuleRegistry:
         domain: Mapping[str, Domain] = _ANYWHERE,
         takes_tensors: bool = False,
     ) -> Callable[[RuleFunction], RuleFunction]:
-        """Register the decorated rule for functions that read a hyperparameter.
+        """Register the decorated rule for torch functions that read a hyperparameter.
 
-        Args:
-            functions: The torch functions.
-            is_active: As in :class:`HyperparameterRule`.
-            domain: As in :class:`HyperparameterRule`.
-            takes_tensors: As in :class:`HyperparameterRule`.
+        The options are those of :class:`HyperparameterRule`.
         """
 
         def register(apply: RuleFunction) -> RuleFunction:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.overrides import resolve_name
 
 
@@ -74,6 +75,36 @@ def _find(arguments: Any, kinds: type | tuple[type, ...], found: list[Any]) -> N
             found.append(argument)
         elif type(argument) in _CONTAINERS:
             _find(argument, kinds, found)
+
+
+class Call(NamedTuple):
+    """A call of a torch function."""
+
+    func: Function
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        """Return what the function returns."""
+        return self.func(*self.args, **self.kwargs)
+
+    def with_tensors(self, value: Callable[[Tensor], Any]) -> Call:
+        """Return the call with ``value(t)`` in the place of each tensor t."""
+        args, kwargs = replaced((self.args, self.kwargs), value, Tensor)
+        return Call(self.func, args, kwargs)
+
+    def with_other(self, tensor: Tensor, other: Tensor) -> Call:
+        """Return the call with ``other`` in the place of one of its tensors."""
+        return self.with_tensors(lambda t: other if t is tensor else t)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return leaves((self.args, self.kwargs), Tensor)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument that was given by its position or by its name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
 def results_of(output: Any) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +12,12 @@ from torch.optim import Adam
 
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter
 from optuna_dstn.batch._batch import part_of
-from optuna_dstn.batch._clear_size import clear_size
+from optuna_dstn.batch._clear_size import clear_size, explaining_part, unclear_lengths
 from optuna_dstn.batch._layout import BatchLayout
 from optuna_dstn.discovery._parameter_watch import ParameterWatch
 from optuna_dstn.discovery._plan import OpenParameters, TuningPlan
 from optuna_dstn.linearize._linearize import UnfinishedLossError
+from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._torch_call_mode import CurrentValues
 from optuna_dstn.response import RESPONSES
 from optuna_dstn.response._delta import Deltas
@@ -27,7 +29,7 @@ from optuna_dstn.training._current_hyperparameters import CurrentHyperparameters
 from optuna_dstn.training._pace import Pace
 
 
-Result = TypeVar("Result")
+Tensors = TypeVar("Tensors")
 
 _ALL_FROZEN = (
     "Every parameter that responds to the hyperparameters has been frozen since the first training "
@@ -141,24 +143,55 @@ class BilevelState:
         self.layout = self._context.layout_of(batch)
         return CurrentValues(self.hyperparameters.values, expected, self.layout)
 
-    def part_with_clear_axes(self, batch: Any) -> tuple[Any, int]:
-        """Return the part of a batch on which lengths tell the batch axis, and its size.
+    @contextmanager
+    def part_with_clear_axes(self, batch: Any) -> Iterator[tuple[Any, BatchLayout]]:
+        """Yield the part of a batch on which lengths tell the batch axis, and a layout for a pass.
 
         The part is the whole batch unless another axis of a tensor is as long as the batch.
-        """
-        layout = self._context.layout_of(batch)
-        size = clear_size(layout, layout.examples, self.lengths)
-        if size == layout.examples:
-            return batch, size
-        axis = self._context.batch_axis
-        return part_of(batch, slice(0, size), layout.examples, axis), size
 
-    def deltas(self, gates: Tensor, examples: int, *, trains_weights: bool = False) -> Deltas:
+        Raises:
+            UnclearLengthsError: If the pass shows a tensor of which lengths do not tell the axis.
+                After that the batch counts as one that has to be divided.
+            UndividedBatchError: If the pass on a part fails.
+        """
+        axis = self._context.batch_axis
+        whole = self._context.layout_of(batch)
+        size = clear_size(whole, whole.examples, self.lengths)
+        if size < whole.examples:
+            batch = part_of(batch, slice(0, size), whole.examples, axis)
+        layout = BatchLayout(size, axis)
+        with explaining_part(size, whole.examples):
+            yield batch, layout
+        if size == whole.examples and not self.lengths.tell(layout):
+            self.lengths = self.lengths.with_doubt(size)
+            raise unclear_lengths(size)
+
+    def recording_if_needed(self, run: Callable[[], Tensors]) -> Tensors:
+        """Return what a pass returns; repeat it with its calls recorded if the loss needs them.
+
+        The loss needs them where it uses a scalar that the model computes itself.
+        """
+        try:
+            return run()
+        except UnfinishedLossError:
+            if self.records_calls:
+                raise
+            self.records_calls = True
+            return run()
+
+    @property
+    def record_of_calls(self) -> RecordedCalls | None:
+        """A new record for a pass; ``None`` if no loss has needed one so far."""
+        return RecordedCalls() if self.records_calls else None
+
+    def deltas(
+        self, gates: Tensor, batch: BatchLayout | None = None, *, trains_weights: bool = False
+    ) -> Deltas:
         """Return Δ of every responding parameter, for a pass over a batch.
 
         Args:
-            gates: What ``response.gates`` returned, with one row for each example, or one row.
-            examples: B, the size of the batch.
+            gates: What ``response.gates`` returned, with one row for each example.
+            batch: The layout of the pass; by default a new one.
             trains_weights: Whether the pass trains the weights too.
 
         Raises:
@@ -167,18 +200,8 @@ class BilevelState:
         terms = self.response.deltas(gates)
         if not terms:
             raise HyperparameterError(_ALL_FROZEN)
-        batch = BatchLayout(examples, self._context.batch_axis)
+        batch = batch or BatchLayout(len(gates), self._context.batch_axis)
         return Deltas(terms, batch, linear=self.is_linear, trains_weights=trains_weights)
-
-    def recording_if_needed(self, run: Callable[[], Result]) -> Result:
-        """Run a linearised pass; if its loss needs that, once more with recorded calls."""
-        try:
-            return run()
-        except UnfinishedLossError:
-            if self.records_calls:
-                raise
-            self.records_calls = True
-            return run()
 
     def require_unchanged(self) -> None:
         """Check, before a step, that model and optimizer still fit what the first step found.

@@ -206,7 +206,7 @@ def _gradient(
     values, gates = point.values, point.gates.clone().requires_grad_()
     statistics.rewind()
     with repeated_random_numbers(values), repeated_random_numbers_of_python():
-        deltas = loss.bilevel.deltas(gates, len(gates))
+        deltas = loss.bilevel.deltas(gates)
         mode = loss.mode(values, deltas, _AtFixedStatistics)
         mode.statistics = statistics
         with loss.at(mode, batch) as output:

@@ -28,9 +28,7 @@ FIRST_STEP_REMEDY = (
 def fault_of_data(batches: Iterable[Any], source: str) -> str:
     """Return a sentence on the first batch that is empty or not finite, or an empty text.
 
-    Args:
-        batches: The batches to examine.
-        source: What a batch is called in the sentence, such as ``"The validation batch"``.
+    ``source`` is what the sentence calls a batch, such as ``"The validation batch"``.
     """
     for batch in batches:
         tensors = tensors_of(batch)

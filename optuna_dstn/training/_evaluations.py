@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+import functools
+from typing import Any, SupportsFloat
 
 import optuna
+import torch
+from torch import Tensor
 
-from optuna_dstn._errors import logger
+from optuna_dstn._errors import described, logger
+from optuna_dstn.batch._batch import EMPTY_LOADER, batch_size, mean_loss
 from optuna_dstn.schedule._schedule import Schedule
 from optuna_dstn.study._direction import require_known, require_minimized
 from optuna_dstn.study._trial import DSTNTrial
 from optuna_dstn.training._best_evaluation import BestEvaluation
-from optuna_dstn.training._evaluation import LossFunction, mean_over
+from optuna_dstn.training._context import TrainingContext
+from optuna_dstn.training._evaluation import LossFunction, evaluating
 from optuna_dstn.training._self_tuning import SelfTuning
 from optuna_dstn.training._training import Training
 
@@ -42,38 +47,22 @@ class Evaluations:
         self._schedule = Schedule()
 
     def evaluate(self, loader: Iterable[Any] | None = None) -> float:
-        """Return the mean of the validation loss or the metric, and add that on the own loader.
-
-        Args:
-            loader: Other batches; ``None`` takes the validation loader.
-        """
-        is_metric = self._metric_fn is not None
+        """Return the mean of the validation loss or the metric, and add that on the own loader."""
         if loader is None:
             self.require_direction()
         context = self._training.context
         batches = context.valid_loader if loader is None else loader
         with self._training.validation_mode():
-            value = mean_over(
-                batches,
-                context.model,
-                context.valid_loss_fn if self._metric_fn is None else self._metric_fn,
-                context.model_state,
-                is_metric=is_metric,
-                batch_axis=context.batch_axis,
-                ranks=context.ranks,
-            )
+            value = mean_over(batches, context, self._metric_fn)
+        what = "validation loss" if self._metric_fn is None else "metric"
         with context.progress.working_on(batches, "A batch of the loader"):
-            context.progress.require_finite(value, "metric" if is_metric else "validation loss")
+            context.progress.require_finite(value, what)
         if loader is None:
             self._add(value)
         return value
 
     def require_direction(self) -> None:
-        """Check that the study does not maximise the validation loss.
-
-        Raises:
-            ValueError: If it does.
-        """
+        """Check that the study does not maximise the validation loss."""
         if self._metric_fn is None:
             require_minimized(self._direction)
 
@@ -117,11 +106,7 @@ class Evaluations:
         return self._best
 
     def final_hyperparameters(self, training: SelfTuning) -> Mapping[str, float]:
-        """Return the values that the trial keeps: those of the best evaluation, or the last ones.
-
-        Args:
-            training: The training, which has ended.
-        """
+        """Return what a trial keeps whose training has ended: the best or the last values."""
         last = training.final_hyperparameters()
         self._schedule.finish()
         self._schedule.write_to(self._trial)
@@ -155,3 +140,47 @@ class Evaluations:
         self._best = None if state["best"] is None else BestEvaluation(**state["best"])
         if isinstance(self._trial, DSTNTrial) and self._best is not None:
             self._trial.deferred.best_values = self._best.hyperparameters
+
+
+@torch.no_grad()
+def mean_over(
+    loader: Iterable[Any], context: TrainingContext, metric: LossFunction | None
+) -> float:
+    """Return the mean of the metric, or without one of the validation loss, over all examples.
+
+    Each batch weighs by its number of examples. The model is in evaluation mode meanwhile, and the
+    state that it keeps for training stays as it is. A metric may return plain numbers and integers.
+
+    Raises:
+        ValueError: If the loader yields nothing.
+        TypeError: If the function returns no number, tensor of one, or one value per example.
+    """
+    state, model, ranks = context.model_state, context.model, context.ranks
+    function = context.valid_loss_fn if metric is None else metric
+    total: Tensor | float = 0.0
+    count = 0
+    source = "valid_loss_fn" if metric is None else "metric_fn"
+    with state.evaluation(source), evaluating(model):
+        for batch in loader:
+            examples = batch_size(batch, context.batch_axis)
+            value = state.evaluated(source, functools.partial(function, model, batch))
+            if metric is not None:
+                value = _as_floating_point(value)
+            what = "The validation loss function" if metric is None else source
+            total = total + mean_loss(value, examples, what) * examples
+            count += examples
+    sum_of_all, count_of_all = ranks.sums(float(total), count)
+    if not count_of_all:
+        raise ValueError(EMPTY_LOADER)
+    return sum_of_all / count_of_all
+
+
+def _as_floating_point(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        if not isinstance(value, SupportsFloat) or isinstance(value, str):
+            raise TypeError(
+                f"metric_fn returned {described(value)}: return a number, a scalar tensor, or one "
+                "value per example, shape (B,)."
+            )
+        return torch.tensor(float(value), dtype=torch.float64)
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())

@@ -23,11 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from optuna_dstn._errors import HyperparameterError
-from optuna_dstn.batch._clear_size import (
-    UnclearLengthsError,
-    explaining_part,
-    require_lengths_tell,
-)
+from optuna_dstn.batch._clear_size import UnclearLengthsError
 from optuna_dstn.training._bilevel_state import BilevelState
 from optuna_dstn.training._context import TrainingContext
 from optuna_dstn.training._response_step import NO_SECOND_DERIVATIVE
@@ -69,13 +65,15 @@ class HyperparameterStep:
         """Take a step on the next validation batch."""
         bilevel = self.bilevel
         raw = bilevel.space.raw
-        batch, examples = self.validation.next_batch()
+        batch = next(self.validation.batches)
         # The value is zero, and the derivative with respect to λ is the identity.
         displacement = (raw - raw.detach())[None]
         if bilevel.config.tune_scale:
-            gradients = self._perturbed_hypergradient(batch, examples, displacement)
+            gradients = bilevel.recording_if_needed(
+                lambda: self._perturbed_hypergradient(batch, displacement)
+            )
         else:
-            gradients = self._hypergradient(batch, examples, displacement)
+            gradients = self._hypergradient(batch, displacement)
         self.context.ranks.average(gradients)
         advice = NO_SECOND_DERIVATIVE if bilevel.is_linear else ""
         self.context.progress.require_finite(
@@ -90,13 +88,13 @@ class HyperparameterStep:
         if self.follow is not None:
             self.follow(raw.detach() - before)
 
-    def _hypergradient(self, batch: Any, examples: int, displacement: Tensor) -> tuple[Tensor, ...]:
+    def _hypergradient(self, batch: Any, displacement: Tensor) -> tuple[Tensor, ...]:
         """Return Θᵀ∇L_V(w), the gradient with respect to λ, at the cost of a plain pass."""
         bilevel = self.bilevel
-        deltas = bilevel.deltas(bilevel.response.gates(displacement), 1)
+        deltas = bilevel.deltas(bilevel.response.gates(displacement))
         responding = [p for p in bilevel.responding_parameters if p in deltas]
         self.context.optimizer.zero_grad()  # frees memory for these gradients
-        with self.validation.loss(batch, examples, bilevel.hyperparameters.values) as loss:
+        with self.validation.loss(batch, bilevel.hyperparameters.values) as loss:
             self._require_finite(loss)
             gradients: tuple[Tensor | None, ...] = ()
             if loss.requires_grad:
@@ -111,34 +109,24 @@ class HyperparameterStep:
             raise HyperparameterError(VALIDATION_CUT_OFF)
         return torch.autograd.grad(products, bilevel.tuned_tensors)
 
-    def _perturbed_hypergradient(
-        self, batch: Any, examples: int, displacement: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _perturbed_hypergradient(self, batch: Any, displacement: Tensor) -> tuple[Tensor, ...]:
         """Return the gradient of E_ε L_V(w + Θε') − τ·H(ε) with respect to λ and ρ."""
-
-        def run() -> tuple[Tensor, ...]:
-            return self._perturbed_hypergradient_on_part(batch, examples, displacement)
-
         try:
-            return self.bilevel.recording_if_needed(run)
-        except UnclearLengthsError:
-            self.bilevel.lengths = self.bilevel.lengths.with_doubt(examples)
-            return self.bilevel.recording_if_needed(run)
+            return self._perturbed_hypergradient_on_part(batch, displacement)
+        except UnclearLengthsError:  # the second time the batch is divided
+            return self._perturbed_hypergradient_on_part(batch, displacement)
 
     def _perturbed_hypergradient_on_part(
-        self, batch: Any, whole: int, displacement: Tensor
+        self, batch: Any, displacement: Tensor
     ) -> tuple[Tensor, ...]:
         bilevel = self.bilevel
-        batch, examples = bilevel.part_with_clear_axes(batch)
-        noise = bilevel.space.perturbation(examples, bilevel.shared_validation_draws)
-        deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), examples)
-        loss_at_response = self.validation.loss_at_response(batch, examples, bilevel, deltas)
-        with explaining_part(examples, whole), loss_at_response as loss:
-            if examples == whole:
-                require_lengths_tell(deltas.batch, bilevel.lengths)
-            objective = loss - bilevel.config.entropy_weight * bilevel.space.entropy()
-            self._require_finite(objective)
-            return torch.autograd.grad(objective, bilevel.tuned_tensors)
+        with bilevel.part_with_clear_axes(batch) as (part, layout):
+            noise = bilevel.space.perturbation(layout.examples, bilevel.shared_validation_draws)
+            deltas = bilevel.deltas(bilevel.response.gates(displacement + noise), layout)
+            with self.validation.loss_at_response(part, bilevel, deltas) as loss:
+                objective = loss - bilevel.config.entropy_weight * bilevel.space.entropy()
+                self._require_finite(objective)
+                return torch.autograd.grad(objective, bilevel.tuned_tensors)
 
     def _require_finite(self, loss: Tensor) -> None:
         self.context.progress.require_finite_loss(

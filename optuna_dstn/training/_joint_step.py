@@ -21,7 +21,6 @@ from torch import Tensor
 
 from optuna_dstn._errors import logger
 from optuna_dstn.batch._batch import batch_size
-from optuna_dstn.batch._clear_size import explaining_part
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.tensors._gradient_norm import clipped_gradient_norm
 from optuna_dstn.training._bilevel_state import BilevelState
@@ -64,28 +63,22 @@ class JointStep:
         """
         context, progress, bilevel = self.context, self.context.progress, self.bilevel
         bilevel.hyperparameters.weight_decay.require_terms()
-        whole = batch_size(batch, context.batch_axis)
-        batch, examples = bilevel.part_with_clear_axes(batch)
-        if examples < whole:
-            self._warn_of_part(examples, whole)
-        with torch.no_grad():
-            perturbation = bilevel.space.perturbation(examples, bilevel.shared_draws)
-            point = bilevel.space.raw + perturbation
-            values = bilevel.space.constrain(point)
         if progress.is_first_of_step:
             context.optimizer.zero_grad()
             bilevel.response_optimizer.zero_grad()
         with self.at_origin():
-            with gates_of(bilevel.response, point) as gates:
-                deltas = bilevel.deltas(gates, examples, trains_weights=True)
-                with explaining_part(examples, whole):
+            with bilevel.part_with_clear_axes(batch) as (part, layout):
+                if part is not batch:
+                    self._warn_of_part(layout.examples, batch_size(batch, context.batch_axis))
+                with torch.no_grad():
+                    point = bilevel.space.raw + bilevel.space.perturbation(
+                        layout.examples, bilevel.shared_draws
+                    )
+                    values = bilevel.space.constrain(point)
+                with gates_of(bilevel.response, point) as gates:
+                    deltas = bilevel.deltas(gates, layout, trains_weights=True)
                     loss = self.perturbed_loss.add_gradient(
-                        batch,
-                        examples,
-                        values,
-                        deltas,
-                        checks_lengths=examples == whole,
-                        decay_at=lambda: (values, deltas),
+                        part, values, deltas, decay_at=lambda: (values, deltas)
                     )
             self.perturbed_loss.require_gradient(is_first=progress.steps == 1)
             if progress.is_last_of_step:

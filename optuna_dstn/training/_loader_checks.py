@@ -79,11 +79,7 @@ def require_repeatable(loader: Iterable[Any]) -> None:
 
 
 def require_one_batch(batch: Any) -> None:
-    """Check that ``Tuner.step`` gets no loader.
-
-    Raises:
-        TypeError: If it does.
-    """
+    """Check that ``Tuner.step`` gets no loader."""
     if isinstance(batch, (DataLoader, Dataset, Iterator)):
         raise TypeError(
             f"Tuner.step takes one batch, not {described(batch)}: write "
@@ -93,11 +89,7 @@ def require_one_batch(batch: Any) -> None:
 
 @contextmanager
 def explaining_single_example() -> Iterator[None]:
-    """Say what to do if batch normalisation gets a training batch of one example inside.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Say what to do if batch normalisation gets a training batch of one example inside."""
     try:
         yield
     except ValueError as error:

@@ -1,6 +1,12 @@
-"""Errors for models whose layers the Tuner cannot see: compiled, scripted, sharded, replicated."""
+"""Checks of models.
+
+Errors for models whose layers the Tuner cannot see (compiled, scripted, sharded, replicated), and a
+warning of models that train in evaluation mode.
+"""
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import nn
@@ -23,6 +29,20 @@ def require_visible_layers(model: nn.Module) -> None:
             )
         _require_not_compiled(path, module)
         _require_not_split(path, module)
+
+
+def warn_of_evaluation_mode(model: nn.Module) -> None:
+    """Warn if the whole model is in evaluation mode; a part may be so on purpose.
+
+    By default Python shows a warning once for each line that gives it.
+    """
+    if not any(module.training for module in model.modules()):
+        warnings.warn(
+            "The whole model is in evaluation mode in a training step, so its dropout is off and "
+            "its batch normalisation does not learn. Call model.train() after each model.eval(); "
+            "Tuner.evaluate() needs neither of them.",
+            stacklevel=3,
+        )
 
 
 def _trains(module: nn.Module) -> bool:

@@ -151,11 +151,7 @@ class ModelState:
 
     @contextmanager
     def evaluation(self, source: str) -> Iterator[None]:
-        """Work on new streams inside.
-
-        Args:
-            source: The name of the function that is evaluated inside.
-        """
+        """Work on new streams inside, for an evaluation of the function of this name."""
         self._holders = self._all_holders()
         keys = self._streams if source in self._evaluated else self._keys() | self._streams
         with self._replaced(keys, self._copies(keys - self._streams) | self._new_streams()):
@@ -163,11 +159,7 @@ class ModelState:
 
     @contextmanager
     def validation(self, *, is_first_batch: bool) -> Iterator[None]:
-        """Let the streams go on inside where the last validation step left them.
-
-        Args:
-            is_first_batch: Whether the streams start anew.
-        """
+        """Let the streams go on inside where the last validation step left them, or start anew."""
         with self.evaluation("valid_loss_fn"):
             if not is_first_batch:
                 self._put(self._validation.keys(), self._validation)
@@ -175,14 +167,10 @@ class ModelState:
             self._validation = self._copies(self._streams)
 
     def evaluated(self, source: str, call: Callable[[], Any]) -> Any:
-        """Return what a call of a function returns, inside an evaluation.
+        """Return what a call of the function of this name returns, inside an evaluation.
 
         The first call of each function shows what the streams are. If there are any, they start
         anew and the call is repeated.
-
-        Args:
-            source: The name of the function.
-            call: Calls the function on a batch.
         """
         if source in self._evaluated:
             return call()

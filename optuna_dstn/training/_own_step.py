@@ -115,11 +115,7 @@ class OptimizerWatch:
             self._left = _Left(ref(gradient), gradient._version, _sample(gradient), message)
 
     def require_not_clipped(self) -> None:
-        """Check that nobody has clipped the gradient since it was applied.
-
-        Raises:
-            RuntimeError: If somebody has.
-        """
+        """Check that nobody has clipped the gradient since it was applied."""
         gradient, left = self.first_gradient, self._left
         if gradient is None or left is None or gradient is not left.gradient():
             return

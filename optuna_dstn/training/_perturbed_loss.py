@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from optuna_dstn._errors import HyperparameterError, logger
-from optuna_dstn.batch._clear_size import require_lengths_tell
-from optuna_dstn.linearize._linearize import (
-    at_response,
-    frozen,
-    merged_loss,
-)
-from optuna_dstn.linearize._recorded_calls import RecordedCalls
+from optuna_dstn.linearize._linearize import at_response, frozen, merged_loss
 from optuna_dstn.linearize._responding import PerturbedValues
 from optuna_dstn.response._delta import Deltas
 from optuna_dstn.response._response import Response
@@ -47,28 +41,27 @@ class PerturbedLoss:
     context: TrainingContext
     bilevel: BilevelState
 
-    def add_gradient(
+    def add_gradient(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what :meth:`_add_gradient` does; find out whether the calls must be recorded."""
+        return self.bilevel.recording_if_needed(lambda: self._add_gradient(*args, **kwargs))
+
+    def _add_gradient(
         self,
         batch: Any,
-        examples: int,
         values: Tensor,
         deltas: Deltas,
         *,
         share: float = 1.0,
-        checks_lengths: bool = False,
         decay_at: Callable[[], tuple[Tensor, Deltas]] | None = None,
     ) -> Tensor:
         """Run ``loss_fn`` at perturbed hyperparameters and at Δ, and add its gradient.
 
         Args:
             batch: The batch.
-            examples: B, its size.
             values: The values λ + ε of the tuned hyperparameters, each in its range, shape (B, h).
             deltas: Δ of each responding parameter. Its ``trains_weights`` says whether the weights
                 get a gradient too.
             share: The factor of the gradient.
-            checks_lengths: Whether to check that lengths tell the batch axis of every tensor, since
-                no pass on the same batch came before.
             decay_at: Returns the values and Δ at which the gradient of the weight decay, as a term
                 of the loss, is added as well, with factor 1. It is called after the pass has freed
                 its memory, and before the values that the pass wrote into parameters are undone.
@@ -76,21 +69,15 @@ class PerturbedLoss:
         Returns:
             The mean training loss, without its graph.
         """
-
-        def run() -> Tensor:
-            mode = self.mode(values, deltas, PerturbedValues)
-            with self.at(mode, batch) as loss:
-                if checks_lengths:
-                    require_lengths_tell(deltas.batch, self.bilevel.lengths)
-                self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
-                _warn_of_centred(mode.centred - self.bilevel.centred)
-                self.bilevel.centred |= mode.centred
-                self._backward(loss, share)
-                if decay_at is not None:
-                    self._add_decay_gradient(*decay_at())
-            return loss.detach()
-
-        return self.bilevel.recording_if_needed(run)
+        mode = self.mode(values, deltas, PerturbedValues)
+        with self.at(mode, batch) as loss:
+            self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
+            _warn_of_centred(mode.centred - self.bilevel.centred)
+            self.bilevel.centred |= mode.centred
+            self._backward(loss, share)
+            if decay_at is not None:
+                self._add_decay_gradient(*decay_at())
+        return loss.detach()
 
     def mode(self, values: Tensor, deltas: Deltas, kind: type[Mode]) -> Mode:
         """Return the mode of a pass, with the arguments of :meth:`add_gradient`."""
@@ -110,7 +97,7 @@ class PerturbedLoss:
         Values that the pass writes into the model are undone at the end.
         """
         context, deltas = self.context, mode.deltas
-        mode.prediction.recorded = RecordedCalls() if self.bilevel.records_calls else None
+        mode.prediction.recorded = self.bilevel.record_of_calls
         with ExitStack() as restoring:
             frozen_parameters = []
             if not deltas.trains_weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,22 +38,8 @@ class PlainTraining(Training):
     def hyperparameters(self) -> dict[str, float]:
         return {name: v for name, v in self._trial.params.items() if _is_number(v)}
 
-    @property
-    def sigmas(self) -> dict[str, float]:
-        return {}
-
-    @property
-    def tuned(self) -> tuple[str, ...]:
-        return ()
-
     def summary(self) -> Summary:
         return Summary(method=self.method)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._progress_state()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._load_progress_state(state)
 
 
 def _is_number(value: object) -> bool:

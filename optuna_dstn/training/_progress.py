@@ -79,12 +79,7 @@ class Progress:
 
     @contextmanager
     def working_on(self, batches: Iterable[Any], source: str) -> Iterator[None]:
-        """Examine these batches if a value inside is not finite.
-
-        Args:
-            batches: The batches.
-            source: What a batch is called in an error message, such as ``"The training batch"``.
-        """
+        """Examine these batches if a value inside is not finite; messages call each ``source``."""
         outer = self._fault_of_data
         self._fault_of_data = functools.partial(fault_of_data, batches, source)
         try:

@@ -67,19 +67,16 @@ class ResponseStep:
         # The gates are linear in ε, so both passes share one product with U and its derivative.
         with gates_of(bilevel.response, perturbation) as gates, explaining_part(examples, whole):
             with repeated_random_numbers(perturbation):
-                deltas = bilevel.deltas(gates, examples)
-                self.perturbed_loss.add_gradient(
-                    batch, examples, values[:examples], deltas, share=0.5
-                )
+                deltas = bilevel.deltas(gates)
+                self.perturbed_loss.add_gradient(batch, values[:examples], deltas, share=0.5)
             if is_first:
                 self.perturbed_loss.require_gradient(gates, is_first=True)
-            deltas = bilevel.deltas(-gates, examples)
 
             def at_both() -> tuple[Tensor, Deltas]:
-                return values, bilevel.deltas(torch.cat([gates, -gates]), 2 * examples)
+                return values, bilevel.deltas(torch.cat([gates, -gates]))
 
             self.perturbed_loss.add_gradient(
-                batch, examples, values[examples:], deltas, share=0.5, decay_at=at_both
+                batch, values[examples:], bilevel.deltas(-gates), share=0.5, decay_at=at_both
             )
             self.perturbed_loss.require_gradient(gates, is_first=False)
 

@@ -311,7 +311,7 @@ class SelfTuning(Training):
                 "the step is not complete. Save the state after Tuner.after_step()."
             )
         state: dict[str, Any] = {
-            **self._progress_state(),
+            **super().state_dict(),
             "hyperparameter_steps": self.hyperparameter_steps,
             "start": dict(self.start),
             "validation": self._validation.batches.state_dict(),
@@ -338,7 +338,7 @@ class SelfTuning(Training):
             self.bilevel.load_state_dict(state["bilevel"])
         self.hyperparameter_steps = state["hyperparameter_steps"]
         self._validation.batches.load_state_dict(state["validation"])
-        self._load_progress_state(state)
+        super().load_state_dict(state)
 
     def _tensors_with_gradient(self) -> list[Tensor]:
         response = [] if self._bilevel is None else self._bilevel.response.parameters()

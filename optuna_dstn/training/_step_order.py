@@ -85,11 +85,7 @@ class StepOrder:
             )
 
     def after_backward(self) -> None:
-        """Check that a forward and a backward pass came before.
-
-        Raises:
-            RuntimeError: If they did not.
-        """
+        """Check that a forward and a backward pass came before."""
         if self._stage is _Stage.INSIDE_FORWARD:
             raise RuntimeError(
                 "Tuner.after_backward(batch) inside of `with tuner.forward(batch)`: leave the "

@@ -10,10 +10,10 @@ import optuna
 
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.training._loader_checks import explaining_single_example, require_one_batch
+from optuna_dstn.training._model_checks import warn_of_evaluation_mode
 from optuna_dstn.training._self_tuning import NO_PARTS
 from optuna_dstn.training._step_order import StepOrder
 from optuna_dstn.training._training import Training
-from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import running
 
 
@@ -23,7 +23,6 @@ class StepParts:
     _trial: optuna.trial.BaseTrial
     _training: Training
     _order: StepOrder
-    _mode: TrainingModeCheck
 
     @contextmanager
     def forward(self, batch: Any) -> Iterator[None]:
@@ -54,7 +53,7 @@ class StepParts:
         if self._training.method == "stn":
             raise HyperparameterError(NO_PARTS)
         require_one_batch(batch)
-        self._mode.warn_of_evaluation_mode()
+        warn_of_evaluation_mode(self._training.context.model)
         with (
             running(self._trial, "Tuner.forward(batch)"),
             self._order.forward(),

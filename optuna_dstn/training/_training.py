@@ -94,36 +94,31 @@ class Training(ABC):
         return self.hyperparameters
 
     @property
-    @abstractmethod
     def sigmas(self) -> dict[str, float]:
         """The current perturbation scale σ of every tuned hyperparameter.
 
         A choice has one σ for each of its options.
         """
+        return {}
 
     @property
-    @abstractmethod
     def tuned(self) -> tuple[str, ...]:
         """Names of the parameters tuned by gradient; known after the first step."""
+        return ()
 
     @abstractmethod
     def summary(self) -> Summary:
         """Say what is tuned and what responds."""
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return what another process needs to go on, besides model and optimizer."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-
     def _tensors_with_gradient(self) -> list[Tensor]:
         """Return the tensors whose gradients add up over the batches of a step."""
         return [*self.context.optimized_parameters]
 
-    def _progress_state(self) -> dict[str, Any]:
-        """Return the counts and, in the middle of a step, the gradients that have added up."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what another process needs to go on, besides model and optimizer.
+
+        These are the counts and, in the middle of a step, the gradients that have added up.
+        """
         gradients = None
         if not self.context.progress.is_first_of_step:
             gradients = [
@@ -135,7 +130,8 @@ class Training(ABC):
             "gradients": gradients,
         }
 
-    def _load_progress_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
         self.context.progress.steps = state["steps"]
         self.context.progress.batches_seen = state["batches_seen"]
         if state["gradients"] is None:

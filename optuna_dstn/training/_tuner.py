@@ -22,7 +22,7 @@ from optuna_dstn.training._loader_checks import (
     require_loader,
     require_one_batch,
 )
-from optuna_dstn.training._model_checks import require_visible_layers
+from optuna_dstn.training._model_checks import require_visible_layers, warn_of_evaluation_mode
 from optuna_dstn.training._model_state import ModelState
 from optuna_dstn.training._own_step import own_step
 from optuna_dstn.training._plain import PlainTraining
@@ -34,7 +34,6 @@ from optuna_dstn.training._step_order import StepOrder
 from optuna_dstn.training._step_parts import StepParts
 from optuna_dstn.training._summary import Summary
 from optuna_dstn.training._training import Training
-from optuna_dstn.training._training_mode_check import TrainingModeCheck
 from optuna_dstn.training._tuner_checks import (
     check_arguments,
     check_settings,
@@ -175,7 +174,6 @@ class Tuner(StepParts, TunerState):
         self._training = self._start(trial, direction)
         self._evaluations = Evaluations(trial, self._training, metric_fn, direction)
         self._order = StepOrder(self._context.optimizer)
-        self._mode = TrainingModeCheck(model)
 
     def _start(self, trial: optuna.trial.BaseTrial, direction: str | None) -> Training:
         """Return the way of training that the trial asks for."""
@@ -217,7 +215,7 @@ class Tuner(StepParts, TunerState):
         require_one_batch(batch)
         context = self._context
         self._order.whole_step(is_first_batch=context.progress.is_first_of_step)
-        self._mode.warn_of_evaluation_mode()
+        warn_of_evaluation_mode(context.model)
         with (
             running(self._trial, "Tuner.step(batch)"),
             explaining_single_example(),

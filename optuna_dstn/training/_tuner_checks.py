@@ -119,12 +119,11 @@ def _require_function(function: Any, name: str) -> None:
             f"Tuner({name}={described(function)}): give a function, "
             f"def {name}(model, batch): ..., which returns a tensor."
         )
-    if _is_of_torch(function):
-        called = _name_of(function)
+    if (called := _loss_of_torch(function)) is not None:
         raise ValueError(
-            f"{name} is torch's {called}, which takes predictions and targets; the Tuner calls "
-            f"{name}(model, batch). Write a function around it: def {name}(model, batch): "
-            f"x, y = batch; return {called}{'()' if _is_module(function) else ''}(model(x), y)."
+            f"{name} is torch's {called.removesuffix('()')}, which takes predictions and targets; "
+            f"the Tuner calls {name}(model, batch). Write a function around it: "
+            f"def {name}(model, batch): x, y = batch; return {called}(model(x), y)."
         )
     try:
         inspect.signature(function).bind(None, None)
@@ -137,24 +136,14 @@ def _require_function(function: Any, name: str) -> None:
         ) from None
 
 
-def _is_of_torch(function: Any) -> bool:
-    """Whether a function is a loss of ``torch.nn.functional``, or a loss module of torch."""
+def _loss_of_torch(function: Any) -> str | None:
+    """Return the name of a loss of torch, with ``()`` after that of a module; else ``None``."""
     if isinstance(function, functools.partial):
-        return _is_of_torch(function.func)
+        return _loss_of_torch(function.func)
     source = type(function) if isinstance(function, nn.Module) else function
-    module = getattr(source, "__module__", None)
-    return module in (nn.functional.__name__, nn.MSELoss.__module__)
-
-
-def _is_module(function: Any) -> bool:
-    return isinstance(function, (nn.Module, type))
-
-
-def _name_of(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        return _name_of(function.func)
-    named = type(function) if isinstance(function, nn.Module) else function
-    return str(named.__name__)
+    if getattr(source, "__module__", None) not in (nn.functional.__name__, nn.MSELoss.__module__):
+        return None
+    return f"{source.__name__}()" if isinstance(source, type) else str(source.__name__)
 
 
 def _require_factory(factory: Any) -> None:

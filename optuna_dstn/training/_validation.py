@@ -12,7 +12,6 @@ from torch import Tensor
 from optuna_dstn._errors import HyperparameterError
 from optuna_dstn.batch._batch import EndlessBatches, batch_size, mean_loss
 from optuna_dstn.linearize._linearize import at_response, merged_loss
-from optuna_dstn.linearize._recorded_calls import RecordedCalls
 from optuna_dstn.linearize._responding import RespondingValidation
 from optuna_dstn.linearize._torch_call_mode import ValidationValues
 from optuna_dstn.response._delta import Deltas
@@ -45,20 +44,9 @@ class Validation:
         self._context = context
         self.batches = EndlessBatches(context.valid_loader)
 
-    def next_batch(self) -> tuple[Any, int]:
-        """Return the next batch and its size B."""
-        batch = next(self.batches)
-        return batch, batch_size(batch, self._context.batch_axis)
-
     @contextmanager
-    def loss(self, batch: Any, examples: int, values: Mapping[str, float]) -> Iterator[Tensor]:
-        """Yield L_V(w), a scalar with its graph; differentiate it inside.
-
-        Args:
-            batch: The batch.
-            examples: B, its size.
-            values: The current value of each hyperparameter.
-        """
+    def loss(self, batch: Any, values: Mapping[str, float]) -> Iterator[Tensor]:
+        """Yield L_V(w), a scalar with its graph, at the current values; differentiate it inside."""
         context = self._context
         with (
             self._evaluation(),
@@ -69,23 +57,16 @@ class Validation:
         ):
             call = functools.partial(context.valid_loss_fn, context.model, batch)
             output = context.model_state.evaluated("valid_loss_fn", call)
-            yield mean_loss(output, examples, _SOURCE)
+            yield mean_loss(output, batch_size(batch, context.batch_axis), _SOURCE)
 
     @contextmanager
     def loss_at_response(
-        self, batch: Any, examples: int, bilevel: BilevelState, deltas: Deltas
+        self, batch: Any, bilevel: BilevelState, deltas: Deltas
     ) -> Iterator[Tensor]:
-        """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside.
-
-        Args:
-            batch: The batch.
-            examples: B, its size.
-            bilevel: What is tuned, and what the first step has shown.
-            deltas: Δ of each responding parameter.
-        """
+        """Yield L_V(w + Δ), a scalar with its graph; differentiate it inside."""
         context = self._context
         mode = RespondingValidation(bilevel.hyperparameters.values, deltas)
-        mode.prediction.recorded = RecordedCalls() if bilevel.records_calls else None
+        mode.prediction.recorded = bilevel.record_of_calls
         with (
             self._evaluation(),
             mode.restoring_parameters(context.model_state.parameters),
@@ -93,21 +74,17 @@ class Validation:
         ):
             with at_response(context.model, mode, bilevel.plan.parts):
                 output = context.valid_loss_fn(context.model, batch)
-                loss = merged_loss(output, examples, _SOURCE, mode)
+                loss = merged_loss(output, deltas.batch.examples, _SOURCE, mode)
             yield loss
 
     def require_loss(self, values: Mapping[str, float]) -> None:
         """Find the mistakes of a validation loss in the first step, not only after the warm-up.
 
-        Args:
-            values: The current value of each hyperparameter.
-
         Raises:
             HyperparameterError: If the loss reads a hyperparameter or has no gradient.
             TrainingDivergedError: If the loss is NaN or infinite.
         """
-        batch, examples = self.next_batch()
-        with self.loss(batch, examples, values) as loss:
+        with self.loss(next(self.batches), values) as loss:
             self._context.progress.require_finite(loss.item(), "validation loss")
         if not loss.requires_grad:
             raise HyperparameterError(VALIDATION_CUT_OFF)

@@ -108,9 +108,6 @@ class WeightDecay:
     def set(self, values: Mapping[str, float]) -> None:
         """Give all groups of the optimizer, also those added since, their current weight decay.
 
-        Args:
-            values: The current value of each hyperparameter.
-
         Raises:
             HyperparameterError: If a hyperparameter has no value, or the decay of a new group has
                 no rule.
@@ -190,9 +187,6 @@ class WeightDecay:
 
         This serves a training whose loss has :meth:`response_loss` as a term. The other parameters
         of a group decay as usual: they form a group of their own meanwhile.
-
-        Args:
-            deltas: Δ of each responding parameter.
         """
         groups = self._optimizer.param_groups
         before = [

@@ -189,9 +189,6 @@ LINEARISED_OWN_VALUE: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         q=(2, 4, 6),
         width=6,
     ),
-    "product by letters": lambda: rows(
-        lambda m, y: F.linear(y, torch.einsum("or,ri->oi", m.p, m.q)), p=(5, 2), q=(2, 6), width=5
-    ),
     "largest of several": lambda: rows(
         lambda m, y: F.linear(y, m.p.max(0)[0]), p=(3, 5, 6), width=5
     ),

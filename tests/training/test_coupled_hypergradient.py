@@ -222,9 +222,9 @@ def test_training_keeps_the_response_of_retraining(name: str) -> None:
     assert after.norm() < 0.02 * before.norm()
 
     raw = training.bilevel.space.raw
-    batch, examples = training._validation.next_batch()
+    batch = next(training._validation.batches)
     step = training.steps.hyperparameters
-    (hypergradient,) = step._hypergradient(batch, examples, (raw - raw.detach())[None])
+    (hypergradient,) = step._hypergradient(batch, (raw - raw.detach())[None])
     torch.testing.assert_close(hypergradient, expected.loss, rtol=1e-3, atol=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+import warnings
 
 import optuna
 import pytest
@@ -419,8 +420,13 @@ def test_a_whole_model_in_evaluation_mode(study: Any) -> None:
     loop.complete().tuner.step(loop.batch)
     loop.model.eval()
     with pytest.warns(UserWarning, match=r"Call model.train\(\)"):
-        loop.tuner.step(loop.batch)
-    loop.complete()  # the warning comes once
+        loop.complete()
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            loop.tuner.step(loop.batch)
+    assert len(given) == 1
+    assert given[0].filename == __file__
 
 
 @pytest.mark.parametrize("name", ["delta-stn", "plain"])

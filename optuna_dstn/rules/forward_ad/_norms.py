@@ -126,28 +126,3 @@ def std_mean(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> tuple
     if not is_dual(input):
         return torch.std_mean(input, dim, *args, **kwargs)
     return std(input, dim, *args, **kwargs), torch.std_mean(input, dim, *args, **kwargs)[1]
-
-
-def _lp_pool(function: Callable[..., Tensor], mean: Callable[..., Tensor]) -> None:
-    """Register y = (k·m)^(1/p), m = mean x^p of k entries: ẏ = y·ṁ/(p·m), or 0 where m = 0."""
-
-    @registry.forward_ad(function)
-    def apply(
-        input: Tensor,
-        norm_type: float,
-        kernel_size: Any,
-        stride: Any = None,
-        ceil_mode: bool = False,
-    ) -> Tensor:
-        primal = split(input)[0]
-        output: Tensor = function(primal, norm_type, kernel_size, stride, ceil_mode)
-        if not is_dual(input):
-            return output
-        power, change = split(mean(input**norm_type, kernel_size, stride, 0, ceil_mode))
-        assert change is not None
-        return dual(output, change * (output / (norm_type * power)).masked_fill(power == 0, 0))
-
-
-_lp_pool(F.lp_pool1d, F.avg_pool1d)
-_lp_pool(F.lp_pool2d, F.avg_pool2d)
-_lp_pool(F.lp_pool3d, F.avg_pool3d)
