@@ -303,10 +303,8 @@ def load_study(
         KeyError: If the storage has no study of this name.
         TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
     """
-    study = _load_plain_study(
-        study_name=study_name, storage=storage, sampler=sampler, pruner=pruner
-    )
-    return wrap(study, config=config)
+    plain = _load_plain_study(study_name=study_name, storage=storage, sampler=sampler, pruner=pruner)
+    return wrap(plain, config=config)
 
 
 def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy:

@@ -218,7 +218,8 @@ class FirstStep:
             with explaining_part(size, whole.examples, (Exception,)):
                 part = part_of(batch, slice(0, size), whole.examples, context.batch_axis)
                 layout = context.layout_of(part, records_axes=True)
-                repetition = first._replace(layout=layout, discovery=self._discovery(layout))
+                discovery = self._discovery(layout)
+                repetition = _FirstPass(layout, discovery, first.state_before, first.parts)
                 repetition.discovery.has_warned = first.discovery.has_warned
                 with repeated_random_numbers(context.optimized_parameters[0]):
                     self._repeat(part, repetition)

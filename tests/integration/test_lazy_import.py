@@ -12,6 +12,8 @@ import pytest
 def test_a_missing_framework_is_named(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"optuna_dstn.integration.{framework}"
     monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, framework, None)
+    loaded = [m for m in sys.modules if m.partition(".")[0] == framework]
+    for module in {framework, *loaded}:
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"pip install 'optuna-dstn\[{framework}\]'"):
         importlib.import_module(name)

@@ -39,8 +39,11 @@ def by_hand(*, autocast: bool = False, **options: Any) -> tuple[dict[str, float]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return F.cross_entropy(net(x), y)
 
-    tuner = optuna_dstn.Tuner(trial, net, optimizer, loss_fn, loader(2), **options)
     batches_per_step = options.get("accumulate_grad_batches", 1)
+    total_steps = EPOCHS * (len(loader(1)) // batches_per_step)
+    tuner = optuna_dstn.Tuner(
+        trial, net, optimizer, loss_fn, loader(2), total_steps=total_steps, **options
+    )
     for epoch in range(EPOCHS):
         for index, batch in enumerate(loader(1)):
             torch.manual_seed(epoch * 1000 + index)
