@@ -303,8 +303,8 @@ def load_study(
         KeyError: If the storage has no study of this name.
         TypeError: If ``config`` is not a :class:`~optuna_dstn.TunerConfig`.
     """
-    plain = _load_plain_study(study_name=study_name, storage=storage, sampler=sampler, pruner=pruner)
-    return wrap(plain, config=config)
+    own = _load_plain_study(study_name=study_name, storage=storage, sampler=sampler, pruner=pruner)
+    return wrap(own, config=config)
 
 
 def wrap(study: optuna.Study, *, config: TunerConfig | None = None) -> DSTNStudy:
