@@ -22,7 +22,6 @@ truth that is smaller than twice its standard error has no sign and is left out 
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 import copy
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import warnings
 
+from _options import settings
 import click
 import optuna
 import pandas as pd
@@ -267,11 +267,6 @@ def agreement(found: Tensor, truth: Tensor, error: Tensor | None) -> dict[str, A
         "length": float(found.norm() / truth.norm()),
         "signs": f"{int(same.sum())}/{int(known.sum())}",
     }
-
-
-def settings(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    pairs = (text.split("=", 1) for text in texts)
-    return {name.strip(): ast.literal_eval(value) for name, value in pairs}
 
 
 @click.command(help=__doc__.split("\n")[0])

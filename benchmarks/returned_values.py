@@ -11,13 +11,13 @@ three points share their seeds, so the columns differ by the points alone.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 import itertools
 from pathlib import Path
 from typing import Any
 import warnings
 
+from _options import settings
 import click
 import optuna
 import pandas as pd
@@ -62,11 +62,6 @@ def test_loss(problem: Problem, values: Mapping[str, Any], split: int, trainings
         for n in range(trainings)
     ]
     return sum(losses) / trainings
-
-
-def settings(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    pairs = (text.split("=", 1) for text in texts)
-    return {name.strip(): ast.literal_eval(value) for name, value in pairs}
 
 
 @click.command(help=__doc__.split("\n")[0])

@@ -50,7 +50,7 @@ class StructuredResponse(Response):
         for group in self._groups:
             self.directions.append(
                 {
-                    name: _first_direction(parameter, self._axis(name))
+                    name: self._first_direction(parameter, self._axis(name))
                     for name, parameter in group.items()
                     if self._has_direction(parameter)
                 }
@@ -66,6 +66,10 @@ class StructuredResponse(Response):
     def _has_direction(self, parameter: Tensor) -> bool:
         """Whether a parameter has a direction R of its own; otherwise R is the parameter."""
         return True
+
+    def _first_direction(self, parameter: Tensor, axis: int) -> Tensor:
+        """Return the R with which training starts, of the shape of a parameter; requires grad."""
+        return _along_weights(parameter, axis)
 
     def _direction(self, parameter: Tensor, own: Tensor | None) -> Tensor:
         """Return the direction of a parameter, given the R of its own if it has one."""
@@ -129,26 +133,17 @@ class AnchoredResponse(StructuredResponse):
     Vectors have a direction R of their own, as in :class:`GatedResponse`.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[Mapping[str, nn.Parameter]],
-        hyperparameters: int,
-        axes: Mapping[str, int] | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        super().__init__(groups, hyperparameters, axes, scale)
-        with torch.no_grad():
-            for directions in self.directions:
-                for direction in directions.values():
-                    if direction.ndim > 1:
-                        direction.zero_()
+    def _first_direction(self, parameter: Tensor, axis: int) -> Tensor:
+        if parameter.ndim < 2:
+            return super()._first_direction(parameter, axis)
+        return torch.zeros_like(parameter, requires_grad=True)
 
     def _direction(self, parameter: Tensor, own: Tensor | None) -> Tensor:
         own = super()._direction(parameter, own)
         return own if own.ndim < 2 else parameter.detach() + own
 
 
-def _first_direction(parameter: Tensor, axis: int) -> Tensor:
+def _along_weights(parameter: Tensor, axis: int) -> Tensor:
     """Return the first R: along the weights of each unit, so that Δ first rescales the units.
 
     The root mean square of R is that of U(±1/√fan_in), PyTorch's own start of a layer, whatever the

@@ -108,7 +108,7 @@ def test_a_gpu_tunes_as_the_cpu_does(
 
 def _draw_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the response and perturb alike on every device, whose generators differ."""
-    first_direction = _structured._first_direction
+    first_direction = _structured._along_weights
 
     def direction(parameter: Tensor, axis: int) -> Tensor:
         drawn = first_direction(parameter.cpu(), axis)
@@ -118,7 +118,7 @@ def _draw_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not shared
         return space.scale * torch.randn(examples, len(space)).to(space.raw.device)
 
-    monkeypatch.setattr(_structured, "_first_direction", direction)
+    monkeypatch.setattr(_structured, "_along_weights", direction)
     monkeypatch.setattr(Space, "perturbation", perturbation)
 
 
