@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-gpu lint format docs package clean
+.PHONY: demo test test-gpu test-slow lint format docs package clean
 
 demo: $(READY)
 	$(RUN)/python -m comparisons run --problems digits --tuners random,tpe,gp,pbt,delta-stn
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-gpu: $(READY)
 	$(RUN)/python -m pytest -m gpu
+
+# Optuna's own tests with our studies in place, and processes killed at many points.
+test-slow: $(READY)
+	$(RUN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(RUN)/ruff check .
