@@ -75,10 +75,12 @@ def optimized(config: dict[str, Any] | None) -> Any:
     if not is_first():
         values = [objective(None), objective(None)]
         return values, objective(None), None if config is None else objective(None)
+    # Seeded, since a trial whose first evaluation is its best ends with its start values.
+    sampler = optuna.samplers.RandomSampler(0)
     if config is None:
-        study = optuna.create_study()
+        study = optuna.create_study(sampler=sampler)
     else:
-        study = optuna_dstn.create_study(config=optuna_dstn.TunerConfig(**config))
+        study = optuna_dstn.create_study(sampler=sampler, config=optuna_dstn.TunerConfig(**config))
     study.optimize(objective, n_trials=2)
     values = [trial.value for trial in study.trials]
     facts = [(t.params, t.user_attrs.get("dstn:start"), t.state.name) for t in study.trials]
