@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from optuna_dstn.batch._batch import with_own_iterator
+from optuna_dstn.tensors._other_attributes import other_attributes
 
 
 class _BackwardReached(Exception):  # noqa: N818 - it is no error
@@ -54,7 +55,7 @@ def quiet_call(
             "untoggle_optimizer": _do_nothing,
         }
     try:
-        with _replaced(module, replaced), _kept_gradients(module):
+        with other_attributes(module, replaced), _kept_gradients(module):
             output = step(*arguments[: _count_of(step)])
     except _BackwardReached as reached:
         output = reached.loss
@@ -89,21 +90,7 @@ def _count_of(step: Callable[..., Any]) -> int | None:
 def _kept_gradients(module: LightningModule) -> AbstractContextManager[None]:
     """Let ``zero_grad`` of the module's optimizer do nothing inside."""
     optimizer: Any = module.optimizers()
-    return _replaced(optimizer, {"zero_grad": _do_nothing})
-
-
-@contextmanager
-def _replaced(item: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Give an object other attributes inside."""
-    own = vars(item)
-    before = {name: own[name] for name in attributes if name in own}
-    own.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del own[name]
-        own.update(before)
+    return other_attributes(optimizer, {"zero_grad": _do_nothing})
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 import functools
 import inspect
 from typing import Any
@@ -26,6 +25,7 @@ from optuna_dstn.rules._registry import (
 )
 from optuna_dstn.tensors._arguments import function_name, leaves
 from optuna_dstn.tensors._dual import is_dual
+from optuna_dstn.tensors._other_attributes import other_attributes
 
 
 @experimental("0.1.0")
@@ -143,7 +143,7 @@ class _VisibleModule:
         original = cls.forward
 
         def call(module: nn.Module, attributes: Any, *args: Any, **kwargs: Any) -> Any:
-            with _holding(module, self.arguments(module, attributes)):
+            with other_attributes(module, self.arguments(module, attributes)):
                 return original(module, *args, **kwargs)
 
         @functools.wraps(original)
@@ -164,7 +164,7 @@ class _VisibleModule:
     def apply(
         self, values: Mapping[str, Any], module: Any, attributes: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        with _holding(module, {**self.arguments(module, attributes), **values}):
+        with other_attributes(module, {**self.arguments(module, attributes), **values}):
             return self._rule(module, *args, **kwargs)
 
     def user_arguments(self, module: Any, attributes: Any, *args: Any) -> tuple[Any, ...]:
@@ -184,20 +184,6 @@ def _visible_apply(cls: Any) -> Function:
     apply.__qualname__ = f"{cls.__qualname__}.apply"
     cls.apply = staticmethod(apply)
     return apply
-
-
-@contextmanager
-def _holding(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Give a module other attributes; the instance's dictionary comes before its parameters."""
-    own = vars(module)
-    before = {name: own[name] for name in attributes if name in own}
-    own.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del own[name]
-        own.update(before)
 
 
 def _register(

@@ -1,11 +1,22 @@
-"""A framework that is missing is named, with the command that installs it."""
+"""Frameworks are imported only where their users ask for them, and named where they are missing."""
 
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
+
+
+FRAMEWORKS = {"accelerate", "ignite", "lightning", "skorch", "transformers"}
+
+
+def test_the_package_imports_no_framework() -> None:
+    code = f"import sys, optuna_dstn; print({FRAMEWORKS} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("framework", ["lightning", "skorch", "transformers"])
