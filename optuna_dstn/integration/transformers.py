@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 import torch
 from torch import Tensor, nn
-from torch.overrides import _pop_mode_temporarily as past_the_mode
 
 from optuna_dstn._errors import HyperparameterError, missing_framework
 
@@ -26,6 +25,7 @@ from optuna_dstn.batch._batch import batch_size
 from optuna_dstn.hyperparameter._number import Hyperparameter, plain
 from optuna_dstn.integration._plain_settings import plain_settings
 from optuna_dstn.integration._transformers_search import TunedSearch
+from optuna_dstn.linearize._torch_call_mode import past_the_mode
 from optuna_dstn.schedule._replay import ReplayTrial
 from optuna_dstn.study._direction import require_direction
 from optuna_dstn.study._trial import DSTNTrial
@@ -114,11 +114,10 @@ class TunerMixin(TunedSearch):
         return max(length, 1)
 
     def _new_tuner(self, trial: optuna.trial.BaseTrial) -> Tuner:
-        optimizer: Any = self.optimizer
         tuner = Tuner(
             trial,
             self.model,
-            getattr(optimizer, "optimizer", optimizer),  # accelerate may have wrapped it
+            self.optimizer,
             self._training_loss,
             self._validation_batches(trial),
             valid_loss_fn=self._validation_loss,

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
-from torch.overrides import _pop_mode_temporarily as past_the_mode
 
+from optuna_dstn.linearize._torch_call_mode import past_the_mode
 from optuna_dstn.rules import without_formula
 from optuna_dstn.tensors._arguments import leaves
 from optuna_dstn.tensors._dual import is_dual

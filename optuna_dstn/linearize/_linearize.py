@@ -21,13 +21,12 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.overrides import _pop_mode_temporarily as past_the_mode
 
 from optuna_dstn._errors import first_line
 from optuna_dstn.batch._batch import mean_loss
 from optuna_dstn.linearize._custom_functions import differentiable_custom_functions
 from optuna_dstn.linearize._responding import Responding
-from optuna_dstn.linearize._torch_call_mode import TorchCallMode
+from optuna_dstn.linearize._torch_call_mode import TorchCallMode, past_the_mode
 from optuna_dstn.tensors._dual import is_dual
 
 

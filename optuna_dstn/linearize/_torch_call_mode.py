@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
 from optuna_dstn._errors import HyperparameterError, late_hyperparameter, unknown_hyperparameter
@@ -25,6 +25,9 @@ from optuna_dstn.rules import hyperparameter_rules, penalty_rules
 from optuna_dstn.tensors._arguments import Function, function_name, leaves, replaced
 from optuna_dstn.tensors._identity import ByIdentity
 
+
+# Runs code that the innermost mode does not see.
+past_the_mode = overrides._pop_mode_temporarily
 
 Tracked = TypeVar("Tracked")
 Mode = TypeVar("Mode", bound="TorchCallMode[Any]")
