@@ -39,7 +39,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from comparisons.problems import PROBLEMS, Problem
+from comparisons.problems import PROBLEMS, Problem, Setup
 from comparisons.problems.linear import KnownLoss, LinearRegression
 import optuna_dstn
 from optuna_dstn.space import Space
@@ -94,15 +94,9 @@ def bounds(steps: int) -> list[int]:
     return [round(quarter * steps / QUARTERS) for quarter in range(QUARTERS + 1)]
 
 
-def hypergradients(case: Case) -> Hypergradients:
-    """Train by Δ-STN at fixed hyperparameters, and note the hypergradient of each step on λ."""
-    problem = case.problem
-    config = optuna_dstn.TunerConfig(hyper_lr=1e-12, **dict(case.config))
-    study = optuna_dstn.create_study(config=config)
-    study.enqueue_trial(dict(problem.starts[case.start]))
-    trial = study.ask()
-    setup = problem.setup(trial, case.seed, 0)
-    tuner = optuna_dstn.Tuner(
+def tuner_of(trial: optuna.trial.BaseTrial, setup: Setup) -> optuna_dstn.Tuner:
+    """Return the Tuner of a training of a problem."""
+    return optuna_dstn.Tuner(
         trial,
         setup.model,
         setup.optimizer,
@@ -111,6 +105,17 @@ def hypergradients(case: Case) -> Hypergradients:
         valid_loss_fn=setup.valid_loss_fn,
         **setup.options,
     )
+
+
+def hypergradients(case: Case) -> Hypergradients:
+    """Train by Δ-STN at fixed hyperparameters, and note the hypergradient of each step on λ."""
+    problem = case.problem
+    config = optuna_dstn.TunerConfig(hyper_lr=1e-12, **dict(case.config))
+    study = optuna_dstn.create_study(config=config)
+    study.enqueue_trial(dict(problem.starts[case.start]))
+    trial = study.ask()
+    setup = problem.setup(trial, case.seed, 0)
+    tuner = tuner_of(trial, setup)
     batches = all_batches(setup.train_loader, problem.size.epochs)
     starts = bounds(len(batches))
     snapshots: list[Snapshot] = []
@@ -181,15 +186,7 @@ def mean_validation_loss(
     """
     trial = optuna.trial.FixedTrial(dict(values))
     setup = case.problem.setup(trial, case.seed, 0)
-    tuner = optuna_dstn.Tuner(
-        trial,
-        setup.model,
-        setup.optimizer,
-        setup.loss_fn,
-        setup.valid_loader,
-        valid_loss_fn=setup.valid_loss_fn,
-        **setup.options,
-    )
+    tuner = tuner_of(trial, setup)
     batches = all_batches(setup.train_loader, case.problem.size.epochs)
     if begin is not None:
         setup.model.load_state_dict(begin.weights)

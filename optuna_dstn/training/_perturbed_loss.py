@@ -41,11 +41,7 @@ class PerturbedLoss:
     context: TrainingContext
     bilevel: BilevelState
 
-    def add_gradient(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Do what :meth:`_add_gradient` does; find out whether the calls must be recorded."""
-        return self.bilevel.recording_if_needed(lambda: self._add_gradient(*args, **kwargs))
-
-    def _add_gradient(
+    def add_gradient(
         self,
         batch: Any,
         values: Tensor,
@@ -69,15 +65,19 @@ class PerturbedLoss:
         Returns:
             The mean training loss, without its graph.
         """
-        mode = self.mode(values, deltas, PerturbedValues)
-        with self.at(mode, batch) as loss:
-            self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
-            _warn_of_centred(mode.centred - self.bilevel.centred)
-            self.bilevel.centred |= mode.centred
-            self._backward(loss, share)
-            if decay_at is not None:
-                self._add_decay_gradient(*decay_at())
-        return loss.detach()
+
+        def run() -> Tensor:
+            mode = self.mode(values, deltas, PerturbedValues)
+            with self.at(mode, batch) as loss:
+                self.bilevel.names_read = (self.bilevel.names_read or set()) | mode.names
+                _warn_of_centred(mode.centred - self.bilevel.centred)
+                self.bilevel.centred |= mode.centred
+                self._backward(loss, share)
+                if decay_at is not None:
+                    self._add_decay_gradient(*decay_at())
+            return loss.detach()
+
+        return self.bilevel.recording_if_needed(run)
 
     def mode(self, values: Tensor, deltas: Deltas, kind: type[Mode]) -> Mode:
         """Return the mode of a pass, with the arguments of :meth:`add_gradient`."""
